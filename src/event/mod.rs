@@ -1,0 +1,12 @@
+//! Owns the plain data everything else speaks of: ids, positions, events, deliveries, attempts and their outcomes.
+//!
+//! Promises that these types know nothing of sockets, files or configuration. Behaviour lives elsewhere, except
+//! the one function that changes the state of a delivery ([`Status::change`]).
+
+mod delivery;
+mod id;
+mod record;
+
+pub use delivery::{Change, DeliveryState, EventState, Impossible, Outcome, Reason, Status, event_state};
+pub use id::{EventId, IdError, Pos, Seq};
+pub use record::{Attempt, Body, Event, Scheme, Sent, Verification};

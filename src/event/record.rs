@@ -1,0 +1,126 @@
+//! Owns the shape of an accepted request and of one attempt, as they are stored and as everyone reads them.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use super::{EventId, Outcome, Seq};
+use crate::clock::Timestamp;
+
+/// How the sender reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// One accepted request, as stored. Immutable.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its id; made by the log, not stored in the payload.
+    pub id: EventId,
+    /// Wall time of receipt.
+    pub received_at: Timestamp,
+    /// The source that took it.
+    pub source: Box<str>,
+    /// The event type, if the source knows how to find it.
+    pub event_type: Option<Box<str>>,
+    /// As received.
+    pub method: Method,
+    /// As the sender reached us.
+    pub scheme: Scheme,
+    /// As received, never decoded.
+    pub path: Box<str>,
+    /// As received, without the question mark.
+    pub query: Option<Box<str>>,
+    /// As received, hop-by-hop headers included; names lower case, order kept for each name.
+    pub headers: HeaderMap,
+    /// The client's address, or `unix`.
+    pub client: Box<str>,
+    /// What the path pattern captured.
+    pub captures: Vec<(Box<str>, Box<str>)>,
+    /// Who says that it is genuine.
+    pub verification: Verification,
+    /// The generation of the configuration that took it.
+    pub config_generation: u64,
+    /// The keyed fingerprint of source and dedupe key, and how long it counts, if the source deduplicates.
+    pub dedupe: Option<(u128, Timestamp)>,
+    /// Where the body is.
+    pub body: Body,
+}
+
+/// A stored body.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In the entry itself.
+    Inline(Bytes),
+    /// In part entries of their own.
+    Parts {
+        /// Where the parts stand, in order.
+        seqs: Vec<Seq>,
+        /// The whole body's length in bytes.
+        length: u64,
+    },
+}
+
+impl Body {
+    /// The body's length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Parts { length, .. } => *length,
+        }
+    }
+}
+
+/// How a request was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// The scheme's name, `none` if the source checks nothing.
+    pub scheme: Box<str>,
+    /// The *reference* of the secret that matched (`env:NAME`), never its value.
+    pub secret: Option<Box<str>>,
+}
+
+/// One try of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// 1, 2, …
+    pub number: u32,
+    /// When it began, wall time.
+    pub at: Timestamp,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The answer's status, if there was an answer.
+    pub status: Option<u16>,
+    /// What went wrong, in words.
+    pub error: Option<Box<str>>,
+    /// From the first byte of the connection to the end of the answer or the failure.
+    pub latency_ms: u32,
+    /// The beginning of the answer's body, at most 16 KiB.
+    pub excerpt: Bytes,
+    /// What was sent.
+    pub sent: Sent,
+}
+
+/// What an attempt sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The absolute URL.
+    pub url: Box<str>,
+    /// SHA-256 of the body that was sent; None if that was the event's own body, unchanged.
+    pub sha256: Option<[u8; 32]>,
+}

@@ -1,0 +1,13 @@
+//! Stagepost: a store-and-forward reverse proxy whose 2xx means that the request is on disk.
+//!
+//! The folders are the stages of an event's life; see `ARCHITECTURE.md`. The library exists for the binary, the
+//! tests and the benches; it promises no stable interface to others.
+
+pub mod clock;
+pub mod event;
+pub mod expr;
+pub mod jitter;
+pub mod log;
+pub mod routing;
+pub mod telemetry;
+pub mod verify;

@@ -1,0 +1,98 @@
+//! Owns the way back from the committer to whoever waits for an append.
+//!
+//! Promises one cross-thread wake-up for each commit and thread, not one for each request: answers for the same
+//! [`AckLane`] are handed over together, and the lane's own task wakes its neighbours locally.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{AppendError, Appended};
+
+/// The answer to an append.
+pub type Acked = Result<Appended, AppendError>;
+
+/// Where the answer to one append goes.
+#[derive(Default)]
+pub struct Done {
+    waiter: Option<oneshot::Sender<Acked>>,
+    lane: Option<Arc<AckLane>>,
+}
+
+impl Done {
+    /// Nobody waits.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self::default()
+    }
+
+    /// A waiter that is woken directly.
+    #[must_use]
+    pub fn channel() -> (Self, oneshot::Receiver<Acked>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { waiter: Some(sender), lane: None }, receiver)
+    }
+
+    /// A waiter that is woken through the lane of its thread.
+    #[must_use]
+    pub fn through(lane: &Arc<AckLane>) -> (Self, oneshot::Receiver<Acked>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { waiter: Some(sender), lane: Some(lane.clone()) }, receiver)
+    }
+
+    /// Answers at once, on this thread.
+    pub fn answer(self, acked: Acked) {
+        if let Some(waiter) = self.waiter {
+            let _gone = waiter.send(acked);
+        }
+    }
+
+    /// Answers many, with one wake-up for each lane.
+    pub fn answer_all(batch: impl Iterator<Item = (Self, Acked)>) {
+        let mut lanes: Vec<(Arc<AckLane>, Vec<Waiting>)> = Vec::new();
+        for (done, acked) in batch {
+            let Some(waiter) = done.waiter else { continue };
+            match done.lane {
+                None => {
+                    let _gone = waiter.send(acked);
+                }
+                Some(lane) => match lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &lane)) {
+                    Some((_, waiting)) => waiting.push((waiter, acked)),
+                    None => lanes.push((lane, vec![(waiter, acked)])),
+                },
+            }
+        }
+        for (lane, waiting) in lanes {
+            lane.inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(waiting);
+            lane.bell.notify_one();
+        }
+    }
+}
+
+type Waiting = (oneshot::Sender<Acked>, Acked);
+
+/// One thread's inbox for answers. Bounded by the number of requests in flight on that thread.
+#[derive(Default)]
+pub struct AckLane {
+    inbox: Mutex<Vec<Waiting>>,
+    bell: Notify,
+}
+
+impl AckLane {
+    /// A lane; spawn [`AckLane::run`] on the thread whose requests use it.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Hands answers to their waiters, for ever. Cancel-safe: what was taken is sent before the next await.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            self.bell.notified().await;
+            let waiting = std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+            for (waiter, acked) in waiting {
+                let _gone = waiter.send(acked);
+            }
+        }
+    }
+}

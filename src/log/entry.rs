@@ -1,0 +1,640 @@
+//! Owns the payload formats of log entries: what outlives the process, version after version.
+//!
+//! Integers are LEB128 varints unless said otherwise; texts and byte strings are length-prefixed. Each payload
+//! begins with its format version (a varint, 1 today), so that a newer reader knows older entries.
+//! Decoding never panics on damaged input: it gives `None`.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    event::{Attempt, Body, Change, Event, EventId, Outcome, Pos, Reason, Scheme, Sent, Seq, Verification},
+};
+
+/// The format version written today.
+const VERSION: u64 = 1;
+
+/// What an entry is. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// An accepted request.
+    Accepted = 1,
+    /// A piece of a large body; the payload is the piece itself.
+    Part = 2,
+    /// Which upstreams events go to.
+    Planned = 3,
+    /// An attempt and what follows from it.
+    Attempted = 4,
+    /// Resends of an event, aggregated.
+    Duplicate = 5,
+    /// An event appended again, whole, before its segment is deleted.
+    Carried = 6,
+    /// An operator's command.
+    Command = 7,
+    /// A configuration became active.
+    Config = 8,
+}
+
+impl Kind {
+    /// From its stored number.
+    #[must_use]
+    pub const fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Accepted,
+            2 => Self::Part,
+            3 => Self::Planned,
+            4 => Self::Attempted,
+            5 => Self::Duplicate,
+            6 => Self::Carried,
+            7 => Self::Command,
+            8 => Self::Config,
+            _ => return None,
+        })
+    }
+}
+
+/// A stored entry, its payload not yet decoded.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its sequence number.
+    pub pos: Pos,
+    /// When it was appended; never goes back along the log.
+    pub time: Timestamp,
+    /// What it is.
+    pub kind: Kind,
+    /// Positions of the parts that belong to it.
+    pub refs: Vec<Seq>,
+    /// See the encode and decode functions of this module.
+    pub payload: Bytes,
+}
+
+impl Entry {
+    /// The id of the event, if this is one (for a carried event the original id is in the payload).
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        EventId { time: self.time, pos: self.pos }
+    }
+}
+
+/// Which upstreams a batch of events goes to: what routing decided once and for all.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Planned {
+    /// Generation of the routing table that decided.
+    pub generation: u64,
+    /// The names that `events` speak of by index.
+    pub upstreams: Vec<Box<str>>,
+    /// Event and indexes into `upstreams`; none means unrouted or ignored.
+    pub events: Vec<PlannedEvent>,
+}
+
+/// What routing decided about one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedEvent {
+    /// The event's own sequence number.
+    pub event: Seq,
+    /// Indexes into [`Planned::upstreams`].
+    pub targets: Vec<u32>,
+    /// A route took it and discarded it on purpose (`to = []`).
+    pub ignored: bool,
+}
+
+/// An attempt and the change that follows from it; or a change without an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    /// The event's own (first) sequence number.
+    pub event: Seq,
+    /// Which of its deliveries.
+    pub upstream: Box<str>,
+    /// What was tried; None for a change without an attempt.
+    pub attempt: Option<Attempt>,
+    /// What follows.
+    pub change: Change,
+    /// The entry of the attempt before this one, so that the history of a delivery can be walked back.
+    pub previous: Option<Seq>,
+}
+
+/// Resends of an event since the last such entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The first event's sequence number.
+    pub first: Seq,
+    /// How many.
+    pub count: u64,
+    /// How many of them had another body.
+    pub body_differs: u64,
+}
+
+/// An event appended again, whole.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// Its original id.
+    pub id: EventId,
+    /// Deliveries: upstream and attempts so far, for history.
+    pub history: Vec<(Box<str>, u32)>,
+    /// The payload of the original `accepted` entry.
+    pub accepted: Bytes,
+}
+
+/// One delivery, named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The event's own sequence number.
+    pub event: Seq,
+    /// The upstream's name.
+    pub upstream: Box<str>,
+}
+
+/// An operator's command, stored as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Who: `uid 1000 (alice)`, `relay` for what the relay does by itself.
+    pub actor: String,
+    /// What.
+    pub action: Action,
+}
+
+/// What an operator did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Holds all there is and all that will come for an upstream.
+    HoldUpstream {
+        /// Its name.
+        upstream: Box<str>,
+        /// Milliseconds since the epoch at which it goes on by itself.
+        until_ms: Option<u64>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Ends a hold of an upstream.
+    ReleaseUpstream {
+        /// Its name.
+        upstream: Box<str>,
+    },
+    /// Holds deliveries that exist.
+    Hold {
+        /// Which.
+        targets: Vec<Target>,
+        /// Milliseconds since the epoch at which they go on by themselves.
+        until_ms: Option<u64>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Lets held deliveries go.
+    Release {
+        /// Which.
+        targets: Vec<Target>,
+    },
+    /// Makes deliveries due again (or makes new ones, for an upstream the event had not been planned for).
+    Replay {
+        /// Which.
+        targets: Vec<Target>,
+        /// A fresh idempotency key: the number of the replay is added to it.
+        new_key: bool,
+        /// Microseconds between two of them at the least, if a rate was given.
+        interval_us: Option<u64>,
+    },
+    /// Hides events at once; their bytes go with the segment.
+    Delete {
+        /// Sequence numbers of events.
+        events: Vec<Seq>,
+    },
+}
+
+/// A configuration that became active.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigActivated {
+    /// The generation that later entries name.
+    pub generation: u64,
+    /// SHA-256 of the effective configuration, hex.
+    pub hash: String,
+    /// The upstreams it has.
+    pub upstreams: Vec<Box<str>>,
+}
+
+/// A request about to be stored, borrowed from where it was received: encoded once, copied once.
+pub struct Accepting<'a> {
+    /// See [`Event`] for the fields.
+    pub received_at: Timestamp,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub source: &'a str,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub event_type: Option<&'a str>,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub method: &'a Method,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub scheme: Scheme,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub path: &'a str,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub query: Option<&'a str>,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub headers: &'a HeaderMap,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub client: &'a str,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub captures: &'a [(Box<str>, Box<str>)],
+    #[expect(missing_docs, reason = "as in Event")]
+    pub verification_scheme: &'a str,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub verification_secret: Option<&'a str>,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub config_generation: u64,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub dedupe: Option<(u128, Timestamp)>,
+    /// The pieces of the body, or None when it is appended as parts.
+    pub body: Option<&'a [Bytes]>,
+    /// The whole body's length in bytes.
+    pub body_length: u64,
+}
+
+impl Accepting<'_> {
+    /// Encodes the payload of an `accepted` entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let inline = self.body.map_or(0, |_| usize::try_from(self.body_length).unwrap_or(0));
+        let mut out = Writer(Vec::with_capacity(inline + 256 + self.headers.len() * 48));
+        out.number(VERSION);
+        out.number(self.received_at.as_millis());
+        out.text(self.source);
+        out.text(self.event_type.unwrap_or(""));
+        out.text(self.method.as_str());
+        out.number(u64::from(self.scheme == Scheme::Https));
+        out.text(self.path);
+        out.option(self.query, |out, query| out.text(query));
+        out.number(self.headers.len() as u64);
+        for (name, value) in self.headers {
+            out.text(name.as_str());
+            out.bytes(value.as_bytes());
+        }
+        out.text(self.client);
+        out.number(self.captures.len() as u64);
+        for (name, value) in self.captures {
+            out.text(name);
+            out.text(value);
+        }
+        out.text(self.verification_scheme);
+        out.option(self.verification_secret, |out, secret| out.text(secret));
+        out.number(self.config_generation);
+        out.option(self.dedupe, |out, (fingerprint, expires)| {
+            out.0.extend_from_slice(&fingerprint.to_be_bytes());
+            out.number(expires.as_millis());
+        });
+        out.number(self.body_length);
+        out.number(u64::from(self.body.is_some()));
+        for piece in self.body.unwrap_or_default() {
+            out.0.extend_from_slice(piece);
+        }
+        out.0.into()
+    }
+}
+
+/// Decodes the event of an `accepted` or `carried` entry. None if it is neither, or of an unknown format.
+#[must_use]
+pub fn decode_event(entry: &Entry) -> Option<Event> {
+    match entry.kind {
+        Kind::Accepted => decode_accepted(entry.id(), &entry.payload, &entry.refs),
+        Kind::Carried => {
+            let carried = decode_carried(&entry.payload)?;
+            decode_accepted(carried.id, &carried.accepted, &entry.refs)
+        }
+        _ => None,
+    }
+}
+
+fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    let received_at = from.time()?;
+    let source = from.text()?;
+    let event_type = Some(from.text()?).filter(|text| !text.is_empty());
+    let method = Method::from_bytes(&from.slice()?).ok()?;
+    let scheme = if from.number()? == 1 { Scheme::Https } else { Scheme::Http };
+    let path = from.text()?;
+    let query = from.option(Reader::text)?;
+    let count = from.count()?;
+    let mut headers = HeaderMap::with_capacity(count.min(256));
+    for _ in 0..count {
+        let name = HeaderName::from_bytes(&from.slice()?).ok()?;
+        headers.try_append(name, HeaderValue::from_maybe_shared(from.slice()?).ok()?).ok()?;
+    }
+    let client = from.text()?;
+    let captures = (0..from.count()?).map(|_| Some((from.text()?, from.text()?))).collect::<Option<_>>()?;
+    let verification = Verification { scheme: from.text()?, secret: from.option(Reader::text)? };
+    let config_generation = from.number()?;
+    let dedupe = from.option(|from| {
+        let fingerprint = u128::from_be_bytes(from.take(16)?.as_ref().try_into().ok()?);
+        Some((fingerprint, from.time()?))
+    })?;
+    let length = from.number()?;
+    let body = match from.number()? {
+        0 => Body::Parts { seqs: refs.to_vec(), length },
+        _ => Body::Inline(from.take(usize::try_from(length).ok()?)?),
+    };
+    Some(Event {
+        id,
+        received_at,
+        source,
+        event_type,
+        method,
+        scheme,
+        path,
+        query,
+        headers,
+        client,
+        captures,
+        verification,
+        config_generation,
+        dedupe,
+        body,
+    })
+}
+
+/// Encodes the payload of a `planned` entry.
+#[must_use]
+pub fn encode_planned(planned: &Planned) -> Bytes {
+    let mut out = Writer(Vec::with_capacity(16 + planned.events.len() * 4));
+    out.number(VERSION);
+    out.number(planned.generation);
+    out.number(planned.upstreams.len() as u64);
+    for name in &planned.upstreams {
+        out.text(name);
+    }
+    out.number(planned.events.len() as u64);
+    let mut last = 0;
+    for event in &planned.events {
+        out.number(event.event.wrapping_sub(last));
+        last = event.event;
+        out.number((event.targets.len() as u64) << 1 | u64::from(event.ignored));
+        for target in &event.targets {
+            out.number(u64::from(*target));
+        }
+    }
+    out.0.into()
+}
+
+/// Decodes the payload of a `planned` entry.
+#[must_use]
+pub fn decode_planned(payload: &Bytes) -> Option<Planned> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    let generation = from.number()?;
+    let upstreams: Vec<Box<str>> = (0..from.count()?).map(|_| from.text()).collect::<Option<_>>()?;
+    let mut last: Seq = 0;
+    let mut events = Vec::new();
+    for _ in 0..from.count()? {
+        last = last.wrapping_add(from.number()?);
+        let head = from.number()?;
+        let mut targets = Vec::new();
+        for _ in 0..head >> 1 {
+            let target = u32::try_from(from.number()?).ok()?;
+            upstreams.get(target as usize)?;
+            targets.push(target);
+        }
+        events.push(PlannedEvent { event: last, targets, ignored: head & 1 == 1 });
+    }
+    Some(Planned { generation, upstreams, events })
+}
+
+/// Encodes the payload of an `attempted` entry.
+#[must_use]
+pub fn encode_attempted(attempted: &Attempted) -> Bytes {
+    let excerpt = attempted.attempt.as_ref().map_or(0, |attempt| attempt.excerpt.len());
+    let mut out = Writer(Vec::with_capacity(96 + excerpt));
+    out.number(VERSION);
+    out.number(attempted.event);
+    out.text(&attempted.upstream);
+    out.option(attempted.previous, |out, seq| out.number(seq));
+    out.option(attempted.attempt.as_ref(), |out, attempt| {
+        out.number(u64::from(attempt.number));
+        out.number(attempt.at.as_millis());
+        out.number(attempt.outcome as u64);
+        out.number(attempt.status.map_or(0, u64::from));
+        out.text(attempt.error.as_deref().unwrap_or(""));
+        out.number(u64::from(attempt.latency_ms));
+        out.bytes(&attempt.excerpt);
+        out.text(&attempt.sent.url);
+        out.option(attempt.sent.sha256, |out, sum| out.0.extend_from_slice(&sum));
+    });
+    encode_change(&mut out, &attempted.change);
+    out.0.into()
+}
+
+/// Decodes the payload of an `attempted` entry.
+#[must_use]
+pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    let event = from.number()?;
+    let upstream = from.text()?;
+    let previous = from.option(Reader::number)?;
+    let attempt = from.option(|from| {
+        Some(Attempt {
+            number: u32::try_from(from.number()?).ok()?,
+            at: from.time()?,
+            outcome: match from.number()? {
+                0 => Outcome::Delivered,
+                1 => Outcome::Deferred,
+                2 => Outcome::Refused,
+                3 => Outcome::Degraded,
+                _ => return None,
+            },
+            status: Some(u16::try_from(from.number()?).ok()?).filter(|status| *status != 0),
+            error: Some(from.text()?).filter(|text| !text.is_empty()),
+            latency_ms: u32::try_from(from.number()?).ok()?,
+            excerpt: from.slice()?,
+            sent: Sent { url: from.text()?, sha256: from.option(|from| from.take(32)?.as_ref().try_into().ok())? },
+        })
+    })?;
+    Some(Attempted { event, upstream, attempt, change: decode_change(&mut from)?, previous })
+}
+
+fn encode_change(out: &mut Writer, change: &Change) {
+    let reason = |out: &mut Writer, tag, reason: &Reason| {
+        out.number(tag);
+        out.text(reason.code);
+        out.option(reason.detail.as_deref(), |out, detail| out.text(detail));
+    };
+    match change {
+        Change::Delivered => out.number(0),
+        Change::Retry(due) => out.pair(1, due.as_millis()),
+        Change::Postpone(due) => out.pair(2, due.as_millis()),
+        Change::Die(why) => reason(out, 3, why),
+        Change::Ignore => out.number(4),
+        Change::Hold(why) => reason(out, 5, why),
+        Change::Release(due) => out.pair(6, due.as_millis()),
+        Change::Replay(due) => out.pair(7, due.as_millis()),
+    }
+}
+
+fn decode_change(from: &mut Reader) -> Option<Change> {
+    fn reason(from: &mut Reader) -> Option<Reason> {
+        let code = from.text()?;
+        Some(Reason { detail: from.option(Reader::text)?, ..Reason::new(&code) })
+    }
+    Some(match from.number()? {
+        0 => Change::Delivered,
+        1 => Change::Retry(from.time()?),
+        2 => Change::Postpone(from.time()?),
+        3 => Change::Die(reason(from)?),
+        4 => Change::Ignore,
+        5 => Change::Hold(reason(from)?),
+        6 => Change::Release(from.time()?),
+        7 => Change::Replay(from.time()?),
+        _ => return None,
+    })
+}
+
+/// Encodes the payload of a `duplicate` entry.
+#[must_use]
+pub fn encode_duplicate(duplicate: &Duplicate) -> Bytes {
+    let mut out = Writer(Vec::with_capacity(16));
+    for number in [VERSION, duplicate.first, duplicate.count, duplicate.body_differs] {
+        out.number(number);
+    }
+    out.0.into()
+}
+
+/// Decodes the payload of a `duplicate` entry.
+#[must_use]
+pub fn decode_duplicate(payload: &Bytes) -> Option<Duplicate> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    Some(Duplicate { first: from.number()?, count: from.number()?, body_differs: from.number()? })
+}
+
+/// Encodes the payload of a `carried` entry.
+#[must_use]
+pub fn encode_carried(carried: &Carried) -> Bytes {
+    let mut out = Writer(Vec::with_capacity(64 + carried.accepted.len()));
+    out.number(VERSION);
+    out.number(carried.id.time.as_millis());
+    out.number(u64::from(carried.id.pos.partition));
+    out.number(carried.id.pos.seq);
+    out.number(carried.history.len() as u64);
+    for (upstream, attempts) in &carried.history {
+        out.text(upstream);
+        out.number(u64::from(*attempts));
+    }
+    out.bytes(&carried.accepted);
+    out.0.into()
+}
+
+/// Decodes the payload of a `carried` entry.
+#[must_use]
+pub fn decode_carried(payload: &Bytes) -> Option<Carried> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    let time = from.time()?;
+    let pos = Pos { partition: u16::try_from(from.number()?).ok()?, seq: from.number()? };
+    let history =
+        (0..from.count()?).map(|_| Some((from.text()?, u32::try_from(from.number()?).ok()?))).collect::<Option<_>>()?;
+    Some(Carried { id: EventId { time, pos }, history, accepted: from.slice()? })
+}
+
+/// Encodes a command or a configuration: one version number, then JSON.
+#[must_use]
+pub fn encode_json<T: Serialize>(value: &T) -> Bytes {
+    let mut out = Writer(Vec::with_capacity(128));
+    out.number(VERSION);
+    let encoded = serde_json::to_writer(&mut out.0, value);
+    debug_assert!(encoded.is_ok(), "commands have no maps with odd keys");
+    out.0.into()
+}
+
+/// Decodes what [`encode_json`] wrote.
+#[must_use]
+pub fn decode_json<T: for<'de> Deserialize<'de>>(payload: &Bytes) -> Option<T> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    serde_json::from_slice(&from.0).ok()
+}
+
+/// Appends varints, texts and byte strings.
+pub(crate) struct Writer(pub(crate) Vec<u8>);
+
+impl Writer {
+    pub(crate) fn number(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn pair(&mut self, first: u64, second: u64) {
+        self.number(first);
+        self.number(second);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.0.push(u8::from(value.is_some()));
+        if let Some(value) = value {
+            write(self, value);
+        }
+    }
+}
+
+/// Reads what [`Writer`] wrote; every step gives None on damaged input. Slices share the input's memory.
+pub(crate) struct Reader(pub(crate) Bytes);
+
+impl Reader {
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for (index, byte) in self.0.iter().take(10).enumerate() {
+            value |= u64::from(byte & 0x7F) << (7 * index);
+            if byte & 0x80 == 0 {
+                let _read = self.0.split_to(index + 1);
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn version(&mut self) -> Option<()> {
+        (self.number()? == VERSION).then_some(())
+    }
+
+    pub(crate) fn time(&mut self) -> Option<Timestamp> {
+        self.number().map(Timestamp::from_millis)
+    }
+
+    /// A count of things of at least one byte each: never more than there are bytes left.
+    pub(crate) fn count(&mut self) -> Option<usize> {
+        let count = usize::try_from(self.number()?).ok()?;
+        (count <= self.0.len()).then_some(count)
+    }
+
+    pub(crate) fn take(&mut self, length: usize) -> Option<Bytes> {
+        (length <= self.0.len()).then(|| self.0.split_to(length))
+    }
+
+    pub(crate) fn slice(&mut self) -> Option<Bytes> {
+        let length = self.count()?;
+        self.take(length)
+    }
+
+    pub(crate) fn text(&mut self) -> Option<Box<str>> {
+        let slice = self.slice()?;
+        std::str::from_utf8(&slice).ok().map(Into::into)
+    }
+
+    pub(crate) fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.take(1)?.first()? {
+            0 => Some(None),
+            _ => read(self).map(Some),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Owns the immutable routing table: sources, routes and upstreams as validated values, and the live handle to it.
+//!
+//! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
+
+mod policy;
+mod table;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+pub use policy::{
+    BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy, Schedule,
+};
+pub use table::{
+    DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, Target, TlsClient,
+    TlsServer, Upstream,
+};
+
+/// The live table: read by everyone, swapped by reload.
+#[derive(Clone)]
+pub struct Live(Arc<ArcSwap<Table>>);
+
+impl Live {
+    /// A handle to a first table.
+    #[must_use]
+    pub fn new(table: Table) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(table)))
+    }
+
+    /// The snapshot of now. Keep it for the whole unit of work.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Table> {
+        self.0.load_full()
+    }
+
+    /// Puts another table in its place; the old one lives as long as somebody works with it.
+    pub fn swap(&self, table: Table) {
+        self.0.store(Arc::new(table));
+    }
+}

@@ -1,0 +1,226 @@
+//! Owns the table itself and the look-up of sources by host and path.
+
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, Uri};
+
+use super::{BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy};
+use crate::{expr::Expr, verify::Verifier};
+
+/// One configuration, validated and compiled.
+pub struct Table {
+    /// Counts configurations since the process started; stored with plans. Set by the app when it activates the table.
+    pub generation: u64,
+    /// SHA-256 of the effective configuration, hex.
+    pub hash: String,
+    /// In the order of precedence of the contract.
+    pub sources: Vec<Arc<Source>>,
+    /// All that match apply.
+    pub routes: Vec<Route>,
+    /// By name.
+    pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
+    /// Limits of the front door.
+    pub limits: Limits,
+}
+
+/// A source: where requests come in and from whom.
+pub struct Source {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Lower case, without port; None takes any.
+    pub host: Option<Box<str>>,
+    /// Which paths.
+    pub pattern: PathPattern,
+    /// Which methods; None takes all but TRACE and CONNECT.
+    pub methods: Option<Vec<Method>>,
+    /// Who checks.
+    pub verifier: Verifier,
+    /// None: nothing is deduplicated.
+    pub dedupe: Option<DedupeRule>,
+    /// Where the event type stands.
+    pub event_type: Option<KeySelector>,
+    /// In place of the default answer.
+    pub reply: Option<Reply>,
+    /// Bytes.
+    pub max_body: u64,
+    /// Safe methods are stored as well as proxied.
+    pub record_safe: bool,
+    /// How long a sender of a safe method waits for the upstream.
+    pub reply_timeout: Duration,
+}
+
+/// Where a key or type stands.
+#[derive(Clone, Debug)]
+pub enum KeySelector {
+    /// In a header.
+    Header(HeaderName),
+    /// By jq.
+    Expr(Expr),
+}
+
+/// How a source deduplicates.
+#[derive(Clone, Debug)]
+pub struct DedupeRule {
+    /// Where the key stands.
+    pub key: KeySelector,
+    /// How long the first acceptance counts.
+    pub window: Duration,
+    /// What a resend does to a dead delivery.
+    pub on_duplicate: OnDuplicate,
+}
+
+/// What a resend does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// Makes a dead delivery due again.
+    Revive,
+    /// Nothing.
+    Ignore,
+    /// Is accepted as an event of its own.
+    Accept,
+}
+
+/// A route: which events go where, when, changed how.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Its name (a source's own `to` makes one named after the source).
+    pub name: Arc<str>,
+    /// None: all sources.
+    pub sources: Option<Vec<Box<str>>>,
+    /// None: always.
+    pub when: Option<Expr>,
+    /// Upstream names; empty discards on purpose.
+    pub to: Vec<Box<str>>,
+    /// The body that is sent.
+    pub transform: Option<Expr>,
+    /// Headers that are sent.
+    pub headers: HeaderEdit,
+    /// The path that is sent.
+    pub path: PathEdit,
+    /// The method that is sent.
+    pub method: Option<Method>,
+}
+
+/// An upstream: where and how events are forwarded.
+pub struct Upstream {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where.
+    pub target: Target,
+    /// Added to each request, secrets resolved (values are marked sensitive).
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// For `https`.
+    pub tls: Option<Arc<TlsClient>>,
+    /// To the response head.
+    pub timeout: Duration,
+    /// To the connection.
+    pub connect_timeout: Duration,
+    /// Between bytes of the answer.
+    pub idle_timeout: Duration,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// When to pause.
+    pub breaker: BreakerPolicy,
+    /// Attempts at once.
+    pub concurrency: usize,
+    /// Which Host.
+    pub host: HostPolicy,
+    /// Which path (a route's own edit comes first).
+    pub path: PathEdit,
+    /// Every refusal is a deferral.
+    pub soft_bounce: bool,
+}
+
+/// An upstream's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `http://host:port/base`.
+    Http(Uri),
+    /// `https://host:port/base`.
+    Https(Uri),
+    /// `unix:/run/app.sock`.
+    Unix(PathBuf),
+}
+
+/// TLS towards an upstream, already loaded.
+pub struct TlsClient {
+    /// Roots, client certificate, ALPN.
+    pub config: Arc<rustls::ClientConfig>,
+}
+
+/// TLS of a listener, already loaded.
+pub struct TlsServer {
+    /// Certificates by SNI, client CA, ALPN.
+    pub config: Arc<rustls::ServerConfig>,
+}
+
+/// A listening address. Changes need a restart, its certificates do not.
+#[derive(Clone)]
+pub enum Listener {
+    /// `host:port`.
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// None: plain.
+        tls: Option<Arc<TlsServer>>,
+    },
+    /// `unix:/path`.
+    Unix(PathBuf),
+    /// `systemd:NAME`.
+    Systemd {
+        /// The socket's `FileDescriptorName`.
+        name: String,
+        /// None: plain.
+        tls: Option<Arc<TlsServer>>,
+    },
+}
+
+/// Limits of the front door; each has a config key under `[server]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once, all listeners together.
+    pub max_connections: usize,
+    /// TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Header block, from the first byte to the last.
+    pub header_timeout: Duration,
+    /// Header block in bytes.
+    pub max_header_bytes: usize,
+    /// Silence inside a body.
+    pub body_idle_timeout: Duration,
+    /// Bytes a second a body must average after the first idle timeout's worth of time.
+    pub body_min_rate: u64,
+    /// Between requests of a connection.
+    pub idle_timeout: Duration,
+    /// Bytes of bodies in memory at once, all connections together.
+    pub body_memory: u64,
+    /// Bytes of spooled bodies at once.
+    pub spool_size: u64,
+    /// Peers whose `X-Forwarded-*` is believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+}
+
+/// What is hidden when stored requests are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Privacy {
+    /// Header names, lower case, besides the built-in list.
+    pub hide_headers: Vec<HeaderName>,
+}
+
+/// A source found for a request.
+#[derive(Clone)]
+pub struct Matched {
+    /// The source.
+    pub source: Arc<Source>,
+    /// What its pattern captured.
+    pub captures: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Table {
+    /// Finds the source for a host (without port, any case) and a path as received: host before no host, exact
+    /// before subtree, longer first.
+    #[must_use]
+    pub fn find(&self, _host: &str, _path: &str) -> Lookup<Matched> {
+        Lookup::NotFound
+    }
+}
