@@ -124,3 +124,24 @@ pub struct Sent {
     /// SHA-256 of the body that was sent; None if that was the event's own body, unchanged.
     pub sha256: Option<[u8; 32]>,
 }
+
+/// One attempt that is to be made: a lease on a delivery, handed to the engine.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The event. Its body may stand in parts that are read from the log.
+    pub event: std::sync::Arc<Event>,
+    /// Which of its deliveries.
+    pub upstream: std::sync::Arc<str>,
+    /// The number of this attempt: 1, 2, …
+    pub number: u32,
+    /// How often the delivery was replayed by an operator or a resend.
+    pub replays: u32,
+    /// How many of those replays asked for a fresh idempotency key.
+    pub new_keys: u32,
+    /// Steady time at which the delivery was planned (or last replayed): giving up counts from here.
+    pub planned_at: Timestamp,
+    /// How much of the time since then does not count towards giving up (held, breaker open).
+    pub paused: std::time::Duration,
+    /// The entry of the attempt before this one.
+    pub previous: Option<Seq>,
+}

@@ -1,50 +1,263 @@
 //! Owns the metrics: names are exact (contract, section 7), handles are resolved once and then only counted.
 
-use std::collections::BTreeMap;
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+
+/// A number that only grows.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Becomes this.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Changes by this.
+    pub fn add(&self, by: i64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of latency buckets, in microseconds; above the last is `+Inf`.
+pub const BUCKETS_US: [u64; 18] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    15_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    60_000_000,
+    600_000_000,
+];
+
+/// A histogram of latencies (or of sizes, by [`Histogram::observe_number`]); lock-free.
+#[derive(Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one latency.
+    pub fn observe(&self, latency: Duration) {
+        self.observe_number(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX / 4));
+    }
+
+    /// Counts one number on the scale of the buckets.
+    pub fn observe_number(&self, number: u64) {
+        let index = BUCKETS_US.partition_point(|bound| *bound < number);
+        if let Some(bucket) = self.buckets.get(index) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_us.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Counts for each bucket (not cumulative), the last one is above all bounds; and the sum.
+    #[must_use]
+    pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
+        let mut counts = [0; BUCKETS_US.len() + 1];
+        for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
+            *count = bucket.load(Ordering::Relaxed);
+        }
+        (counts, self.sum_us.load(Ordering::Relaxed))
+    }
+}
 
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
     sources: Mutex<BTreeMap<Box<str>, Arc<SourceMetrics>>>,
     upstreams: Mutex<BTreeMap<Box<str>, Arc<UpstreamMetrics>>>,
-    /// Requests answered 404, 405 before any source was known, and so on.
-    pub unmatched: AtomicU64,
+    /// Requests refused before any source was known, by [`RequestResult`] index (404, 400, 408, 431 …).
+    pub unmatched: [Counter; RequestResult::ALL.len()],
+    /// Connections open now.
+    pub connections: Gauge,
+    /// Connections refused because of `max_connections`.
+    pub connections_refused: Counter,
+    /// Bytes of bodies in memory now.
+    pub body_memory: Gauge,
+    /// Bytes of bodies spooled now.
+    pub spool_bytes: Gauge,
+    /// Requests whose trailers were dropped.
+    pub trailers_dropped: Counter,
+    /// Duration of the barrier (flush and fdatasync).
+    pub fsync: Histogram,
+    /// Entries in a commit (numbers, not microseconds).
+    pub commit_entries: Histogram,
+    /// Bytes of the log on disk.
+    pub store_bytes: Gauge,
+    /// The budget.
+    pub store_limit_bytes: Gauge,
+    /// Segments sealed.
+    pub seals: Counter,
+    /// Checkpoints of the state written.
+    pub checkpoints: Counter,
+    /// Entries of the feed that did not fit in memory and are read from the log.
+    pub feed_overflows: Counter,
+    /// 1 if the last reload succeeded, else 0.
+    pub last_reload_success: Gauge,
+    /// Hash of the active configuration.
+    pub config_hash: Mutex<String>,
+    /// Expressions killed at a limit.
+    pub expressions_killed: Counter,
 }
 
-/// Counters of one source; resolved once for each routing table.
+/// What became of a request at the front door; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the words speak for themselves")]
+pub enum RequestResult {
+    Accepted,
+    Duplicate,
+    Proxied,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    Malformed,
+    TimedOut,
+    TooLarge,
+    Unsupported,
+    Unavailable,
+    UpstreamFailed,
+    Disconnected,
+}
+
+impl RequestResult {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 14] = [
+        Self::Accepted,
+        Self::Duplicate,
+        Self::Proxied,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Malformed,
+        Self::TimedOut,
+        Self::TooLarge,
+        Self::Unsupported,
+        Self::Unavailable,
+        Self::UpstreamFailed,
+        Self::Disconnected,
+    ];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Proxied => "proxied",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Malformed => "malformed",
+            Self::TimedOut => "timed_out",
+            Self::TooLarge => "too_large",
+            Self::Unsupported => "unsupported",
+            Self::Unavailable => "unavailable",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Disconnected => "disconnected",
+        }
+    }
+}
+
+/// Metrics of one source; resolve once, keep the handle.
 #[derive(Default)]
 pub struct SourceMetrics {
-    /// Accepted requests.
-    pub accepted: AtomicU64,
+    /// By index of [`RequestResult`].
+    pub requests: [Counter; RequestResult::ALL.len()],
+    /// Accepted events by type: those named in the configuration, anything else under `other`.
+    pub events: Mutex<BTreeMap<Box<str>, Arc<Counter>>>,
+    /// Duplicates.
+    pub duplicates: Counter,
+    /// Requests whose dedupe key was missing, null, empty or no scalar.
+    pub without_key: Counter,
+    /// Receipt of the head to the answer.
+    pub ack: Histogram,
+    /// Absolute clock difference of signed timestamps.
+    pub skew: Histogram,
 }
 
-/// Counters of one upstream; resolved once for each routing table.
+/// Metrics of one upstream; resolve once, keep the handle.
 #[derive(Default)]
 pub struct UpstreamMetrics {
-    /// Attempts that delivered.
-    pub delivered: AtomicU64,
+    /// Attempts by outcome: delivered, deferred, refused, degraded.
+    pub attempts: [Counter; 4],
+    /// Duration of attempts.
+    pub attempt: Histogram,
+    /// Receipt to delivered.
+    pub delivery: Histogram,
+    /// Deliveries pending.
+    pub pending: Gauge,
+    /// Age of the oldest pending delivery, seconds.
+    pub oldest_pending_seconds: Gauge,
+    /// Dead deliveries by reason code.
+    pub dead: Mutex<BTreeMap<&'static str, i64>>,
+    /// Deliveries held.
+    pub held: Gauge,
+    /// 0 closed, 1 half-open, 2 open.
+    pub breaker_state: Gauge,
+    /// Attempts under way.
+    pub in_flight: Gauge,
 }
 
 impl Metrics {
-    /// The handle of a configured source.
+    /// The handle of a configured source. Never call with a name from outside.
     #[must_use]
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
     }
 
-    /// The handle of a configured upstream.
+    /// The handle of a configured upstream. Never call with a name from outside.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
-    }
-
-    /// The text of the Prometheus exposition format.
-    #[must_use]
-    pub fn render(&self) -> String {
-        format!("stagepost_unmatched {}\n", self.unmatched.load(Ordering::Relaxed))
     }
 }

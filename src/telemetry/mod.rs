@@ -4,4 +4,4 @@
 
 mod metrics;
 
-pub use metrics::{Metrics, SourceMetrics, UpstreamMetrics};
+pub use metrics::{BUCKETS_US, Counter, Gauge, Histogram, Metrics, RequestResult, SourceMetrics, UpstreamMetrics};
