@@ -9,6 +9,7 @@ mod mac;
 mod scheme;
 mod secret;
 mod settings;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -17,9 +18,8 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 pub use mac::Algorithm;
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
-pub use settings::{
-    Encoding, HmacSettings, SECRETS_MAX, SettingsError, TEMPLATE_BYTES_MAX, TimestampSettings, TimestampUnit,
-};
+pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use template::TEMPLATE_BYTES_MAX;
 
 use crate::clock::Timestamp;
 
