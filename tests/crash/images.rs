@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -71,7 +72,8 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
         let (recorder, root, random) = (recorder.clone(), directory.path().to_path_buf(), random.clone());
         Arc::new(move |file| {
             let mut recorder = recorder.lock().unwrap();
-            if random.next_u64() % 8 == 0 {
+            // Only the committer's own syncs say that everything acknowledged so far is durable.
+            if std::thread::current().name() == Some("committer") && random.next_u64() % 8 == 0 {
                 let mut later = Files::new();
                 read_tree(&root, Path::new("log"), &mut later);
                 let cut = Cut { durable: recorder.durable.clone(), later, acknowledged: recorder.acknowledged.clone() };
@@ -79,8 +81,9 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
             }
             if synced {
                 file.sync_data()?;
-                recorder.durable = Files::new();
-                read_tree(&root, Path::new("log"), &mut recorder.durable);
+                let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                let below = path.strip_prefix(fs::canonicalize(&root)?).unwrap().to_path_buf();
+                recorder.durable.insert(below, fs::read(path)?);
             }
             Ok(())
         })
@@ -117,32 +120,37 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
 
 /// One possible disk after the cut.
 fn image(cut: &Cut, random: &Jitter, root: &Path) {
-    let sealed_later = |path: &Path| path.extension().is_some_and(|ending| ending == "seg");
-    for path in cut.durable.keys().chain(cut.later.keys().filter(|path| !cut.durable.contains_key(*path))) {
-        let (durable, later) = (cut.durable.get(path), cut.later.get(path));
-        let bytes = match (durable, later) {
-            // Deleted since: the deletion may or may not have reached the disk. A directory whose segment was
-            // sealed is only deleted after the file's rename is durable, so the file is there then.
-            (Some(durable), None) if random.next_u64() % 2 == 0 => durable.clone(),
-            (Some(_), None) => {
-                let sealed = path.parent().map(|directory| directory.with_extension("seg"));
-                match sealed.and_then(|sealed| Some((cut.later.get(&sealed)?.clone(), sealed))) {
-                    Some((bytes, sealed)) => {
-                        write(root, &sealed, &bytes);
-                        continue;
-                    }
-                    None => continue,
-                }
+    let directory = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let ending = |path: &Path| path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_owned();
+    for (path, later) in &cut.later {
+        let durable = cut.durable.get(path).or_else(|| cut.durable.get(&unfinished(path)));
+        let gone = random.next_u64() % 2 == 0;
+        let bytes = match durable {
+            // Sealed files are synced before their rename, and the rename before the directory goes.
+            _ if ending(path) == "seg" && gone && cut.later.contains_key(&path.with_extension("").join("db")) => {
+                continue;
             }
-            // Sealed files are synced before their rename: whole or not there.
-            (None, Some(later)) if sealed_later(path) => later.clone(),
-            (None, Some(_)) if random.next_u64() % 2 == 0 => continue,
-            (None, Some(later)) => mix(&[], later, random),
-            (Some(durable), Some(later)) => mix(durable, later, random),
-            (None, None) => continue,
+            _ if ending(path) == "seg" => later.clone(),
+            Some(durable) => mix(durable, later, random),
+            // Files of a segment that is not yet renamed, snapshots, temporary files: anything may be left of them.
+            None if gone => continue,
+            None => mix(&[], later, random),
         };
         write(root, path, &bytes);
     }
+    // Deletions since the last sync may not have reached the disk, file by file.
+    for (path, durable) in &cut.durable {
+        let sealed = cut.later.contains_key(&directory(path).with_extension("seg"));
+        if !cut.later.contains_key(path) && sealed && random.next_u64() % 2 == 0 {
+            write(root, path, durable);
+        }
+    }
+}
+
+/// Where a segment's file stood before the segment got its number.
+fn unfinished(path: &Path) -> PathBuf {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    directory.with_extension("new").join(path.file_name().unwrap_or_default())
 }
 
 fn write(root: &Path, path: &Path, bytes: &[u8]) {

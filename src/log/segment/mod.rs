@@ -1,15 +1,19 @@
 //! Owns sealed segments: flat files that are written once, never changed, and read without locks.
 //!
 //! ```text
-//! file    = "STAGEPOST-SEG-1\n", block*, index, trailer
+//! file    = "STAGEPOST-SEG-1\n", block*, ids, index, trailer
 //! block   = "SPB1", frame                                                  (see the frame module)
+//! ids     = zstd of (per event: distance of sequence numbers varint, distance of times varint), crc32c u32
 //! index   = per block: offset u64, length u32, first_seq u64, entries u32, base_time u64
-//! trailer = index offset u64, blocks u32, last_time u64, crc32c u32 (of index and the fields before), "STAGEEND"
+//! trailer = index offset u64, blocks u32, last_time u64, ids length u32,
+//!           crc32c u32 (of index and the fields before), "STAGEEND"
 //! ```
 //!
 //! A file without a valid trailer is no segment: it is thrown away while its sled directory still stands. A flipped
-//! bit costs one block, which is reported with its sequence numbers; everything else is served.
+//! bit costs one block, whose events are reported by id (the ids stand apart from the blocks for that purpose);
+//! everything else is served.
 
+pub mod retention;
 mod seal;
 
 use std::{
@@ -21,14 +25,20 @@ use std::{
 
 pub use seal::{Sealing, seal};
 
-use super::{Entry, ReadError, frame};
-use crate::{clock::Timestamp, event::Seq};
+use super::{Entry, ReadError, entry::Reader, frame};
+use crate::{
+    clock::Timestamp,
+    event::{EventId, Pos, Seq},
+};
 
 const MAGIC: &[u8; 16] = b"STAGEPOST-SEG-1\n";
 const BLOCK_MAGIC: &[u8; 4] = b"SPB1";
 const END_MAGIC: &[u8; 8] = b"STAGEEND";
 const INDEX_BYTES: usize = 32;
-const TRAILER_BYTES: usize = 32;
+const TRAILER_BYTES: usize = 36;
+const FIELD_BYTES: usize = 24;
+/// No segment's list of ids is larger than this when it is decompressed.
+const IDS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Where a block stands and what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +69,8 @@ pub struct Sealed {
     /// The segment's number.
     pub number: u64,
     blocks: Vec<Block>,
+    /// Offset and length of the ids.
+    ids: (u64, u64),
     /// Bytes on disk.
     pub bytes: u64,
     /// Time of its last entry.
@@ -90,14 +102,15 @@ impl Sealed {
                 .iter()
                 .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
         };
-        let (offset, count, last_time, crc) = (number_at(0, 8), number_at(8, 4), number_at(12, 8), number_at(20, 4));
+        let (offset, count, last_time) = (number_at(0, 8), number_at(8, 4), number_at(12, 8));
+        let (ids_length, crc) = (number_at(20, 4), number_at(FIELD_BYTES, 4));
         let index_bytes = count * INDEX_BYTES as u64;
         if head != *MAGIC || end != END_MAGIC || offset.checked_add(index_bytes) != Some(bytes - TRAILER_BYTES as u64) {
             return Err(wrong("no valid trailer"));
         }
         let mut index = vec![0; usize::try_from(index_bytes).map_err(|_| wrong("index too large"))?];
         file.read_exact_at(&mut index, offset)?;
-        let sum = crc32c::crc32c_append(crc32c::crc32c(&index), fields.get(..20).unwrap_or_default());
+        let sum = crc32c::crc32c_append(crc32c::crc32c(&index), fields.get(..FIELD_BYTES).unwrap_or_default());
         if u64::from(sum) != crc {
             return Err(wrong("the index is damaged"));
         }
@@ -105,7 +118,8 @@ impl Sealed {
         if blocks.len() as u64 != count || blocks.is_empty() {
             return Err(wrong("the index is empty"));
         }
-        Ok(Self { file, path: path.into(), number, blocks, bytes, last_time: Timestamp::from_millis(last_time) })
+        let ids = (offset.saturating_sub(ids_length), ids_length);
+        Ok(Self { file, path: path.into(), number, blocks, bytes, last_time: Timestamp::from_millis(last_time), ids })
     }
 
     /// Opens a segment whose trailer or index is damaged by walking its blocks; what can't be walked over is lost
@@ -138,7 +152,7 @@ impl Sealed {
             }
         }
         let file = File::open(path)?;
-        let whole = Self { file, path: path.into(), number, blocks, bytes: bytes.len() as u64, last_time };
+        let whole = Self { file, path: path.into(), number, blocks, bytes: bytes.len() as u64, last_time, ids: (0, 0) };
         Ok((!whole.blocks.is_empty()).then_some(whole))
     }
 
@@ -182,6 +196,38 @@ impl Sealed {
     #[must_use]
     pub fn block_before(&self, seq: Seq) -> Option<&Block> {
         self.blocks.get(self.blocks.partition_point(|block| block.first_seq < seq).checked_sub(1)?)
+    }
+
+    /// The ids of the events that stand (or stood) in this segment, read from their own place in the file. None if
+    /// that place is damaged too.
+    #[must_use]
+    pub fn event_ids(&self, partition: u16) -> Option<Vec<EventId>> {
+        let mut bytes = vec![0; usize::try_from(self.ids.1).ok()?];
+        self.file.read_exact_at(&mut bytes, self.ids.0).ok()?;
+        let (packed, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32c::crc32c(packed) != u32::from_be_bytes(*crc) {
+            return None;
+        }
+        let mut from = Reader(zstd::bulk::decompress(packed, IDS_BYTES_MAX).ok()?.into());
+        let (mut seq, mut time, mut ids) = (0, 0, Vec::new());
+        while !from.0.is_empty() {
+            seq += from.number()?;
+            time += from.number()?;
+            ids.push(EventId { time: Timestamp::from_millis(time), pos: Pos { partition, seq } });
+        }
+        Some(ids)
+    }
+
+    /// The frames of all blocks that are intact, for rewriting a damaged segment.
+    #[must_use]
+    pub fn raw_frames(&self) -> Vec<Vec<u8>> {
+        let read = |block: &Block| {
+            let mut bytes = vec![0; block.length as usize];
+            self.file.read_exact_at(&mut bytes, block.offset).ok()?;
+            let frame = bytes.strip_prefix(BLOCK_MAGIC)?;
+            frame::check(frame).ok().map(|_| frame.to_vec())
+        };
+        self.blocks.iter().filter_map(read).collect()
     }
 
     /// Reads and checks one block.

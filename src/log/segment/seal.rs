@@ -14,7 +14,11 @@ use super::{BLOCK_MAGIC, Block, END_MAGIC, MAGIC, Sealed};
 use crate::{
     clock::Timestamp,
     event::Seq,
-    log::frame::{self, Builder, Codec, Compressor, FRAME_RAW_BYTES, Header},
+    log::{
+        Kind,
+        entry::Writer,
+        frame::{self, Builder, Codec, Compressor, FRAME_RAW_BYTES, Header},
+    },
 };
 
 /// Frames of at least this many raw bytes are taken over without compressing them again.
@@ -32,10 +36,12 @@ pub struct Sealing {
     compressor: Compressor,
     partition: u16,
     last_time: Timestamp,
+    ids: Writer,
+    last_id: (Seq, u64),
 }
 
 /// Writes all `frames` (in order) as the segment `path`: temporary file, fsync, rename, fsync of the directory.
-/// Damaged frames are left out; the numbers of the sequence numbers lost are returned.
+/// Damaged frames are left out; the first sequence number of each is returned.
 ///
 /// # Errors
 /// What the system said; nothing stands at `path` then.
@@ -71,16 +77,26 @@ impl Sealing {
             compressor: Compressor::new(Codec::Zstd, ZSTD_LEVEL),
             partition,
             last_time: Timestamp::ZERO,
+            ids: Writer(Vec::new()),
+            last_id: (0, 0),
         })
     }
 
     fn take(&mut self, header: &Header, frame: &[u8]) -> io::Result<()> {
+        let entries = frame::decode(frame, self.partition).map_err(io::Error::other)?;
+        for entry in &entries {
+            self.last_time = self.last_time.max(entry.time);
+            if matches!(entry.kind, Kind::Accepted | Kind::Carried) {
+                let (seq, time) = (entry.pos.seq, entry.time.as_millis());
+                self.ids.number(seq - self.last_id.0);
+                self.ids.number(time.saturating_sub(self.last_id.1));
+                self.last_id = (seq, time.max(self.last_id.1));
+            }
+        }
         if header.raw_length >= GOOD_FRAME_RAW_BYTES {
             self.close_block()?;
-            self.last_time = self.last_time.max(header.base_time);
             return self.write_block(frame);
         }
-        let entries = frame::decode(frame, self.partition).map_err(io::Error::other)?;
         for entry in entries {
             let fits = self.merging.as_ref().is_some_and(|block| {
                 block.next_seq() == entry.pos.seq && block.raw_bytes() + entry.payload.len() < FRAME_RAW_BYTES
@@ -90,7 +106,6 @@ impl Sealing {
             }
             let block = self.merging.get_or_insert_with(|| Builder::new(entry.pos.seq, entry.time));
             block.push(entry.kind, entry.time, &entry.refs, &entry.payload);
-            self.last_time = self.last_time.max(entry.time);
         }
         Ok(())
     }
@@ -124,12 +139,17 @@ impl Sealing {
         for block in &self.blocks {
             block.write(&mut index);
         }
+        let mut ids = zstd::bulk::compress(&self.ids.0, ZSTD_LEVEL)?;
+        ids.extend_from_slice(&crc32c::crc32c(&ids).to_be_bytes());
+        self.offset += ids.len() as u64;
         let mut trailer = self.offset.to_be_bytes().to_vec();
         trailer.extend_from_slice(&u32::try_from(self.blocks.len()).map_err(io::Error::other)?.to_be_bytes());
         trailer.extend_from_slice(&self.last_time.as_millis().to_be_bytes());
+        trailer.extend_from_slice(&u32::try_from(ids.len()).map_err(io::Error::other)?.to_be_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&index), &trailer);
         trailer.extend_from_slice(&crc.to_be_bytes());
         trailer.extend_from_slice(END_MAGIC);
+        self.out.write_all(&ids)?;
         self.out.write_all(&index)?;
         self.out.write_all(&trailer)?;
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;

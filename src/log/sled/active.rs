@@ -73,13 +73,23 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 impl Active {
-    /// Makes a new, empty segment and makes its existence durable before anything is acknowledged from it.
+    /// Makes a new, empty segment and makes its existence durable before anything is acknowledged from it: it is made
+    /// under another name, synced and renamed, so that a crash never leaves half a segment under its number.
     ///
     /// # Errors
     /// [`SegmentError`].
-    pub fn create(directory: &Path, number: u64) -> Result<Self, SegmentError> {
-        let active = Self::open(directory, number)?;
-        active.settle().map_err(|source| SegmentError::Io { path: active.path.display().to_string(), source })?;
+    pub fn create(directory: &Path, number: u64, barrier: &Barrier) -> Result<Self, SegmentError> {
+        let path = directory.join(format!("{number:08}"));
+        let io = |source| SegmentError::Io { path: path.display().to_string(), source };
+        let unfinished = path.with_extension("new");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished).map_err(io)?;
+        }
+        Self::open_at(&unfinished, number)?.settle(barrier).map_err(io)?;
+        fs::rename(&unfinished, &path).map_err(io)?;
+        sync_directory_of(&path).map_err(io)?;
+        let active = Self::open_at(&path, number)?;
+        active.settle(barrier).map_err(io)?;
         Ok(active)
     }
 
@@ -88,25 +98,29 @@ impl Active {
     /// # Errors
     /// [`SegmentError`].
     pub fn open(directory: &Path, number: u64) -> Result<Self, SegmentError> {
-        let path = directory.join(format!("{number:08}"));
+        Self::open_at(&directory.join(format!("{number:08}")), number)
+    }
+
+    fn open_at(path: &Path, number: u64) -> Result<Self, SegmentError> {
         let io = |source| SegmentError::Io { path: path.display().to_string(), source };
-        fs::create_dir_all(&path).map_err(io)?;
-        set_aside(&path, |name| name.ends_with(".generating")).map_err(io)?;
-        let db = match open_db(&path) {
+        fs::create_dir_all(path).map_err(io)?;
+        set_aside(path, |name| name.ends_with(".generating")).map_err(io)?;
+        let db = match open_db(path) {
             Err(SegmentError::Damaged { .. }) => {
-                set_aside(&path, |name| name.starts_with("snap.")).map_err(io)?;
-                open_db(&path)?
+                set_aside(path, |name| name.starts_with("snap.")).map_err(io)?;
+                open_db(path)?
             }
             other => other?,
         };
         let file = File::options().read(true).write(true).open(path.join("db")).map_err(io)?;
-        Ok(Self { number, path, db, file })
+        Ok(Self { number, path: path.into(), db, file })
     }
 
     /// fsync of everything that must exist for the segment to be found: `conf`, `db`, its directory and that one's.
-    fn settle(&self) -> io::Result<()> {
+    fn settle(&self, barrier: &Barrier) -> io::Result<()> {
         self.db.flush().map_err(io::Error::other)?;
-        File::open(self.path.join("conf"))?.sync_all()?;
+        barrier(&File::open(self.path.join("conf"))?)?;
+        barrier(&self.file)?;
         self.file.sync_all()?;
         File::open(&self.path)?.sync_all()?;
         sync_directory_of(&self.path)

@@ -273,7 +273,7 @@ impl Committer {
         let number = self.open.active.number;
         let next = match prepared {
             Some(active) => active,
-            None => Active::create(&directory, number + 1)?,
+            None => Active::create(&directory, number + 1, &self.shared.settings.barrier)?,
         };
         let broken = self.open.clone();
         self.enter(next, turn.frames.first().map_or(self.next_seq, |(seq, _)| *seq));

@@ -15,6 +15,7 @@
 
 mod active;
 mod committer;
+pub mod offline;
 mod open;
 mod read;
 mod sealer;

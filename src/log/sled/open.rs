@@ -41,9 +41,9 @@ const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 
 /// What is found under one number.
 #[derive(Default)]
-struct Found {
-    sealed: bool,
-    directory: bool,
+pub(super) struct Found {
+    pub(super) sealed: bool,
+    pub(super) directory: bool,
 }
 
 pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> Result<SledLog, OpenError> {
@@ -58,6 +58,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let identity = Identity::open_or_create(&directory).map_err(io(&directory))?;
     let mut recovered = Recovered::default();
     let mut segments = Segments::default();
+    remove_temporary(&log_directory).map_err(io(&log_directory))?;
     for (number, found) in list(&log_directory).map_err(io(&log_directory))? {
         if found.sealed {
             let path = log_directory.join(format!("{number:08}.seg"));
@@ -90,7 +91,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let last_time = segments.last_time()?;
     let prepared = match prepared {
         Some(active) => active,
-        None => Active::create(&log_directory, segments.last_number() + 1)?,
+        None => Active::create(&log_directory, segments.last_number() + 1, &settings.barrier)?,
     };
     let finished = segments.open.clone();
     let open = Arc::new(OpenSegment { active: prepared, first_seq: next_seq, first_time: 0.into() });
@@ -146,16 +147,14 @@ fn start(
     Ok(SledLog { shared, threads: Mutex::new(threads), recovered })
 }
 
-/// Numbers of segments, with what stands under each. Temporary files of interrupted seals are removed.
-fn list(log_directory: &Path) -> std::io::Result<BTreeMap<u64, Found>> {
+/// Numbers of segments, with what stands under each. Temporary files of interrupted seals are left out.
+pub(super) fn list(log_directory: &Path) -> std::io::Result<BTreeMap<u64, Found>> {
     let mut found: BTreeMap<u64, Found> = BTreeMap::new();
     for entry in fs::read_dir(log_directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.ends_with(".tmp") {
-            fs::remove_file(entry.path())?;
-        } else if let Some(number) = name.strip_suffix(".seg").and_then(|number| number.parse().ok()) {
+        if let Some(number) = name.strip_suffix(".seg").and_then(|number| number.parse().ok()) {
             found.entry(number).or_default().sealed = true;
         } else if let Ok(number) = name.parse() {
             found.entry(number).or_default().directory = true;
@@ -164,11 +163,24 @@ fn list(log_directory: &Path) -> std::io::Result<BTreeMap<u64, Found>> {
     Ok(found)
 }
 
+/// Removes what interrupted seals and half-made segments left.
+fn remove_temporary(log_directory: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(log_directory)? {
+        let path = entry?.path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("tmp") => fs::remove_file(path)?,
+            Some("new") => fs::remove_dir_all(path)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn remove_segment(log_directory: &Path, number: u64) -> std::io::Result<()> {
     fs::remove_dir_all(log_directory.join(format!("{number:08}")))
 }
 
-fn open_active(
+pub(super) fn open_active(
     settings: &Settings,
     number: u64,
     segments: &mut Segments,
@@ -210,7 +222,7 @@ impl Segments {
     }
 
     /// The sequence number after the last that was ever used here.
-    fn end(&self) -> Result<Seq, OpenError> {
+    pub(super) fn end(&self) -> Result<Seq, OpenError> {
         let mut end = self.sealed.iter().map(|sealed| sealed.end()).max().unwrap_or(0);
         for open in &self.open {
             if let Some(bytes) = open.active.frame_at(Seq::MAX)? {

@@ -86,7 +86,7 @@ impl Sealer {
         let segments = shared.segments.load();
         let last = segments.open.last().map(|open| open.active.number);
         let number = last.or(segments.sealed.last().map(|sealed| sealed.number)).unwrap_or(0) + 1;
-        match Active::create(&shared.log_directory(), number) {
+        match Active::create(&shared.log_directory(), number, &shared.settings.barrier) {
             Ok(active) => *shared.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(active),
             Err(error) => tracing::warn!(%error, "the next segment can't be made yet; the active one grows on"),
         }
