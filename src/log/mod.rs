@@ -6,6 +6,7 @@
 
 mod ack;
 pub mod entry;
+pub mod run;
 
 use std::sync::Arc;
 
