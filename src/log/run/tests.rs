@@ -160,7 +160,7 @@ proptest! {
             expected.extend(layer.clone());
             runs.insert(0, write(&directory.path().join(format!("{index}.run")), index % 2 == 0, layer));
         }
-        expected.retain(|_, value| value % 3 != 0);
+        expected.retain(|_, value| *value % 3 != 0);
         let newest_first: Vec<&Run> = runs.iter().collect();
         let value = |record: &[u8]| u64::from_le_bytes(*record.last_chunk().unwrap());
         let merged: Vec<_> =
