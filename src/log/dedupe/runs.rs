@@ -361,7 +361,7 @@ impl Runs {
 }
 
 /// Makes one record of all with the same key, newest first.
-fn combine(equal: &mut Vec<Vec<u8>>, with_oldest: bool, now: Timestamp) -> Option<Vec<u8>> {
+fn combine(equal: &mut [Vec<u8>], with_oldest: bool, now: Timestamp) -> Option<Vec<u8>> {
     let over_a_shadow = equal.iter().skip(1).any(|older| older.last() != Some(&LIVE));
     let mut newest = equal.first_mut().map(std::mem::take)?;
     let expired = parse(&newest).is_none_or(|(slot, _)| slot.expires_at <= now.as_millis());

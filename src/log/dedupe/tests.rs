@@ -100,6 +100,20 @@ fn a_key_of_a_batch_that_fails_was_never_there_and_what_it_replaced_is_back() {
 }
 
 #[test]
+fn fingerprints_and_records_are_those_of_every_store_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (runs, mut table) = open(directory.path());
+    assert_eq!(fingerprint(&[7; 16], "shop", b"evt_1"), 337_189_234_572_735_561_000_787_972_671_964_855_981);
+    publish(&runs, &mut table, [(1, 2)]);
+    let path = directory.path().join("0000000000000000-0000000000000000-0000000000000000-0000000000000003.run");
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(
+        hex::encode(&bytes[4_096..4_096 + 47]),
+        "886bcf3dcc80586e33c9926616262b8d02000000000000000300ea0300000000ffffffff0000010000000000000000"
+    );
+}
+
+#[test]
 fn a_full_table_asks_to_be_frozen_once_and_takes_new_keys_meanwhile() {
     let mut table = Table::new(0);
     for number in 0..TABLE_KEYS_FULL as u64 {
