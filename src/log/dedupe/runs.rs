@@ -186,8 +186,8 @@ impl Runs {
         let bytes = key.fingerprint.to_be_bytes();
         for member in self.members.load().iter().filter(|member| member.shadows > 0 || !member.expired(now)) {
             if let Some(record) = member.run.get(&bytes)? {
-                let (slot, kind) = decode(&record, &member.run)?;
-                return Ok(if kind == FORGOTTEN { None } else { slot.answer(key.body, now) });
+                // A forgotten key's record has a window that ended in 1970.
+                return Ok(decode(&record, &member.run)?.answer(key.body, now));
             }
         }
         Ok(None)
@@ -364,7 +364,7 @@ impl Runs {
 fn combine(equal: &mut [Vec<u8>], with_oldest: bool, now: Timestamp) -> Option<Vec<u8>> {
     let over_a_shadow = equal.iter().skip(1).any(|older| older.last() != Some(&LIVE));
     let mut newest = equal.first_mut().map(std::mem::take)?;
-    let expired = parse(&newest).is_none_or(|(slot, _)| slot.expires_at <= now.as_millis());
+    let expired = parse(&newest).is_none_or(|slot| slot.expires_at <= now.as_millis());
     let kind = newest.last_mut()?;
     if with_oldest {
         if *kind == FORGOTTEN || expired {
@@ -417,24 +417,22 @@ fn encode(fingerprint: u128, slot: Slot, kind: u8) -> [u8; RECORD_BYTES] {
     record
 }
 
-fn decode(record: &[u8], run: &Run) -> Result<(Slot, u8), RunError> {
+fn decode(record: &[u8], run: &Run) -> Result<Slot, RunError> {
     let damaged = || RunError::Damaged { file: run.path().display().to_string(), what: "a record of a dedupe key" };
     parse(record).ok_or_else(damaged)
 }
 
-fn parse(record: &[u8]) -> Option<(Slot, u8)> {
+fn parse(record: &[u8]) -> Option<Slot> {
     let number = |at: usize, length: usize| {
         let bytes = record.get(at..at + length)?;
         Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
     };
-    let slot = Slot {
+    Some(Slot {
         seq: number(16, 8)?,
         time_and_partition: number(24, 8)?,
         expires_at: number(32, 6)?,
         body: number(38, 8)?,
-    };
-    let kind = record.get(46).copied().filter(|kind| *kind <= FORGOTTEN)?;
-    Some((slot, kind))
+    })
 }
 
 fn io(doing: &'static str, path: &Path, source: std::io::Error) -> RunError {
