@@ -13,6 +13,7 @@ pub mod entry;
 pub mod frame;
 pub mod memory;
 mod queue;
+pub mod run;
 pub mod segment;
 pub mod sled;
 

@@ -216,8 +216,12 @@ impl Committer {
             return None;
         }
         let Some(key) = &append.dedupe else { return Some(append) };
+        if self.table.overfull() {
+            append.done.answer(Err(AppendError::Busy));
+            return None;
+        }
         let mut first = self.table.check(key, append.time);
-        if first.is_none() && key.runs_version != self.shared.runs.version() {
+        if first.is_none() && self.table.outdated(key.runs_version) {
             match self.shared.runs.seen(key, append.time) {
                 Ok(found) => first = found,
                 Err(error) => {
@@ -278,7 +282,7 @@ impl Committer {
         let broken = self.open.clone();
         self.enter(next, turn.frames.first().map_or(self.next_seq, |(seq, _)| *seq));
         let written = self.write(turn);
-        let _ended = self.shared.work.try_send(Work::Repair(broken));
+        self.shared.hand_over(Work::Repair(broken));
         written
     }
 
@@ -296,19 +300,21 @@ impl Committer {
         }
         let Some(next) = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             self.shared.roll_asked.store(asked, Ordering::SeqCst);
-            let _full = self.shared.work.try_send(Work::Prepare);
+            self.shared.hand_over(Work::Prepare);
             return;
         };
         let finished = self.open.clone();
         self.enter(next, self.next_seq);
-        let _full = self.shared.work.try_send(Work::Seal(finished));
-        let _full = self.shared.work.try_send(Work::Prepare);
+        self.freeze_table();
+        self.shared.hand_over(Work::Seal(finished));
+        self.shared.hand_over(Work::Prepare);
     }
 
     fn forget(&mut self) {
         let mut forgotten = self.shared.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         for fingerprint in forgotten.drain(..) {
             self.table.forget(fingerprint);
+            self.shared.runs.forget(fingerprint);
         }
     }
 
@@ -316,12 +322,18 @@ impl Committer {
     fn tend_table(&mut self) {
         let published = std::mem::take(&mut *self.shared.published.lock().unwrap_or_else(PoisonError::into_inner));
         for (frozen, version) in published {
-            self.table.published(frozen, version);
+            self.table.published(&frozen, version);
         }
-        if self.table.full()
-            && let Some(frozen) = self.table.take_frozen(self.next_seq)
-        {
-            let _full = self.shared.work.try_send(Work::Publish(frozen));
+        if self.table.full() {
+            self.freeze_table();
+        }
+    }
+
+    /// Hands the committed keys to the sealer, so that the next start need not read the log before this point.
+    fn freeze_table(&mut self) {
+        self.table.passed(self.next_seq);
+        if let Some(frozen) = self.table.take_frozen() {
+            self.shared.hand_over(Work::Publish(frozen));
         }
     }
 

@@ -179,6 +179,14 @@ impl Shared {
         self.settings.directory.join("log")
     }
 
+    /// Hands work to the sealer. Its queue holds more than can ever wait; if it is full all the same, the work is
+    /// done at the next start.
+    fn hand_over(&self, work: sealer::Work) {
+        if self.work.try_send(work).is_err() {
+            tracing::warn!("the sealer is far behind; its work waits for the next start");
+        }
+    }
+
     fn poison(&self, why: &dyn std::fmt::Display) {
         self.poisoned.store(true, Ordering::SeqCst);
         tracing::error!(error = %why, "the log is poisoned: nothing is acknowledged any more; restart after the disk is in order");
@@ -298,7 +306,6 @@ impl Log for SledLog {
     }
 
     fn forget(&self, fingerprint: u128) {
-        self.shared.runs.forget(fingerprint);
         self.shared.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(fingerprint);
         self.shared.queue.knock();
     }

@@ -2,6 +2,7 @@
 //! remove what is left of an incomplete last commit, cross the barrier, and only then read and serve.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fs,
     path::Path,
@@ -139,7 +140,7 @@ fn start(
     work: Receiver<Work>,
     recovered: Recovered,
 ) -> std::io::Result<SledLog> {
-    let sealer = Sealer { shared: shared.clone(), work };
+    let sealer = Sealer { shared: shared.clone(), work, unpublished: Cell::new(None) };
     let threads = vec![
         thread::Builder::new().name("committer".into()).spawn(move || committer.run())?,
         thread::Builder::new().name("sealer".into()).spawn(move || sealer.run())?,
@@ -247,7 +248,7 @@ impl Segments {
 
 /// Reads the dedupe keys that no run holds yet back into the committer's table.
 fn read_dedupe_back(shared: &Arc<Shared>, covered: Seq) -> Result<Table, OpenError> {
-    let mut table = Table::default();
+    let mut table = Table::new(covered);
     let now = shared.clock.now();
     let mut from = covered;
     loop {
@@ -268,5 +269,13 @@ fn read_dedupe_back(shared: &Arc<Shared>, covered: Seq) -> Result<Table, OpenErr
             }
         }
         table.commit();
+        table.passed(from);
+        if table.full()
+            && let Some(frozen) = table.take_frozen()
+        {
+            let version = shared.runs.publish(&frozen, now).map_err(ReadError::from)?;
+            table.published(&frozen, version);
+            shared.runs.tidy(now).map_err(ReadError::from)?;
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! segments, and watches space once a second.
 
 use std::{
+    cell::Cell,
     fs,
     sync::{
         Arc, PoisonError,
@@ -47,6 +48,8 @@ pub(super) enum Work {
 pub(super) struct Sealer {
     pub(super) shared: Arc<Shared>,
     pub(super) work: Receiver<Work>,
+    /// Keys whose run could not be written; tried again every second.
+    pub(super) unpublished: Cell<Option<Frozen>>,
 }
 
 impl Sealer {
@@ -57,6 +60,9 @@ impl Sealer {
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(work) => self.do_work(work),
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(frozen) = self.unpublished.take() {
+                self.publish(frozen);
             }
             self.watch_space();
         }
@@ -151,11 +157,20 @@ impl Sealer {
     }
 
     fn publish(&self, frozen: Frozen) {
-        match self.shared.runs.publish(&frozen, self.shared.clock.now()) {
+        let now = self.shared.clock.now();
+        match self.shared.runs.publish(&frozen, now) {
             Ok(version) => {
                 self.shared.published.lock().unwrap_or_else(PoisonError::into_inner).push((frozen, version));
+                self.shared.queue.knock();
             }
-            Err(error) => tracing::warn!(%error, "dedupe keys stay in memory: their run can't be written"),
+            Err(error) => {
+                tracing::warn!(%error, "dedupe keys stay in memory: their run can't be written");
+                self.unpublished.set(Some(frozen));
+                return;
+            }
+        }
+        if let Err(error) = self.shared.runs.tidy(now) {
+            tracing::warn!(%error, "runs of dedupe keys can't be merged; look-ups get slower");
         }
     }
 
