@@ -33,19 +33,20 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 
-use self::{plain::Plain, program::Program};
 pub use self::{
     decode::decode_body,
     pool::{Evaluator, Settings},
     worker::worker_main,
 };
+use self::{plain::Plain, program::Program};
 use crate::{clock::Timestamp, event::EventId};
 
 /// The longest text that is compiled, in bytes: it bounds the recursion of the parser.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// The largest body, as received or decoded, that jq is given on the caller's thread; larger ones go to the pool.
-/// Plain paths take bodies of any size there, as long as they are not encoded.
+/// Plain paths take JSON of any size there, as long as it is not encoded and the result is not itself so large an array
+/// or object.
 pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// How many evaluations an expression that ran away stays in the slow lane (see [`Evaluator`]).
@@ -216,7 +217,9 @@ impl Output {
                 None => Err(EvalError::Failed("the output is a string that can't be read".into())),
             },
             [value] => Ok(SingleBody::Send(value.clone())),
-            more => Err(EvalError::Failed(format!("a transform gives exactly one output, this one gave {}", more.len()))),
+            more => {
+                Err(EvalError::Failed(format!("a transform gives exactly one output, this one gave {}", more.len())))
+            }
         }
     }
 }

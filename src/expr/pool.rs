@@ -52,6 +52,13 @@ const ANSWER_SLACK_BYTES: u64 = 64 * 1024;
 /// Of what a dying worker wrote to its standard error.
 const LAST_WORDS_BYTES_MAX: u64 = 1024;
 
+/// For a worker whose pipes are closed to be gone.
+const EXIT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Signals that somebody else sent to a worker, for example a service manager to every process of the service. As
+/// [`std::process::ExitStatus`] prints them.
+const ASKED_TO_END: [&str; 3] = ["SIGTERM", "SIGINT", "SIGHUP"];
+
 /// How to evaluate.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -125,10 +132,10 @@ impl Evaluator {
             Tier::Pool => None,
             Tier::Plain(plain) => {
                 if !plain.needs_body() || !is_encoded(input.headers) {
-                    return Some(plain.eval(input, input.body));
+                    return plain.eval(input, input.body);
                 }
                 match decode_small(input, INLINE_BODY_BYTES_MAX)? {
-                    Ok(decoded) => Some(plain.eval(input, &decoded)),
+                    Ok(decoded) => plain.eval(input, &decoded),
                     Err(error) => Some(Err(error)),
                 }
             }
@@ -169,10 +176,7 @@ async fn permit(lane: &Semaphore) -> Result<SemaphorePermit<'_>, EvalError> {
 }
 
 /// The body without its encoding, if that is quick; None if the pool has to do it.
-fn decode_small<'a>(
-    input: &Input<'a>,
-    bytes_max: usize,
-) -> Option<Result<std::borrow::Cow<'a, [u8]>, EvalError>> {
+fn decode_small<'a>(input: &Input<'a>, bytes_max: usize) -> Option<Result<std::borrow::Cow<'a, [u8]>, EvalError>> {
     if input.body.len() > bytes_max && is_encoded(input.headers) {
         return None;
     }
@@ -286,6 +290,8 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // A group of its own: ^C in a terminal is meant for the server, which drains and then ends its workers.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| unavailable(format!("{}: {error}", program.display())))?;
@@ -345,20 +351,27 @@ impl Worker {
         Ok((tag, payload))
     }
 
-    /// What a dead worker died of.
+    /// What a worker that failed us died of.
     async fn autopsy(mut self, error: &io::Error, settings: &Settings) -> EvalError {
-        // It is dead, or is killed here, so that its standard error ends.
+        // If its pipes are closed it is ending. If it answered nonsense it has to be ended.
+        let ending = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe);
+        let status = match timeout(if ending { EXIT_LIMIT } else { Duration::ZERO }, self.child.wait()).await {
+            Ok(Ok(status)) => status.to_string(),
+            _ => error.to_string(),
+        };
         let _dead_already = self.child.start_kill();
         let mut words = Vec::new();
         let mut last_words = (&mut self.last_words).take(LAST_WORDS_BYTES_MAX);
-        let _cut_short = timeout(START_LIMIT, last_words.read_to_end(&mut words)).await;
+        let _cut_short = timeout(EXIT_LIMIT, last_words.read_to_end(&mut words)).await;
         let words = String::from_utf8_lossy(&words);
         if words.contains("memory allocation") {
             EvalError::TooLarge(settings.memory_limit)
         } else if words.contains("overflowed its stack") {
             EvalError::Failed("the expression recursed too deeply".into())
+        } else if ASKED_TO_END.iter().any(|signal| status.contains(signal)) {
+            EvalError::Unavailable(format!("somebody ended a worker ({status})"))
         } else {
-            EvalError::Failed(format!("the expression ended its worker process ({error})"))
+            EvalError::Failed(format!("the expression ended its worker process ({status})"))
         }
     }
 }
