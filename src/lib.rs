@@ -4,6 +4,7 @@
 //! tests and the benches; it promises no stable interface to others.
 
 pub mod clock;
+pub mod delivery;
 pub mod event;
 pub mod expr;
 pub mod jitter;
