@@ -15,7 +15,6 @@ mod lane;
 mod proxy;
 mod request;
 mod settle;
-mod shim;
 mod stream;
 #[cfg(test)]
 mod tests;

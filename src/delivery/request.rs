@@ -13,13 +13,12 @@ use sha2::{Digest, Sha256};
 use super::{
     client::MakeRequest,
     headers::{self, BodyForm},
-    shim::{self, Changes},
 };
 use crate::{
     event::{Body, Change, Event, Job, Reason, Sent},
     expr::{EvalError, Evaluator, Expr, Input},
     log::{Log, ReadError, read_body},
-    routing::{HostPolicy, PathEdit, Route, Table, Target, Upstream},
+    routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream},
 };
 
 /// A request that is ready to be sent.
@@ -51,7 +50,7 @@ pub(crate) async fn prepare<'a>(
     evaluator: &Evaluator,
 ) -> Result<Draft<'a>, Unsent> {
     let body = body(log, &job.event).await?;
-    let route = match shim::changes(table, &job.event.source, &job.upstream) {
+    let route = match table.changes(&job.event.source, &job.upstream) {
         Changes::None => None,
         Changes::Same(route) => Some(route),
         Changes::Choose(routes) => choose(&routes, &job.event, &body, evaluator).await?,
@@ -142,7 +141,7 @@ fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
         Target::Unix(_) => "/",
     };
     let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
-    let mut target = shim::apply(own.unwrap_or(&upstream.path), base, &event.path);
+    let mut target = own.unwrap_or(&upstream.path).apply(base, &event.path);
     if let Some(query) = &event.query {
         target.push('?');
         target.push_str(query);
@@ -184,7 +183,7 @@ async fn choose<'a>(
         match chosen {
             _ if !matches => {}
             None => chosen = Some(route),
-            Some(other) if same_changes(other, route) => {}
+            Some(other) if other.changes_like(route) => {}
             Some(other) => {
                 let names = format!("{}, {}", other.name, route.name);
                 return Err(Unsent::Settled(Change::Die(Reason::with("conflicting_routes", names))));
@@ -192,13 +191,6 @@ async fn choose<'a>(
         }
     }
     Ok(chosen)
-}
-
-fn same_changes(one: &Route, other: &Route) -> bool {
-    one.transform.as_ref().map(Expr::text) == other.transform.as_ref().map(Expr::text)
-        && one.headers == other.headers
-        && one.path == other.path
-        && one.method == other.method
 }
 
 /// Runs a transform: exactly one output; a string is sent as it is, anything else as JSON, none is `ignored`.

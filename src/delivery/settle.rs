@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{classify::Judgement, shim};
+use super::classify::Judgement;
 use crate::{
     clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason, Seq},
@@ -37,7 +37,7 @@ pub(crate) fn change(
 /// The next attempt's time, or the end of patience.
 fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, now: Timestamp) -> Change {
     let waited = now.since(job.planned_at).saturating_sub(job.paused);
-    let scheduled = shim::delay_after(policy, job.number, jitter);
+    let scheduled = policy.delay_after(job.number, jitter);
     match scheduled {
         Some(delay) if policy.give_up_after.is_none_or(|limit| waited < limit) => {
             Change::Retry(now.after(judged.retry_after.unwrap_or(delay)))
