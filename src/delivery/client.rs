@@ -162,20 +162,20 @@ impl Client {
 
     /// Waits for `work` and keeps the idle connection driven, so that its end is noticed when it comes.
     pub(crate) async fn rest<T>(&mut self, work: impl Future<Output = T>) -> T {
-        match &mut self.0 {
-            Some(Connection::Http1(connection)) => {
-                let done = drive(&mut connection.driver, &mut connection.ended, work).await;
-                if connection.ended {
-                    self.0 = None;
-                }
-                done
-            }
-            // A shared connection lives with those who use it; a resting worker lets it go.
-            Some(Connection::Http2(_)) | None => {
-                self.0 = None;
-                work.await
+        let mut work = pin!(work);
+        if let Some(Connection::Http1(connection)) = &mut self.0 {
+            let done = poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending if connection.ended => Poll::Ready(None),
+                Poll::Pending => connection.driver.as_mut().poll(cx).map(|_ended| None),
+            });
+            if let Some(done) = done.await {
+                return done;
             }
         }
+        // The connection ended. Or it is shared: then it lives with those who use it, a resting worker lets it go.
+        self.0 = None;
+        work.await
     }
 
     async fn head(

@@ -169,3 +169,120 @@ fn sender_trace(value: &[u8]) -> Option<(&str, &str)> {
     let valid = dashes && length && version != "ff" && [version, trace, span, flags].into_iter().all(hex);
     (valid && !zero(trace) && !zero(span)).then_some((trace, flags))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        delivery::tests::rig,
+        event::{Event, Job},
+    };
+
+    fn built(headers: &[(&'static str, &'static str)], change: impl FnOnce(&mut Job)) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let mut job = rig::job(Event { headers: map, ..rig::event(1) }.into(), "u", Timestamp::ZERO);
+        change(&mut job);
+        build(&job, BodyForm::Original, None, &[])
+    }
+
+    fn all<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn headers_of_the_hop_and_our_own_names_stay_behind() {
+        let received = [
+            ("connection", "close, X-Secret-Hop"),
+            ("x-secret-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("content-length", "1"),
+            ("stagepost-event-id", "forged"),
+            ("stagepost-anything", "forged"),
+        ];
+        let headers = built(&received, |_| {});
+        for (name, _) in received {
+            assert!(!headers.contains_key(name) || name == "stagepost-event-id", "{name}");
+        }
+        assert_eq!(all(&headers, "stagepost-event-id"), [rig::event(1).id.to_string()]);
+    }
+
+    #[test]
+    fn repeated_headers_keep_their_order_and_what_others_forwarded_is_replaced() {
+        let received = [
+            ("x-many", "2"),
+            ("x-many", "1"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-proto", "http"),
+            ("via", "1.0 edge"),
+        ];
+        let headers = built(&received, |_| {});
+        assert_eq!(all(&headers, "x-many"), ["2", "1"]);
+        assert_eq!(all(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!(all(&headers, "x-forwarded-proto"), ["https"]);
+        assert!(!headers.contains_key("x-forwarded-host"), "the sender named no host");
+        assert_eq!(all(&headers, "via"), ["1.0 edge", "1.1 stagepost"]);
+    }
+
+    #[test]
+    fn the_idempotency_key_is_the_senders_or_the_deliverys_and_changes_only_by_wish() {
+        let id = rig::event(1).id;
+        let key = |headers: &HeaderMap| all(headers, "idempotency-key")[0].to_owned();
+        assert_eq!(key(&built(&[], |_| {})), format!("{id}-u"));
+        assert_eq!(key(&built(&[], |job| (job.number, job.replays) = (7, 3))), format!("{id}-u"));
+        assert_eq!(key(&built(&[], |job| job.new_keys = 2)), format!("{id}-u-2"));
+        assert_eq!(key(&built(&[("idempotency-key", "mine")], |_| {})), "mine");
+        assert_eq!(key(&built(&[("idempotency-key", "mine")], |job| job.new_keys = 1)), "mine-1");
+    }
+
+    #[test]
+    fn a_replay_says_which_it_is() {
+        assert!(!built(&[], |_| {}).contains_key("stagepost-replay"));
+        assert_eq!(all(&built(&[], |job| job.replays = 2), "stagepost-replay"), ["2"]);
+    }
+
+    #[test]
+    fn a_valid_trace_goes_on_and_anything_else_starts_one_from_the_events_id() {
+        let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let headers = built(&[("traceparent", valid)], |_| {});
+        let sent = all(&headers, "traceparent")[0];
+        assert!(sent.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && sent.ends_with("-00"));
+        assert!(!sent.contains("b7ad6b7169203331"));
+        let again = built(&[("traceparent", valid)], |job| job.number = 2);
+        assert_ne!(all(&again, "traceparent")[0], sent, "each attempt is a span");
+        for broken in
+            ["", "00-0af7651916cd43dd8448eb211c80319c", "00-00000000000000000000000000000000-b7ad6b7169203331-01"]
+        {
+            let headers = built(&[("traceparent", broken)], |_| {});
+            let sent = all(&headers, "traceparent")[0];
+            assert_eq!((sent.len(), sent.ends_with("-01")), (55, true), "{sent}");
+            assert!(!sent.contains("0af765191"));
+        }
+    }
+
+    #[test]
+    fn a_transformed_body_loses_its_encoding_and_says_what_it_is() {
+        let mut map = HeaderMap::new();
+        map.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        map.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/csv"));
+        let job = rig::job(Event { headers: map, ..rig::event(1) }.into(), "u", Timestamp::ZERO);
+        for (form, kind, encoded) in [
+            (BodyForm::Original, "text/csv", true),
+            (BodyForm::Text, "text/csv", false),
+            (BodyForm::Json, "application/json", false),
+        ] {
+            let headers = build(&job, form, None, &[]);
+            assert_eq!(all(&headers, "content-type"), [kind]);
+            assert_eq!(headers.contains_key("content-encoding"), encoded);
+        }
+    }
+}

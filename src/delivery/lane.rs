@@ -18,7 +18,7 @@ use super::{
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
     gates::{Evidence, Gates},
-    request::{self, Draft, Unsent},
+    request::{self, Draft, LargeBodies, Unsent},
     settle,
 };
 use crate::{
@@ -45,6 +45,7 @@ pub(crate) struct Lane {
     bell: Notify,
     hall: Mutex<Hall>,
     protocol: Shared,
+    pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: tokio::sync::Semaphore,
 }
 
@@ -84,6 +85,7 @@ impl Lane {
             inbox: Mutex::default(),
             bell: Notify::new(),
             protocol: Shared::default(),
+            large_bodies: LargeBodies::default(),
             proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
         });
         shard.spawn(lane.clone().run());
@@ -255,7 +257,7 @@ impl Lane {
             self.give_back([job]);
             return 0;
         };
-        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator).await {
+        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
             Ok(draft) => self.send(client, &draft, &job, upstream).await,
             Err(Unsent::Settled(change)) => {
                 settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());

@@ -91,9 +91,10 @@ impl Engine {
             paused: Duration::ZERO,
             previous: None,
         };
-        let draft = request::prepare(&job, upstream, &table, &self.0.env.log, &self.0.env.evaluator)
-            .await
-            .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
+        let draft =
+            request::prepare(&job, upstream, &table, &self.0.env.log, &self.0.env.evaluator, &lane.large_bodies)
+                .await
+                .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
         let shared = Shared::default();
         let answer = Client::default().exchange(&draft, upstream, &shared, proxied.reply_bytes_max).await.map_err(
             |failure| match failure {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     client::MakeRequest,
@@ -30,6 +31,28 @@ pub(crate) struct Draft<'a> {
     target: Bytes,
     body: Bytes,
     form: BodyForm,
+    /// Gives the memory of a large body back with the draft.
+    _memory: Option<SemaphorePermit<'a>>,
+}
+
+/// Memory for bodies that are read from the log, for one upstream: a large body waits until there is room. One that is
+/// larger than all of it goes alone.
+pub(crate) struct LargeBodies(Semaphore);
+
+/// Room in KiB: 64 MiB.
+const LARGE_BODIES_KIB: u32 = 64 * 1024;
+
+impl Default for LargeBodies {
+    fn default() -> Self {
+        Self(Semaphore::new(LARGE_BODIES_KIB as usize))
+    }
+}
+
+impl LargeBodies {
+    async fn room(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(LARGE_BODIES_KIB);
+        self.0.acquire_many(kib).await.ok()
+    }
 }
 
 /// Why nothing is sent.
@@ -48,7 +71,12 @@ pub(crate) async fn prepare<'a>(
     table: &'a Table,
     log: &Arc<dyn Log>,
     evaluator: &Evaluator,
+    large_bodies: &'a LargeBodies,
 ) -> Result<Draft<'a>, Unsent> {
+    let memory = match &job.event.body {
+        Body::Inline(_) => None,
+        Body::Parts { length, .. } => large_bodies.room(*length).await,
+    };
     let body = body(log, &job.event).await?;
     let route = match table.changes(&job.event.source, &job.upstream) {
         Changes::None => None,
@@ -61,7 +89,7 @@ pub(crate) async fn prepare<'a>(
     };
     let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
     let target = target(&job.event, upstream, route);
-    Ok(Draft { job, upstream, route, method, target, body, form })
+    Ok(Draft { job, upstream, route, method, target, body, form, _memory: memory })
 }
 
 impl Draft<'_> {

@@ -97,3 +97,81 @@ pub(crate) fn append_named(
         done,
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::{
+        delivery::{
+            classify::{self, Rules},
+            tests::rig,
+        },
+        routing::Schedule,
+    };
+
+    const PLANNED: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn judged(status: u16) -> Judgement {
+        let rules = Rules { soft_bounce: false, retry_after_max: Duration::from_secs(60) };
+        classify::answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), rules, PLANNED)
+    }
+
+    fn job(number: u32, paused: u64) -> Job {
+        let job = rig::job(rig::event(1).into(), "u", PLANNED);
+        Job { number, paused: Duration::from_secs(paused), ..job }
+    }
+
+    fn after(seconds: u64) -> Timestamp {
+        PLANNED.after(Duration::from_secs(seconds))
+    }
+
+    fn given(job: &Job, judged: &Judgement, policy: &RetryPolicy, open: bool, now: Timestamp) -> Change {
+        change(job, judged, policy, open, &Jitter::none(), now)
+    }
+
+    #[test]
+    fn the_timetable_is_that_of_the_policy() {
+        let policy = RetryPolicy::standard();
+        for (number, delay) in [(1, 1), (2, 5), (3, 30), (4, 120), (5, 600), (6, 1800), (7, 3600), (50, 3600)] {
+            let change = given(&job(number, 0), &judged(500), &policy, false, after(10));
+            assert_eq!(change, Change::Retry(after(10 + delay)), "after attempt {number}");
+        }
+    }
+
+    #[test]
+    fn retry_after_takes_the_place_of_the_timetable() {
+        let wait = Judgement { retry_after: Some(Duration::from_secs(42)), ..judged(503) };
+        assert_eq!(given(&job(1, 0), &wait, &RetryPolicy::standard(), false, after(0)), Change::Retry(after(42)));
+    }
+
+    #[test]
+    fn giving_up_counts_from_planning_without_paused_time() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(100)), ..RetryPolicy::standard() };
+        let died = given(&job(9, 0), &judged(500), &policy, false, after(100));
+        let Change::Die(reason) = died else { panic!("{died:?}") };
+        assert_eq!(reason.to_string(), "given_up: after 9 attempts in 100 s, the last one: 500 Internal Server Error");
+        assert!(matches!(given(&job(9, 0), &judged(500), &policy, false, after(99)), Change::Retry(_)));
+        assert!(matches!(given(&job(9, 50), &judged(500), &policy, false, after(149)), Change::Retry(_)));
+        assert!(matches!(given(&job(9, 50), &judged(500), &policy, false, after(150)), Change::Die(_)));
+    }
+
+    #[test]
+    fn without_give_up_after_a_delivery_dies_after_the_last_step() {
+        let schedule = Schedule::Steps(vec![Duration::from_secs(1)]);
+        let policy = RetryPolicy { schedule, give_up_after: None, ..RetryPolicy::standard() };
+        assert!(matches!(given(&job(1, 0), &judged(500), &policy, false, after(0)), Change::Retry(_)));
+        assert!(matches!(given(&job(2, 0), &judged(500), &policy, false, after(1)), Change::Die(_)));
+    }
+
+    #[test]
+    fn nothing_dies_of_the_endpoint_while_the_breaker_is_open() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(1)), ..RetryPolicy::standard() };
+        for status in [404, 500] {
+            assert_eq!(given(&job(3, 0), &judged(status), &policy, true, after(9)), Change::Postpone(after(9)));
+            assert!(matches!(given(&job(3, 0), &judged(status), &policy, false, after(9)), Change::Die(_)));
+        }
+        assert_eq!(given(&job(3, 0), &judged(200), &policy, true, after(9)), Change::Delivered);
+    }
+}

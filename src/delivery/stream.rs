@@ -10,16 +10,21 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream, lookup_host},
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::routing::{Target, Upstream};
+
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 8;
 
 /// A connected stream. Tells whether anything was read since it was last asked.
 pub(crate) struct Stream {
@@ -38,11 +43,11 @@ impl Stream {
     pub(crate) async fn connect(upstream: &Upstream, answered: Arc<AtomicBool>) -> io::Result<Self> {
         let io = match &upstream.target {
             Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
-            Target::Http(uri) => Io::Tcp(tcp(host(uri)?, uri.port_u16().unwrap_or(80)).await?),
+            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream.connect_timeout).await?),
             Target::Https(uri) => {
                 let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;
                 let name = ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?;
-                let tcp = tcp(host(uri)?, uri.port_u16().unwrap_or(443)).await?;
+                let tcp = tcp(uri, 443, upstream.connect_timeout).await?;
                 Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
             }
         };
@@ -64,15 +69,20 @@ fn host(uri: &http::Uri) -> io::Result<&str> {
     Ok(host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host))
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Connects to the first address of a name that answers; each gets an equal share of the time.
+async fn tcp(uri: &http::Uri, default_port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let port = uri.port_u16().unwrap_or(default_port);
+    let addresses: Vec<_> = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_late) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
         }
     }
     Err(last)

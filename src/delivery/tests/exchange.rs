@@ -239,3 +239,69 @@ async fn a_safe_request_is_proxied_once_and_its_answer_handed_back_whole() {
     assert_eq!(late.unwrap_err(), ProxyError::Late("u".into()));
     assert!(rig.log.seqs().is_empty());
 }
+
+fn route(name: &str, when: Option<&str>, transform: Option<&str>) -> Route {
+    let compile = |text: &str| crate::expr::Expr::compile(text).unwrap();
+    Route {
+        name: name.into(),
+        sources: None,
+        when: when.map(compile),
+        to: vec!["u".into()],
+        transform: transform.map(compile),
+        headers: HeaderEdit::default(),
+        path: PathEdit::default(),
+        method: None,
+    }
+}
+
+/// The request and the entry that one attempt under these routes leads to.
+async fn routed(routes: Vec<Route>) -> (Option<String>, Attempted) {
+    let peer = peer(vec![ok()]).await;
+    let rig = rig(vec![upstream("u", peer.target.clone())], routes);
+    rig.dispatch([7], "u");
+    let entry = rig.log.wait(1).await.remove(0);
+    let request = if entry.attempt.is_some() { Some(peer.requests(1).await.remove(0)) } else { None };
+    (request, entry)
+}
+
+#[tokio::test]
+async fn a_transform_is_sent_as_json_and_its_hash_is_kept() {
+    let (request, entry) = routed(vec![route("r", None, Some("{b: .a}"))]).await;
+    let request = request.unwrap();
+    assert!(
+        request.ends_with("\r\n\r\n{\"b\":1}") && request.contains("content-type: application/json\r\n"),
+        "{request}"
+    );
+    assert!(entry.attempt.unwrap().sent.sha256.is_some());
+}
+
+#[tokio::test]
+async fn a_transform_to_a_string_is_sent_as_it_is_and_to_nothing_is_ignored() {
+    let (request, _) = routed(vec![route("r", None, Some("\"a \\\"quoted\\\" text\""))]).await;
+    assert!(request.unwrap().ends_with("\r\n\r\na \"quoted\" text"));
+    let (request, entry) = routed(vec![route("r", None, Some("empty"))]).await;
+    assert_eq!((request, entry.change), (None, Change::Ignore));
+}
+
+#[tokio::test]
+async fn a_transform_that_fails_or_gives_too_much_is_dead() {
+    for transform in [".a.b", "1, 2"] {
+        let (request, entry) = routed(vec![route("r", None, Some(transform))]).await;
+        assert_eq!((request, entry.attempt), (None, None));
+        assert!(
+            matches!(&entry.change, Change::Die(reason) if reason.code == "transform_failed"),
+            "{:?}",
+            entry.change
+        );
+    }
+}
+
+#[tokio::test]
+async fn of_routes_that_change_differently_the_one_that_matches_applies_and_two_conflict() {
+    let (one, two) = (Some("\"one\""), Some("\"two\""));
+    let (request, _) = routed(vec![route("r", Some(".a == 2"), one), route("s", Some(".a == 1"), two)]).await;
+    assert!(request.unwrap().ends_with("two"));
+    let (request, entry) = routed(vec![route("r", Some(".a == 1"), one), route("s", None, two)]).await;
+    assert_eq!(request, None);
+    assert!(matches!(&entry.change, Change::Die(reason) if reason.to_string() == "conflicting routes r, s"));
+}

@@ -3,4 +3,4 @@
 mod exchange;
 mod gates;
 mod protocols;
-mod rig;
+pub(crate) mod rig;

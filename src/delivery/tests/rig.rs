@@ -35,7 +35,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the value in a watch channel satisfies the condition.
 async fn until<T: Clone>(receiver: &watch::Receiver<T>, condition: impl FnMut(&T) -> bool) -> T {
@@ -45,19 +45,19 @@ async fn until<T: Clone>(receiver: &watch::Receiver<T>, condition: impl FnMut(&T
 }
 
 /// A log that keeps `attempted` entries, and parts that the test put there.
-pub(super) struct FakeLog {
+pub(crate) struct FakeLog {
     next: AtomicU64,
     attempted: watch::Sender<Vec<(Seq, Attempted)>>,
-    pub(super) parts: Mutex<HashMap<Seq, Bytes>>,
+    pub(crate) parts: Mutex<HashMap<Seq, Bytes>>,
 }
 
 impl FakeLog {
-    pub(super) async fn wait(&self, count: usize) -> Vec<Attempted> {
+    pub(crate) async fn wait(&self, count: usize) -> Vec<Attempted> {
         let all = until(&self.attempted.subscribe(), |all| all.len() >= count).await;
         all.into_iter().map(|(_, attempted)| attempted).collect()
     }
 
-    pub(super) fn seqs(&self) -> Vec<Seq> {
+    pub(crate) fn seqs(&self) -> Vec<Seq> {
         self.attempted.borrow().iter().map(|(seq, _)| *seq).collect()
     }
 }
@@ -105,24 +105,24 @@ impl Log for FakeLog {
 
 /// What the engine said, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Window(String, usize),
     Returned(Seq, String),
     Paused(String, bool),
 }
 
-pub(super) struct FakeSignals(watch::Sender<Vec<Said>>);
+pub(crate) struct FakeSignals(watch::Sender<Vec<Said>>);
 
 impl FakeSignals {
-    pub(super) async fn wait(&self, expected: &Said) -> Vec<Said> {
+    pub(crate) async fn wait(&self, expected: &Said) -> Vec<Said> {
         until(&self.0.subscribe(), |said| said.contains(expected)).await
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.0.send_modify(Vec::clear);
     }
 
-    pub(super) fn said(&self) -> Vec<Said> {
+    pub(crate) fn said(&self) -> Vec<Said> {
         self.0.borrow().clone()
     }
 }
@@ -140,16 +140,16 @@ impl Signals for FakeSignals {
 }
 
 /// An engine on the test's own runtime.
-pub(super) struct Rig {
-    pub(super) engine: Engine,
-    pub(super) log: Arc<FakeLog>,
-    pub(super) signals: Arc<FakeSignals>,
-    pub(super) live: Live,
-    pub(super) clock: Clock,
-    pub(super) metrics: Arc<Metrics>,
+pub(crate) struct Rig {
+    pub(crate) engine: Engine,
+    pub(crate) log: Arc<FakeLog>,
+    pub(crate) signals: Arc<FakeSignals>,
+    pub(crate) live: Live,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-pub(super) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
+pub(crate) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
     let log = Arc::new(FakeLog {
         next: AtomicU64::new(1_000_000),
         attempted: watch::Sender::new(Vec::new()),
@@ -173,21 +173,21 @@ pub(super) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
     Rig { engine, log, signals, live, clock, metrics }
 }
 
-pub(super) fn evaluator() -> Evaluator {
-    Evaluator
+pub(crate) fn evaluator() -> Evaluator {
+    Evaluator::start(crate::expr::Settings::standard())
 }
 
 impl Rig {
-    pub(super) fn job(&self, seq: Seq, upstream: &str) -> Job {
+    pub(crate) fn job(&self, seq: Seq, upstream: &str) -> Job {
         job(Arc::new(event(seq)), upstream, self.clock.steady())
     }
 
-    pub(super) fn dispatch(&self, seqs: impl IntoIterator<Item = Seq>, upstream: &str) {
+    pub(crate) fn dispatch(&self, seqs: impl IntoIterator<Item = Seq>, upstream: &str) {
         seqs.into_iter().for_each(|seq| self.engine.dispatch(self.job(seq, upstream)));
     }
 }
 
-pub(super) fn job(event: Arc<Event>, upstream: &str, planned_at: Timestamp) -> Job {
+pub(crate) fn job(event: Arc<Event>, upstream: &str, planned_at: Timestamp) -> Job {
     Job {
         event,
         upstream: upstream.into(),
@@ -201,7 +201,7 @@ pub(super) fn job(event: Arc<Event>, upstream: &str, planned_at: Timestamp) -> J
 }
 
 /// A stored event: `POST /hooks/app?x=1%202`.
-pub(super) fn event(seq: Seq) -> Event {
+pub(crate) fn event(seq: Seq) -> Event {
     let mut headers = HeaderMap::new();
     for (name, value) in [("host", "public.example"), ("content-type", "text/plain"), ("x-kind", "one")] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -226,7 +226,7 @@ pub(super) fn event(seq: Seq) -> Event {
 }
 
 /// An upstream that gives up patience early, for tests of failures.
-pub(super) fn upstream(name: &str, target: Target) -> Upstream {
+pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
     Upstream {
         name: name.into(),
         target,
@@ -249,7 +249,7 @@ pub(super) fn upstream(name: &str, target: Target) -> Upstream {
     }
 }
 
-pub(super) fn table(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Table {
+pub(crate) fn table(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Table {
     Table::new(TableParts {
         generation: 1,
         hash: String::new(),
@@ -273,11 +273,9 @@ pub(super) fn table(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Table {
 
 /// What a scripted upstream does with a request.
 #[derive(Clone, Debug)]
-pub(super) enum Act {
+pub(crate) enum Act {
     /// Writes these bytes and waits for the next request.
     Say(String),
-    /// Writes these bytes and closes.
-    SayAndClose(String),
     /// Closes without a word.
     Close,
     /// Writes these bytes and then nothing, for ever.
@@ -286,33 +284,33 @@ pub(super) enum Act {
     SayWithoutEnd(String),
 }
 
-pub(super) fn say(status: &str, headers: &str, body: &str) -> Act {
+pub(crate) fn say(status: &str, headers: &str, body: &str) -> Act {
     Act::Say(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()))
 }
 
-pub(super) fn ok() -> Act {
+pub(crate) fn ok() -> Act {
     say("200 OK", "", "fine")
 }
 
 /// A peer that follows a script: the last act repeats.
-pub(super) struct Peer {
-    pub(super) target: Target,
+pub(crate) struct Peer {
+    pub(crate) target: Target,
     requests: watch::Sender<Vec<String>>,
     connections: Arc<AtomicU64>,
 }
 
 impl Peer {
-    pub(super) async fn requests(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn requests(&self, count: usize) -> Vec<String> {
         until(&self.requests.subscribe(), |all| all.len() >= count).await
     }
 
-    pub(super) fn connections(&self) -> u64 {
+    pub(crate) fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
 }
 
 /// Starts a scripted peer. `acts` are shared by all of its connections, in order of requests.
-pub(super) async fn peer(acts: Vec<Act>) -> Peer {
+pub(crate) async fn peer(acts: Vec<Act>) -> Peer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let peer = Peer {
@@ -332,7 +330,7 @@ pub(super) async fn peer(acts: Vec<Act>) -> Peer {
 }
 
 /// Follows the script on one connection.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     acts: Vec<Act>,
     requests: watch::Sender<Vec<String>>,
@@ -345,9 +343,7 @@ pub(super) async fn serve(
         });
         let act = acts.get(number).or(acts.last()).cloned().unwrap();
         let (text, then) = match &act {
-            Act::Say(text) | Act::SayAndClose(text) | Act::SayAndHang(text) | Act::SayWithoutEnd(text) => {
-                (&**text, &act)
-            }
+            Act::Say(text) | Act::SayAndHang(text) | Act::SayWithoutEnd(text) => (&**text, &act),
             Act::Close => ("", &act),
         };
         if stream.write_all(text.as_bytes()).await.is_err() {
@@ -355,7 +351,7 @@ pub(super) async fn serve(
         }
         match then {
             Act::Say(_) => {}
-            Act::SayAndClose(_) | Act::Close => return,
+            Act::Close => return,
             Act::SayAndHang(_) => std::future::pending().await,
             Act::SayWithoutEnd(_) => while stream.write_all(&[b'x'; 8192]).await.is_ok() {},
         }
