@@ -7,6 +7,7 @@ pub mod clock;
 pub mod event;
 pub mod expr;
 pub mod jitter;
+pub mod listen;
 pub mod log;
 pub mod routing;
 pub mod telemetry;

@@ -1,0 +1,204 @@
+//! Owns listening sockets: binding them, taking them over from systemd, and accepting without blocking.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use listenfd::ListenFd;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use super::Address;
+
+/// Connections that the kernel completes before they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// A socket that listens, with the TLS it speaks.
+pub struct Socket {
+    pub(super) listener: Listener,
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection as the kernel hands it over, not yet registered with a runtime.
+pub(super) enum Fresh {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+/// Why a socket can't be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The system refused.
+    #[error("can't listen on {address}: {source}")]
+    Io {
+        /// Which address.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process listens on the Unix socket.
+    #[error("another process listens on {0}: stop it or choose another path")]
+    InUse(String),
+    /// systemd passed no socket of that name.
+    #[error("systemd passed no socket named {0:?}: set FileDescriptorName={0} in the .socket unit")]
+    NotPassed(String),
+}
+
+impl Socket {
+    /// Binds all addresses, in order. Sockets passed by systemd are taken out of the environment once: call this once.
+    ///
+    /// # Errors
+    /// The first [`BindError`]; what was bound before is closed again.
+    pub fn bind_all(
+        addresses: impl IntoIterator<Item = (Address, Option<Arc<rustls::ServerConfig>>)>,
+    ) -> Result<Vec<Self>, BindError> {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut passed = ListenFd::from_env();
+        let mut bound = Vec::new();
+        for (address, tls) in addresses {
+            let listeners = match &address {
+                Address::Tcp(tcp) => vec![bind_tcp(*tcp).map_err(|source| io_error(tcp, source))?],
+                Address::Unix(path) => vec![bind_unix(path)?],
+                Address::Systemd(name) => take_passed(&mut passed, &names, name)?,
+            };
+            for listener in listeners {
+                listener.set_nonblocking().map_err(|source| io_error(format!("{address:?}"), source))?;
+                bound.push(Self { listener, tls: tls.clone() });
+            }
+        }
+        Ok(bound)
+    }
+
+    /// The TCP address it got, for port 0.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.listener {
+            Listener::Tcp(tcp) => tcp.local_addr().ok(),
+            Listener::Unix(_) => None,
+        }
+    }
+}
+
+impl Listener {
+    /// Takes one connection; [`io::ErrorKind::WouldBlock`] if none waits.
+    pub(super) fn accept(&self) -> io::Result<Fresh> {
+        match self {
+            Self::Tcp(tcp) => {
+                let (stream, peer) = tcp.accept()?;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                Ok(Fresh::Tcp(stream, peer))
+            }
+            Self::Unix(unix) => {
+                let (stream, _) = unix.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Fresh::Unix(stream))
+            }
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.set_nonblocking(true),
+            Self::Unix(unix) => unix.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+impl std::os::fd::AsRawFd for Listener {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket: OwnedFd = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(Listener::Tcp(socket.into()))
+}
+
+/// Binds a Unix socket. A file that nobody listens on is left over from a crash and replaced.
+fn bind_unix(path: &Path) -> Result<Listener, BindError> {
+    let bound = UnixListener::bind(path).or_else(|error| {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return Err(io_error(path.display(), error));
+        }
+        match UnixStream::connect(path) {
+            Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+                let replaced = std::fs::remove_file(path).and_then(|()| UnixListener::bind(path));
+                replaced.map_err(|source| io_error(path.display(), source))
+            }
+            _ => Err(BindError::InUse(path.display().to_string())),
+        }
+    })?;
+    Ok(Listener::Unix(bound))
+}
+
+/// Takes every socket of that name: one `.socket` unit may pass several.
+fn take_passed(passed: &mut ListenFd, names: &str, name: &str) -> Result<Vec<Listener>, BindError> {
+    let mut taken = Vec::new();
+    for index in positions(names, name) {
+        let tcp = passed.take_tcp_listener(index).map(|found| found.map(Listener::Tcp));
+        let any = tcp.or_else(|_not_tcp| passed.take_unix_listener(index).map(|found| found.map(Listener::Unix)));
+        taken.extend(any.map_err(|source| io_error(format!("systemd:{name}"), source))?);
+    }
+    if taken.is_empty() { Err(BindError::NotPassed(name.to_owned())) } else { Ok(taken) }
+}
+
+fn positions(names: &str, name: &str) -> impl Iterator<Item = usize> {
+    names.split(':').enumerate().filter(move |(_, known)| *known == name).map(|(index, _)| index)
+}
+
+fn io_error(address: impl ToString, source: io::Error) -> BindError {
+    BindError::Io { address: address.to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_passed_by_systemd_are_found_by_name_also_when_a_name_stands_twice() {
+        assert_eq!(positions("web:admin:web", "web").collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(positions("", "web").count(), 0);
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in.sock");
+        drop(bind_unix(&path).unwrap());
+        let living = bind_unix(&path).unwrap();
+        assert!(matches!(bind_unix(&path), Err(BindError::InUse(_))));
+        drop(living);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind_unix(&path), Err(BindError::InUse(_) | BindError::Io { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}
