@@ -14,12 +14,12 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, service::Service};
-use tokio::{io::unix::AsyncFd, runtime::Handle, sync::Notify};
+use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     Broken, ConnectionInfo, Limits, OnBroken, Shards, Socket,
     conn::{self, OVERLOADED},
-    socket::{Fresh, Listener},
+    socket::{Fresh, Registered},
 };
 use crate::telemetry::{Metrics, RequestResult};
 
@@ -86,7 +86,7 @@ impl Server {
             let (handle, handles) = (shards.any(), shards.handles());
             let registered = {
                 let _in_runtime = handle.enter();
-                AsyncFd::register(socket.listener)?
+                socket.listener.register()?
             };
             handle.spawn(accept(registered, socket.tls, handles, shared.clone(), factory.clone()));
         }
@@ -168,7 +168,7 @@ impl Drop for Place {
 }
 
 async fn accept<F, S, B>(
-    listener: AsyncFd<Listener>,
+    listener: Registered,
     tls: Option<Arc<rustls::ServerConfig>>,
     handles: Vec<Handle>,
     shared: Arc<Shared>,
@@ -186,10 +186,11 @@ async fn accept<F, S, B>(
         let fresh = tokio::select! {
             biased;
             () = &mut drain => break,
-            fresh = next(&listener) => fresh,
+            fresh = listener.accept() => fresh,
         };
         let fresh = match fresh {
             Ok(fresh) => fresh,
+            Err(error) if is_of_the_peer(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed; trying again shortly");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -213,28 +214,10 @@ async fn accept<F, S, B>(
     }
 }
 
-/// The next connection. Cancel-safe: nothing is accepted and then lost, since there is no await after the accept.
-async fn next(listener: &AsyncFd<Listener>) -> io::Result<Fresh> {
-    loop {
-        let mut ready = listener.readable().await?;
-        match ready.try_io(|registered| registered.get_ref().accept()) {
-            Ok(Err(error)) if is_of_the_peer(&error) => {}
-            Ok(accepted) => return accepted,
-            Err(_would_block) => {}
-        }
-    }
-}
-
 /// Whether the peer gave up before it was accepted: no fault of ours.
 fn is_of_the_peer(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::NotConnected
-    )
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected)
 }
 
 impl Fresh {

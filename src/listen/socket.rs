@@ -4,7 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::OwnedFd,
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -28,6 +28,12 @@ pub struct Socket {
 pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// A listening socket in a runtime.
+pub(super) enum Registered {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
 }
 
 /// A connection as the kernel hands it over, not yet registered with a runtime.
@@ -92,20 +98,11 @@ impl Socket {
 }
 
 impl Listener {
-    /// Takes one connection; [`io::ErrorKind::WouldBlock`] if none waits.
-    pub(super) fn accept(&self) -> io::Result<Fresh> {
+    /// Registers the socket with the runtime of this thread.
+    pub(super) fn register(self) -> io::Result<Registered> {
         match self {
-            Self::Tcp(tcp) => {
-                let (stream, peer) = tcp.accept()?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                Ok(Fresh::Tcp(stream, peer))
-            }
-            Self::Unix(unix) => {
-                let (stream, _) = unix.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(Fresh::Unix(stream))
-            }
+            Self::Tcp(tcp) => tokio::net::TcpListener::from_std(tcp).map(Registered::Tcp),
+            Self::Unix(unix) => tokio::net::UnixListener::from_std(unix).map(Registered::Unix),
         }
     }
 
@@ -117,18 +114,17 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+impl Registered {
+    /// The next connection, without any tie to this thread. Cancel-safe: nothing is accepted and then lost.
+    pub(super) async fn accept(&self) -> io::Result<Fresh> {
         match self {
-            Self::Tcp(tcp) => tcp.as_fd(),
-            Self::Unix(unix) => unix.as_fd(),
+            Self::Tcp(tcp) => {
+                let (stream, peer) = tcp.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Fresh::Tcp(stream.into_std()?, peer))
+            }
+            Self::Unix(unix) => Ok(Fresh::Unix(unix.accept().await?.0.into_std()?)),
         }
-    }
-}
-
-impl std::os::fd::AsRawFd for Listener {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.as_fd().as_raw_fd()
     }
 }
 
