@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod event;
 pub mod expr;
+pub mod ingress;
 pub mod jitter;
 pub mod listen;
 pub mod log;
