@@ -40,12 +40,12 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// The answer to one connection too many.
 pub(super) const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 10\r\n\
-    content-type: application/problem+json\r\ncontent-length: 64\r\n\r\n\
+    content-type: application/problem+json\r\ncontent-length: 65\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503}";
 
 /// The answer to a header block that came too slowly.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
-    content-type: application/problem+json\r\ncontent-length: 60\r\n\r\n\
+    content-type: application/problem+json\r\ncontent-length: 61\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408}";
 
 /// Serves one connection to its end.

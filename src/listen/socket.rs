@@ -5,7 +5,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::FileTypeExt as _,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::Path,
     sync::Arc,
@@ -54,8 +57,8 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
-    /// Another process listens on the Unix socket.
-    #[error("another process listens on {0}: stop it or choose another path")]
+    /// Another process listens on the Unix socket, or the file is none.
+    #[error("{0} is taken: another process listens on it or it is no socket; stop that process or choose another path")]
     InUse(String),
     /// systemd passed no socket of that name.
     #[error("systemd passed no socket named {0:?}: set FileDescriptorName={0} in the .socket unit")]
@@ -144,13 +147,14 @@ fn bind_unix(path: &Path) -> Result<Listener, BindError> {
         if error.kind() != io::ErrorKind::AddrInUse {
             return Err(io_error(path.display(), error));
         }
-        match UnixStream::connect(path) {
-            Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
-                let replaced = std::fs::remove_file(path).and_then(|()| UnixListener::bind(path));
-                replaced.map_err(|source| io_error(path.display(), source))
-            }
-            _ => Err(BindError::InUse(path.display().to_string())),
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        let is_stale =
+            is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if !is_stale {
+            return Err(BindError::InUse(path.display().to_string()));
         }
+        let replaced = std::fs::remove_file(path).and_then(|()| UnixListener::bind(path));
+        replaced.map_err(|source| io_error(path.display(), source))
     })?;
     Ok(Listener::Unix(bound))
 }
