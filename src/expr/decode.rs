@@ -106,10 +106,7 @@ fn is_zlib(body: &[u8]) -> bool {
 
 fn bounded(reader: impl Read, limit: u64) -> Result<Vec<u8>, EvalError> {
     let mut decoded = Vec::new();
-    reader
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut decoded)
-        .map_err(|error| unreadable(&error.to_string()))?;
+    reader.take(limit.saturating_add(1)).read_to_end(&mut decoded).map_err(|error| unreadable(&error.to_string()))?;
     if decoded.len() as u64 > limit { Err(EvalError::TooLarge(limit)) } else { Ok(decoded) }
 }
 

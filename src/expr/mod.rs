@@ -33,12 +33,12 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 
-use self::{plain::Plain, program::Program};
 pub use self::{
     decode::decode_body,
     pool::{Evaluator, Settings},
     worker::worker_main,
 };
+use self::{plain::Plain, program::Program};
 use crate::{clock::Timestamp, event::EventId};
 
 /// The longest text that is compiled, in bytes: it bounds the recursion of the parser.
@@ -216,7 +216,9 @@ impl Output {
                 None => Err(EvalError::Failed("the output is a string that can't be read".into())),
             },
             [value] => Ok(SingleBody::Send(value.clone())),
-            more => Err(EvalError::Failed(format!("a transform gives exactly one output, this one gave {}", more.len()))),
+            more => {
+                Err(EvalError::Failed(format!("a transform gives exactly one output, this one gave {}", more.len())))
+            }
         }
     }
 }

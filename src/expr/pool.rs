@@ -169,10 +169,7 @@ async fn permit(lane: &Semaphore) -> Result<SemaphorePermit<'_>, EvalError> {
 }
 
 /// The body without its encoding, if that is quick; None if the pool has to do it.
-fn decode_small<'a>(
-    input: &Input<'a>,
-    bytes_max: usize,
-) -> Option<Result<std::borrow::Cow<'a, [u8]>, EvalError>> {
+fn decode_small<'a>(input: &Input<'a>, bytes_max: usize) -> Option<Result<std::borrow::Cow<'a, [u8]>, EvalError>> {
     if input.body.len() > bytes_max && is_encoded(input.headers) {
         return None;
     }

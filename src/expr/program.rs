@@ -67,10 +67,8 @@ pub(super) fn compile(text: &str) -> Result<(Program, Shape), CompileError> {
         });
     }
     let arena = Arena::default();
-    let defs = jaq_core::defs()
-        .chain(jaq_std::defs())
-        .chain(jaq_json::defs())
-        .filter(|def| !WITHHELD.contains(&def.name));
+    let defs =
+        jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs()).filter(|def| !WITHHELD.contains(&def.name));
     let funs = jaq_core::funs::<Data>()
         .chain(jaq_std::funs())
         .chain(jaq_json::funs())
@@ -88,8 +86,7 @@ pub(super) fn compile(text: &str) -> Result<(Program, Shape), CompileError> {
         .map_err(|errors| CompileError { message: undefined_message(text, &errors) })?;
     let shape = match Plain::of(&term) {
         Some(plain) => Shape::Plain(plain),
-        None => safe::body_bytes_max(&term)
-            .map_or(Shape::Unbounded, |body_bytes_max| Shape::Linear { body_bytes_max }),
+        None => safe::body_bytes_max(&term).map_or(Shape::Unbounded, |body_bytes_max| Shape::Linear { body_bytes_max }),
     };
     Ok((Program { filter, uses: bind::Uses::of(text) }, shape))
 }

@@ -38,9 +38,38 @@ const ENTRY_FACTOR: u64 = 6;
 
 /// Filters without argument that do linear work and give at most one output.
 const FILTERS: [&str; 33] = [
-    "empty", "true", "false", "null", "not", "length", "utf8bytelength", "keys", "keys_unsorted", "type",
-    "ascii_downcase", "ascii_upcase", "first", "last", "values", "nulls", "booleans", "numbers", "strings", "arrays",
-    "objects", "scalars", "iterables", "reverse", "trim", "ltrim", "rtrim", "floor", "ceil", "round", "error", "any",
+    "empty",
+    "true",
+    "false",
+    "null",
+    "not",
+    "length",
+    "utf8bytelength",
+    "keys",
+    "keys_unsorted",
+    "type",
+    "ascii_downcase",
+    "ascii_upcase",
+    "first",
+    "last",
+    "values",
+    "nulls",
+    "booleans",
+    "numbers",
+    "strings",
+    "arrays",
+    "objects",
+    "scalars",
+    "iterables",
+    "reverse",
+    "trim",
+    "ltrim",
+    "rtrim",
+    "floor",
+    "ceil",
+    "round",
+    "error",
+    "any",
     "all",
 ];
 
@@ -119,12 +148,7 @@ fn cost(term: &Term<&str>, depth: usize) -> Option<Cost> {
             Some(reached)
         }
         Term::Call(name, arguments) => call(name, arguments, cost),
-        Term::Recurse
-        | Term::BinOp(..)
-        | Term::Label(..)
-        | Term::Break(_)
-        | Term::Fold(..)
-        | Term::Def(..) => None,
+        Term::Recurse | Term::BinOp(..) | Term::Label(..) | Term::Break(_) | Term::Fold(..) | Term::Def(..) => None,
     }
 }
 
@@ -182,11 +206,7 @@ fn is_literal(term: &Term<&str>) -> bool {
     }
 }
 
-fn call<'t>(
-    name: &str,
-    arguments: &[Term<&'t str>],
-    cost: impl Fn(&Term<&'t str>) -> Option<Cost>,
-) -> Option<Cost> {
+fn call<'t>(name: &str, arguments: &[Term<&'t str>], cost: impl Fn(&Term<&'t str>) -> Option<Cost>) -> Option<Cost> {
     let each = Cost { many: true, each: true, ..UNIT };
     match (name, arguments) {
         (_, []) if FILTERS.contains(&name) => Some(UNIT),

@@ -36,9 +36,7 @@ fn evaluator() -> Evaluator {
 fn here_with(text: &str, headers: &HeaderMap, body: &[u8]) -> String {
     let expr = Expr::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
     match evaluator().now(&expr, &input(headers, body)).unwrap_or_else(|| panic!("{text} is not inline")) {
-        Ok(output) => {
-            output.values.iter().map(|value| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(" ")
-        }
+        Ok(output) => output.values.iter().map(|value| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(" "),
         Err(error) => format!("error: {error}"),
     }
 }
@@ -58,8 +56,7 @@ fn by_jq(text: &str, body: &[u8]) -> Result<Vec<Bytes>, EvalError> {
 
 #[test]
 fn plain_paths_and_linear_jq_give_what_jq_gives() {
-    const STRIPE: &str =
-        r#"{"id":"evt_1","type":"invoice.paid","data":{"object":{"customer":"cus_1","amount":1.10,"n":12345678901234567890}}}"#;
+    const STRIPE: &str = r#"{"id":"evt_1","type":"invoice.paid","data":{"object":{"customer":"cus_1","amount":1.10,"n":12345678901234567890}}}"#;
     const ITEMS: &str = r#"{"items":[{"name":"b","n":1},{"name":"a","n":2}],"x-y":[10,20,30]}"#;
     let table = [
         (".id", STRIPE, r#""evt_1""#),
@@ -280,7 +277,8 @@ fn an_encoded_body_is_decoded_for_expressions() {
 
 #[test]
 fn what_can_not_be_decoded_is_an_error_unless_nobody_looks_at_it() {
-    for (encoding, body) in [("gzip", &b"{}"[..]), ("compress", b"x"), ("gzip, gzip, gzip", b"x"), ("br", b"\xff\xff\xff")]
+    for (encoding, body) in
+        [("gzip", &b"{}"[..]), ("compress", b"x"), ("gzip, gzip, gzip", b"x"), ("br", b"\xff\xff\xff")]
     {
         let headers = headers(&[("content-encoding", encoding), ("x-id", "7")]);
         assert!(here_with(".id", &headers, body).starts_with("error: the body can't be decoded: "), "{encoding}");

@@ -120,8 +120,6 @@ impl Programs {
             let (program, _) = program::compile(text)?;
             self.0.insert(text.to_owned(), program);
         }
-        self.0
-            .get(text)
-            .ok_or_else(|| super::CompileError { message: "the compiled program is gone".into() })
+        self.0.get(text).ok_or_else(|| super::CompileError { message: "the compiled program is gone".into() })
     }
 }
