@@ -3,6 +3,8 @@
 //! The folders are the stages of an event's life; see `ARCHITECTURE.md`. The library exists for the binary, the
 //! tests and the benches; it promises no stable interface to others.
 
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
