@@ -50,7 +50,7 @@ impl Log for FakeLog {
     fn append(&self, append: Append) {
         append.done.answer(Err(AppendError::Closed));
     }
-    fn seen(&self, _: &DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+    fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }
     fn fingerprint(&self, _: &str, _: &[u8]) -> u128 {

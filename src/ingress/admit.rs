@@ -100,8 +100,8 @@ impl Gate {
         }
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
-        let dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &dedupe
+        let mut dedupe = self.dedupe_key(doors, &input).await?;
+        if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
         {
             return Ok(self.known(doors, source, first, body_differs));
@@ -149,7 +149,7 @@ impl Gate {
             verification_scheme: admitted.verified.scheme,
             verification_secret: admitted.verified.secret.as_deref(),
             config_generation: admitted.generation,
-            dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at)),
+            dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at, key.body)),
             body: inline,
             body_length: admitted.body.length,
         }
@@ -248,6 +248,7 @@ impl Gate {
             fingerprint: log.fingerprint(&input.source.name, key.as_bytes()),
             expires_at: input.received_at.after(rule.window),
             body: log.fingerprint("", input.body) as u64,
+            runs_version: 0,
         };
         Ok(Some((key, rule.on_duplicate)))
     }

@@ -118,7 +118,7 @@ impl Log for FakeLog {
         }
     }
 
-    fn seen(&self, _key: &DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+    fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         self.older.lock().unwrap().map_err(|()| ReadError::Missing(0))
     }
 
