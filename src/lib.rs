@@ -3,11 +3,13 @@
 //! The folders are the stages of an event's life; see `ARCHITECTURE.md`. The library exists for the binary, the
 //! tests and the benches; it promises no stable interface to others.
 
+pub mod agenda;
 pub mod clock;
 pub mod event;
 pub mod expr;
 pub mod jitter;
 pub mod log;
 pub mod routing;
+pub mod state;
 pub mod telemetry;
 pub mod verify;

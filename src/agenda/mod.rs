@@ -1,0 +1,1 @@
+//! Owns what is due and who gets it.
