@@ -100,16 +100,20 @@ impl State {
         for event in live.into_iter().take(limit) {
             expiry.carry.push(self.carry_order(log, event)?);
         }
-        expiry.upkeep = self.upstreams.iter().filter_map(|upstream| {
-            let hold = upstream.hold.as_ref().filter(|hold| hold.seq < before)?;
-            let action = Action::HoldUpstream {
-                upstream: (&*upstream.name).into(),
-                until_ms: hold.until.map(Timestamp::as_millis),
-                reason: hold.reason.clone(),
-            };
-            let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
-            Some(NewEntry { kind: Kind::Command, payload })
-        }).collect();
+        expiry.upkeep = self
+            .upstreams
+            .iter()
+            .filter_map(|upstream| {
+                let hold = upstream.hold.as_ref().filter(|hold| hold.seq < before)?;
+                let action = Action::HoldUpstream {
+                    upstream: (&*upstream.name).into(),
+                    until_ms: hold.until.map(Timestamp::as_millis),
+                    reason: hold.reason.clone(),
+                };
+                let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
+                Some(NewEntry { kind: Kind::Command, payload })
+            })
+            .collect();
         Ok(expiry)
     }
 
@@ -161,7 +165,8 @@ impl State {
         for (id, upstream) in (0..).zip(&self.upstreams) {
             let Some(record) = self.record(Key::new(event, id))? else { continue };
             order.history.push(((&*upstream.name).into(), record.attempts.max(u32::from(record.last.is_some()))));
-            let reason = || record.reason_at.and_then(|seq| reason_text(log, seq)).unwrap_or(Reason::from_number(record.reason));
+            let reason =
+                || record.reason_at.and_then(|seq| reason_text(log, seq)).unwrap_or(Reason::from_number(record.reason));
             let change = match record.state {
                 DeliveryState::Dead => Change::Die(reason()),
                 DeliveryState::Held => Change::Hold(reason()),

@@ -55,7 +55,11 @@ impl Offline {
 ///
 /// # Errors
 /// [`OfflineError`]; damage in the log is no error but is returned as ranges.
-pub fn replay(state: &mut State, log: &dyn Log, progress: &mut dyn FnMut(Seq)) -> Result<Vec<(Seq, Seq)>, OfflineError> {
+pub fn replay(
+    state: &mut State,
+    log: &dyn Log,
+    progress: &mut dyn FnMut(Seq),
+) -> Result<Vec<(Seq, Seq)>, OfflineError> {
     let mut damaged = Vec::new();
     loop {
         match log.scan(state.next, SCAN_BYTES) {

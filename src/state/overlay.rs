@@ -96,7 +96,8 @@ impl Layers {
     pub fn scan(&self, from: Key) -> Box<dyn Iterator<Item = Stored> + '_> {
         let mut layers: Box<dyn Iterator<Item = Stored> + '_> = Box::new(std::iter::empty());
         for run in self.runs.iter().rev() {
-            let stored = run.range(&from.to_bytes()).filter_map(|bytes| bytes.map(|bytes| Record::decode(&bytes)).transpose());
+            let stored =
+                run.range(&from.to_bytes()).filter_map(|bytes| bytes.map(|bytes| Record::decode(&bytes)).transpose());
             layers = newest(stored, layers);
         }
         for map in self.frozen.as_deref().into_iter().chain([&self.top]) {
@@ -107,7 +108,7 @@ impl Layers {
 }
 
 /// A record on its way out of a layer.
-pub type Stored = Result<(Key, Record), RunError>;
+pub(super) type Stored = Result<(Key, Record), RunError>;
 
 /// Merges two layers that are sorted by key; the upper one decides.
 struct Newest<'a, U: Iterator<Item = Stored>> {

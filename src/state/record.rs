@@ -15,7 +15,7 @@ pub type UpstreamId = u32;
 pub const EVENT: UpstreamId = UpstreamId::MAX;
 
 /// The bytes of a stored record, key included.
-pub const RECORD_BYTES: usize = 72;
+pub(super) const RECORD_BYTES: usize = 72;
 
 /// Which delivery a record is about: sorts by event, then by upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

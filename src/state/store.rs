@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The most runs that are alive after a checkpoint.
-pub const RUNS_MAX: usize = 8;
+pub(super) const RUNS_MAX: usize = 8;
 
 const MANIFEST: &str = "MANIFEST";
 const MANIFEST_TMP: &str = "MANIFEST.tmp";

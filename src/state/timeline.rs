@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::{clock::Timestamp, event::Seq};
 
 /// The most samples that are kept: 512 KiB.
-pub const SAMPLES_MAX: usize = 32_768;
+pub(super) const SAMPLES_MAX: usize = 32_768;
 
 /// The least time between two samples.
-pub const STEP: Duration = Duration::from_secs(5);
+pub(super) const STEP: Duration = Duration::from_secs(5);
 
 /// Samples of sequence numbers and their times, both ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The most pauses that are remembered; beyond it the oldest is forgotten (its time counts towards giving up then).
-pub const PAUSES_MAX: usize = 256;
+pub(super) const PAUSES_MAX: usize = 256;
 
 /// One upstream's part of the state.
 #[derive(Clone, Debug)]
