@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod agenda;
 pub mod clock;
 pub mod config;
 pub mod delivery;
@@ -15,5 +16,6 @@ pub mod jitter;
 pub mod listen;
 pub mod log;
 pub mod routing;
+pub mod state;
 pub mod telemetry;
 pub mod verify;
