@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod cli;
 pub mod agenda;
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod delivery;

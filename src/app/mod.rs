@@ -1,0 +1,18 @@
+//! Owns the wiring: the only place that names concrete engines, starts threads in order and stops them in order.
+//!
+//! Promises that nothing is accepted before the log is recovered, that a stop loses nothing that was begun, and that
+//! a poisoned log ends the process with an error. Deliberately absent: decisions. Each belongs to a stage.
+
+mod janitor;
+mod links;
+mod ports;
+mod probe;
+mod reads;
+mod reload;
+mod serve;
+mod status;
+mod watch;
+
+pub use reads::OfflineReads;
+pub use reload::Origin;
+pub use serve::{App, Ended, RunOptions, StartError};

@@ -1,0 +1,213 @@
+//! Owns the answers of a running instance to its operators: each is a question to the stage that knows.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use http::HeaderName;
+
+use super::{probe::Probe, reads, reload::Running, status::Samples};
+use crate::{
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, for_ever, wire},
+    agenda::plan::{Routes, Verdict},
+    clock::Timestamp,
+    event::{DeliveryState, Event, Seq},
+    expr::Evaluator,
+    ingress::Ingress,
+    log::{
+        Log,
+        entry::{Command, Target},
+    },
+};
+
+/// Events in one question to the agenda.
+const VIEW_AT_ONCE: usize = 1_000;
+
+/// A running instance, as its operators see it.
+pub(super) struct Instance {
+    pub(super) running: Arc<Running>,
+    pub(super) evaluator: Evaluator,
+    pub(super) ingress: Arc<Ingress>,
+    pub(super) probe: Arc<Probe>,
+    pub(super) samples: Arc<Samples>,
+    pub(super) node: Arc<str>,
+}
+
+impl Reads for Instance {
+    fn log(&self) -> Arc<dyn Log> {
+        self.running.log.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.running.clock.now()
+    }
+
+    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+        let mut views = Vec::with_capacity(events.len());
+        for some in events.chunks(VIEW_AT_ONCE) {
+            let seqs: Vec<Seq> = some.iter().map(|planned| planned.event).collect();
+            match self.running.agenda.view(&seqs) {
+                Ok(found) => views.extend(
+                    some.iter().zip(&found).map(|(planned, view)| reads::view(&*self.running.log, &planned.upstreams, view)),
+                ),
+                Err(_) => views.extend(some.iter().map(reads::unknown)),
+            }
+        }
+        views
+    }
+
+    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+        let listed = self.running.agenda.list(state, upstream, after.map(|target| target.event), limit);
+        let listed = listed.unwrap_or_default().into_iter();
+        listed.map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()
+    }
+
+    fn stored_at(&self, event: Seq) -> Option<Seq> {
+        let view = self.running.agenda.view(&[event]).ok()?.pop()?;
+        Some(view.stored_at).filter(|at| *at != event)
+    }
+
+    fn filter(&self, expression: &str) -> Result<Predicate, String> {
+        reads::filter(expression, self.evaluator.clone())
+    }
+
+    fn route(&self, name: &str) -> Option<RouteFilter> {
+        let table = self.running.live.snapshot();
+        let route = table.routes.iter().find(|route| &*route.name == name)?;
+        Some(reads::route_filter(route, self.evaluator.clone()))
+    }
+
+    fn decoded(&self, event: &Event, body: Bytes) -> Bytes {
+        reads::decoded(event, body)
+    }
+
+    fn hidden_headers(&self) -> Vec<HeaderName> {
+        let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.config.privacy.hide_headers.clone()
+    }
+
+    fn config_hash(&self, generation: u64) -> Option<String> {
+        let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.hashes.iter().find(|(known, _)| *known == generation).map(|(_, hash)| hash.clone())
+    }
+}
+
+impl Ports for Instance {
+    fn status(&self) -> wire::Status {
+        let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
+        let stats = self.running.log.stats();
+        let (hash, loaded_at) = {
+            let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+            (current.config.hash.clone(), current.loaded_at)
+        };
+        let names = self.upstreams();
+        self.samples.take(steady, stats.bytes, &names, &self.running.metrics);
+        wire::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.node.to_string(),
+            uptime_s: self.running.clock.elapsed().as_secs(),
+            config: wire::ConfigInfo { hash, loaded_at },
+            upstreams: self.upstream_figures(&names, steady),
+            store: wire::Store {
+                bytes: stats.bytes,
+                limit: stats.limit,
+                full_at: self.samples.full_at(steady, stats.bytes, stats.limit).map(|at| now.after(at.since(steady))),
+                segments: stats.segments,
+                oldest_at: stats.oldest_at,
+            },
+            quarantine: wire::Quarantine::default(),
+        }
+    }
+
+    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
+        self.running.reload()
+    }
+
+    fn command(&self, command: Command) -> Result<(), String> {
+        let ticket = self.running.agenda.command(&command).map_err(|error| error.to_string())?;
+        ticket.wait().map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn refused(&self, after: u64) -> Vec<wire::Refused> {
+        let shown = |request: crate::ingress::RefusedRequest| wire::Refused {
+            number: request.number,
+            at: request.at,
+            reason: request.reason.into(),
+            source: request.source.map(|source| source.to_string()),
+            client: request.client.to_string(),
+            method: request.method.into(),
+            path: request.path.into(),
+            size: request.size,
+            status: request.status,
+        };
+        self.ingress.refused().after(after).into_iter().map(shown).collect()
+    }
+
+    fn upstreams(&self) -> Vec<Box<str>> {
+        let mut names: Vec<Box<str>> = self.running.live.snapshot().upstreams.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
+        let routes = Routes::new(self.running.live.snapshot());
+        let mut with_body = event.clone();
+        with_body.body = crate::event::Body::Inline(Bytes::copy_from_slice(body));
+        match routes.plan(&with_body, &self.evaluator, &[]) {
+            Verdict::Decided(decision) => Ok(decision.targets),
+            Verdict::Undecided(questions) => {
+                let table = self.running.live.snapshot();
+                let mut answers = Vec::new();
+                for index in questions {
+                    let Some(when) = table.routes.get(index).and_then(|route| route.when.as_ref()) else { continue };
+                    let input = crate::agenda::plan::input(&with_body, body);
+                    let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
+                    let answer = handle.block_on(self.evaluator.eval(when, &input)).map(|output| output.truthy());
+                    answers.push((index, answer));
+                }
+                match routes.plan(&with_body, &self.evaluator, &answers) {
+                    Verdict::Decided(decision) => Ok(decision.targets),
+                    Verdict::Undecided(_) => Err("the routes' filters can't be evaluated now".into()),
+                }
+            }
+        }
+    }
+
+    fn metrics(&self) -> String {
+        self.running.metrics.render()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.probe.ready()
+    }
+}
+
+impl Instance {
+    fn upstream_figures(&self, names: &[Box<str>], now: Timestamp) -> Vec<wire::Upstream> {
+        let stats = self.running.agenda.upstreams().unwrap_or_default();
+        let breakers = self.running.engine.breakers();
+        let known = stats.iter().filter(|one| one.removed).map(|one| Box::from(&*one.name));
+        let mut all: Vec<Box<str>> = names.iter().cloned().chain(known).collect();
+        all.sort();
+        all.dedup();
+        let one = |name: Box<str>| {
+            let breaker = breakers.iter().find(|breaker| *breaker.upstream == *name);
+            let mut upstream = wire::Upstream {
+                breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
+                rate: self.samples.rate(now, &name, &self.running.metrics),
+                ..wire::Upstream::default()
+            };
+            if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {
+                upstream.pending = stats.pending;
+                upstream.held = stats.held;
+                upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
+                upstream.oldest_at = stats.oldest_pending_at;
+                upstream.in_flight = stats.in_flight;
+                upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or_else(for_ever));
+                upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
+            }
+            upstream.name = name.into();
+            upstream
+        };
+        all.into_iter().map(one).collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! Owns what operators read, of a running instance and of a stopped one: the parts that both have in common.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use http::HeaderName;
+
+use crate::{
+    admin::{DeliveryView, EventView, PlannedFor, Predicate, Reads, RouteFilter},
+    agenda::plan,
+    clock::{Clock, Timestamp},
+    config::Config,
+    event::{DeliveryState, Event, Reason, Seq, Status},
+    expr::{Evaluator, Expr, decode_body},
+    log::{Log, entry::Target, sled::offline::OfflineLog},
+    routing::{Route, Table},
+    state::{self, Offline},
+};
+
+/// The most bytes a body is decoded to for searching.
+const DECODED_BYTES_MAX: usize = 25 << 20;
+
+/// Compiles an expression to a filter over stored events.
+pub(super) fn filter(expression: &str, evaluator: Evaluator) -> Result<Predicate, String> {
+    let expr = Expr::compile(expression).map_err(|error| error.to_string())?;
+    Ok(Box::new(move |event, body| matches(&expr, &evaluator, event, body)))
+}
+
+/// A route as a filter.
+pub(super) fn route_filter(route: &Route, evaluator: Evaluator) -> RouteFilter {
+    let copy = route.clone();
+    let takes: Predicate = Box::new(move |event, body| match &copy.when {
+        _ if !copy.takes(&event.source) => Ok(false),
+        None => Ok(true),
+        Some(when) => matches(when, &evaluator, event, body),
+    });
+    RouteFilter { takes, to: route.to.clone() }
+}
+
+fn matches(expr: &Expr, evaluator: &Evaluator, event: &Event, body: &[u8]) -> Result<bool, String> {
+    let input = plan::input(event, body);
+    let output = match evaluator.now(expr, &input) {
+        Some(output) => output,
+        None => match tokio::runtime::Handle::try_current() {
+            Ok(handle) => handle.block_on(evaluator.eval(expr, &input)),
+            Err(_) => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| error.to_string())?
+                .block_on(evaluator.eval(expr, &input)),
+        },
+    };
+    output.map(|output| output.truthy()).map_err(|error| error.to_string())
+}
+
+/// The body without its `Content-Encoding`, where that is possible.
+pub(super) fn decoded(event: &Event, body: Bytes) -> Bytes {
+    match decode_body(&event.headers, &body, DECODED_BYTES_MAX) {
+        Ok(std::borrow::Cow::Owned(decoded)) => decoded.into(),
+        _ => body,
+    }
+}
+
+/// The view of one event in the words of the admin side. `planned` as in its entry of the log.
+pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView) -> EventView {
+    let deliveries = state::deliveries(planned, view).into_iter().map(|delivery| {
+        let delivery = delivery.with_reason(log);
+        DeliveryView {
+            upstream: (&*delivery.upstream).into(),
+            attempts: delivery.attempts,
+            last: delivery.last,
+            due: delivery.due,
+            in_flight: delivery.in_flight,
+            status: delivery.status,
+        }
+    });
+    EventView { deliveries: deliveries.collect(), deleted: view.deleted, duplicates: view.duplicates }
+}
+
+/// A planned event of which nothing is known, because the state can't be read now.
+pub(super) fn unknown(planned: &PlannedFor) -> EventView {
+    let deliveries = planned.upstreams.iter().map(|upstream| DeliveryView {
+        upstream: upstream.clone(),
+        status: Status::Held(Reason::with("other", "the state of deliveries can't be read now")),
+        attempts: 0,
+        last: None,
+        due: None,
+        in_flight: false,
+    });
+    EventView { deliveries: deliveries.collect(), deleted: false, duplicates: 0 }
+}
+
+/// The directory of a stopped instance.
+pub struct OfflineReads {
+    log: Arc<OfflineLog>,
+    offline: Offline,
+    clock: Clock,
+    evaluator: Evaluator,
+    config: Option<(Config, Table)>,
+}
+
+impl OfflineReads {
+    /// Opens it. The configuration, if it is at hand, says which upstreams there are and what to hide.
+    ///
+    /// # Errors
+    /// Why it can't be opened; the log's own error is passed on, so that a held lock can be told apart.
+    pub fn open(data: &Path, config: Option<(Config, Table)>) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let log = Arc::new(OfflineLog::open(data, clock.clone())?);
+        let offline = Offline::open(&data.join("state"), &*log)?;
+        let evaluator = Evaluator::start(crate::expr::Settings::standard());
+        Ok(Self { log, offline, clock, evaluator, config })
+    }
+}
+
+impl Reads for OfflineReads {
+    fn log(&self) -> Arc<dyn Log> {
+        self.log.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+        let live = |name: &str| self.config.as_ref().is_none_or(|(_, table)| table.upstreams.contains_key(name));
+        let one = |planned: &PlannedFor| match self.offline.state.view(planned.event, &live) {
+            Ok(found) => view(&*self.log, &planned.upstreams, &found),
+            Err(_) => unknown(planned),
+        };
+        events.iter().map(one).collect()
+    }
+
+    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+        let listed = self.offline.state.list(state, upstream, after.map(|target| target.event), limit);
+        listed.into_iter().map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()
+    }
+
+    fn stored_at(&self, event: Seq) -> Option<Seq> {
+        self.offline.state.stored_at(event).ok().filter(|at| *at != event)
+    }
+
+    fn filter(&self, expression: &str) -> Result<Predicate, String> {
+        filter(expression, self.evaluator.clone())
+    }
+
+    fn route(&self, name: &str) -> Option<RouteFilter> {
+        let (_, table) = self.config.as_ref()?;
+        let route = table.routes.iter().find(|route| &*route.name == name)?;
+        Some(route_filter(route, self.evaluator.clone()))
+    }
+
+    fn decoded(&self, event: &Event, body: Bytes) -> Bytes {
+        decoded(event, body)
+    }
+
+    fn hidden_headers(&self) -> Vec<HeaderName> {
+        self.config.as_ref().map(|(config, _)| config.privacy.hide_headers.clone()).unwrap_or_default()
+    }
+
+    fn config_hash(&self, _generation: u64) -> Option<String> {
+        None
+    }
+}

@@ -1,0 +1,160 @@
+//! Owns reloading: a new configuration becomes the running one as a whole, or nothing changes.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::watch::{Changed, Watched};
+use crate::{
+    admin::wire::{ReloadRefused, Reloaded},
+    agenda::Agenda,
+    clock::{Clock, Timestamp},
+    config::{self, Config, Loaded, Problems},
+    delivery::Engine,
+    log::{
+        Append, Class, Done, Kind, Log, NewEntry,
+        entry::{ConfigActivated, encode_json},
+    },
+    routing::{Live, Table},
+    telemetry::{Metrics, RequestResult},
+};
+
+/// Where the configuration came from, and so where a reload reads it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file.
+    File(PathBuf),
+    /// `run --listen ADDR --to URL --data DIR`.
+    CommandLine {
+        /// `--listen`.
+        listen: String,
+        /// `--to`.
+        to: String,
+        /// `--data`.
+        data: PathBuf,
+    },
+}
+
+impl Origin {
+    /// Loads the configuration.
+    ///
+    /// # Errors
+    /// Every problem.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        match self {
+            Self::File(path) => config::load(path),
+            Self::CommandLine { listen, to, data } => config::quick(listen, to, data),
+        }
+    }
+}
+
+/// The configuration that is running, and what a change of it concerns.
+pub(super) struct Running {
+    pub(super) origin: Origin,
+    pub(super) live: Live,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) agenda: Agenda,
+    pub(super) engine: Engine,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) current: Mutex<Current>,
+}
+
+/// What is running now.
+pub(super) struct Current {
+    pub(super) config: Config,
+    pub(super) watched: Watched,
+    pub(super) loaded_at: Timestamp,
+    pub(super) generation: u64,
+    /// Hashes of the configurations since the start, the first of them at generation `first_generation`.
+    pub(super) hashes: Vec<(u64, String)>,
+}
+
+impl Running {
+    /// Makes a loaded configuration the running one, for the first time: writes its entry.
+    pub(super) fn activated(&self, table: &Table) {
+        let mut upstreams: Vec<Box<str>> = table.upstreams.keys().cloned().collect();
+        upstreams.sort();
+        let entry = ConfigActivated { generation: table.generation, hash: table.hash.clone(), upstreams };
+        self.log.append(Append {
+            parts: Vec::new(),
+            entry: NewEntry { kind: Kind::Config, payload: encode_json(&entry) },
+            dedupe: None,
+            class: Class::Upkeep,
+            time: self.clock.now(),
+            done: Done::nobody(),
+        });
+        self.metrics.last_reload_success.set(1);
+        self.metrics.config_hash.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&table.hash);
+    }
+
+    /// Reads the configuration again and makes it the running one. Blocks on the file system.
+    pub(super) fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = match self.origin.load() {
+            Ok(loaded) => loaded,
+            Err(Problems(problems)) => {
+                self.metrics.last_reload_success.set(0);
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                tracing::error!(problems = problems.join("; "), "the reload is refused; the old configuration stays active");
+                current.watched = Watched::new(&current.watched.files());
+                return Err(ReloadRefused { problems });
+            }
+        };
+        let Loaded { mut config, mut table, warnings, files } = loaded;
+        let report = config::diff(&current.config, &config);
+        let mut messages: Vec<String> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+        messages.extend(report.needs_restart.iter().map(|what| format!("needs a restart to take effect: {what}")));
+        messages.extend(report.removed_paths.iter().map(|path| self.removed(path)));
+        let held = |name| format!("upstream {name} is gone: its deliveries are held until it returns");
+        messages.extend(report.removed_upstreams.iter().map(held));
+
+        config.take_over(&current.config);
+        current.generation += 1;
+        table.generation = current.generation;
+        let hash = table.hash.clone();
+        self.activated(&table);
+        self.live.swap(table);
+        self.engine.configure();
+        self.agenda.configured();
+        let generation = current.generation;
+        current.hashes.push((generation, hash.clone()));
+        *current = Current {
+            config,
+            watched: Watched::new(&files),
+            loaded_at: self.clock.now(),
+            generation,
+            hashes: std::mem::take(&mut current.hashes),
+        };
+        tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
+        Ok(Reloaded { hash, changed: !report.is_empty(), messages })
+    }
+
+    /// Tells that a path is gone, and what it had today.
+    fn removed(&self, path: &str) -> String {
+        let table = self.live.snapshot();
+        let shown = |source: &crate::routing::Source| {
+            format!("{}{}", source.host.as_deref().unwrap_or(""), source.pattern.text)
+        };
+        let accepted = table.sources.iter().find(|source| shown(source) == path).map_or(0, |source| {
+            let counters = &self.metrics.source(&source.name).requests;
+            counters.get(RequestResult::Accepted as usize).map_or(0, crate::telemetry::Counter::get)
+        });
+        match accepted {
+            0 => format!("path {path} is gone: its senders get 404 from now on"),
+            some => format!("path {path} is gone although it took {some} requests since the start: its senders get 404 from now on"),
+        }
+    }
+
+    /// Looks whether files have changed and reloads if that is wanted: certificates, keys and secrets always, the
+    /// configuration's text only with `watch_text`.
+    pub(super) fn reload_if_changed(&self, watch_text: bool) {
+        let changed = self.current.lock().unwrap_or_else(PoisonError::into_inner).watched.changed();
+        match changed {
+            Changed::Material => drop(self.reload()),
+            Changed::Text if watch_text => drop(self.reload()),
+            Changed::Text | Changed::Nothing => {}
+        }
+    }
+}

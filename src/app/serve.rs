@@ -1,0 +1,376 @@
+//! Owns the life of a serving process: start in order, serve, reload, stop in order.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    janitor::Janitor,
+    links::{ThroughEngine, ToAgenda, ToEngine},
+    ports::Instance,
+    probe::Probe,
+    reload::{Current, Origin, Running},
+    status::Samples,
+    watch::{self, Watched},
+};
+use crate::{
+    admin::{self, SocketError},
+    agenda::{self, Agenda},
+    clock::Clock,
+    config::{Config, Loaded},
+    delivery::{self, Engine},
+    expr::Evaluator,
+    ingress::{Caller, Gate, Ingress, Setup},
+    jitter::Jitter,
+    listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
+    log::{
+        AckLane, Log,
+        sled::{OpenError, Settings, SledLog},
+    },
+    routing::{Limits, Listener, Live},
+    state::{Keep, StoreError},
+    telemetry::{Metrics, systemd},
+};
+
+/// How often the watchdog and the poison are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// A committer that shows no life for so long has lost sled's I/O thread: the process ends and recovers.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// What a start needs besides the configuration.
+pub struct RunOptions {
+    /// Reload when the configuration's text changes.
+    pub watch: bool,
+}
+
+/// Why the process does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The state of deliveries.
+    #[error(transparent)]
+    State(#[from] StoreError),
+    /// A listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The operators' socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The operators' address.
+    #[error("admin.address {address}: {source}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Threads, directories, signals.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked, with everything begun finished.
+    Cleanly,
+    /// Because nothing could be made durable any more.
+    Poisoned,
+}
+
+/// A serving process.
+pub struct App {
+    running: Arc<Running>,
+    log: Arc<SledLog>,
+    instance: Arc<Instance>,
+    server: Server,
+    shards: Shards,
+    delivery_shards: Shards,
+    janitor: Janitor,
+    admin: Vec<tokio::task::JoinHandle<()>>,
+    options: RunOptions,
+    addresses: Vec<SocketAddr>,
+}
+
+impl App {
+    /// Recovers the log, then the deliveries, then opens the doors. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    pub fn start(loaded: Loaded, origin: Origin, options: RunOptions) -> Result<Self, StartError> {
+        let Loaded { config, mut table, warnings: _, files } = loaded;
+        let (clock, jitter, metrics) = (Clock::system(), Jitter::system(), Arc::new(Metrics::default()));
+        raise_file_limit();
+        let log = open_log(&config, &metrics, &clock)?;
+        let seam: Arc<dyn Log> = log.clone();
+        let evaluator = Evaluator::start(crate::expr::Settings::standard());
+        table.generation = clock.now().as_millis();
+        let (limits, generation, hash) = (table.limits.clone(), table.generation, table.hash.clone());
+        let live = Live::new(table);
+        let shards = Shards::start(Shards::default_count())?;
+        let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
+        let node: Arc<str> = node_name().into();
+
+        let to_engine = Arc::new(ToEngine::default());
+        let keep = Keep { settled: config.store.retention, dead: config.store.dead_retention };
+        let agenda = Agenda::start(
+            agenda::Settings::standard(config.store.path.join("state"), keep),
+            agenda::Deps {
+                log: seam.clone(),
+                live: live.clone(),
+                evaluator: evaluator.clone(),
+                clock: clock.clone(),
+                metrics: metrics.clone(),
+                dispatch: to_engine.clone(),
+                runtime: delivery_shards.any(),
+            },
+        )?;
+        let signals = Arc::new(ToAgenda(agenda.clone()));
+        let engine = Engine::start(
+            delivery::Deps {
+                clock: clock.clone(),
+                jitter: jitter.clone(),
+                log: seam.clone(),
+                live: live.clone(),
+                evaluator: evaluator.clone(),
+                metrics: metrics.clone(),
+                signals: signals.clone(),
+                node: node.clone(),
+            },
+            &delivery_shards.handles(),
+        );
+        let _first = to_engine.0.set(engine.clone());
+
+        let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
+        let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
+        let ingress = Ingress::open(Setup {
+            live: live.clone(),
+            log: seam.clone(),
+            clock: clock.clone(),
+            jitter,
+            evaluator: evaluator.clone(),
+            metrics: metrics.clone(),
+            proxy: Arc::new(ThroughEngine(engine.clone(), metrics.clone())),
+            duplicates: signals,
+            spool_dir: config.store.path.join("spool"),
+        })?;
+        let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
+        let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
+        let admin_address = config.admin.address;
+        let current = Current {
+            watched: Watched::new(&files),
+            loaded_at: clock.now(),
+            generation,
+            hashes: vec![(generation, hash)],
+            config,
+        };
+        let running = Arc::new(Running {
+            origin,
+            live: live.clone(),
+            log: seam,
+            agenda: agenda.clone(),
+            engine,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            current: Mutex::new(current),
+        });
+        running.activated(&live.snapshot());
+        let instance = Arc::new(Instance {
+            running: running.clone(),
+            evaluator,
+            ingress: ingress.clone(),
+            probe,
+            samples: Arc::new(Samples::default()),
+            node,
+        });
+        let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];
+        if let Some(address) = admin_address {
+            let wrong = |source| StartError::Admin { address, source };
+            let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
+            listener.set_nonblocking(true).map_err(wrong)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(wrong)?;
+            admin.push(tokio::spawn(admin::server::serve_tcp(listener, instance.clone())));
+        }
+        let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
+        let janitor = Janitor::start(log.clone(), agenda, clock, store)?;
+        let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
+        Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, admin, options, addresses })
+    }
+
+    /// The TCP addresses that are listened on, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until a signal or a poisoned log ends it, then stops in order.
+    ///
+    /// # Errors
+    /// When signals can't be had.
+    pub async fn serve(self) -> io::Result<Ended> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(TICK);
+        let mut look = tokio::time::interval(watch::EVERY);
+        let (mut beats, mut alive_at) = (self.log.beats(), self.running.clock.elapsed());
+        systemd::ready();
+        let ended = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Ended::Cleanly,
+                _ = interrupt.recv() => break Ended::Cleanly,
+                _ = hang_up.recv() => {
+                    systemd::reloading();
+                    let running = self.running.clone();
+                    let _told = tokio::task::spawn_blocking(move || running.reload().is_ok()).await;
+                    systemd::ready();
+                }
+                _ = look.tick() => {
+                    let (running, watch) = (self.running.clone(), self.options.watch);
+                    let _done = tokio::task::spawn_blocking(move || running.reload_if_changed(watch)).await;
+                }
+                _ = tick.tick() => {
+                    let (beat, now) = (self.log.beats(), self.running.clock.elapsed());
+                    if beat != beats {
+                        (beats, alive_at) = (beat, now);
+                        systemd::watchdog();
+                    } else if now.saturating_sub(alive_at) > STUCK {
+                        tracing::error!("the committer has been stuck for 10 s: ending the process so that it recovers");
+                        std::process::abort();
+                    }
+                    if self.log.is_poisoned() {
+                        break Ended::Poisoned;
+                    }
+                    self.sample();
+                }
+            }
+        };
+        self.stop(ended).await;
+        Ok(ended)
+    }
+
+    fn sample(&self) {
+        let names = admin::Ports::upstreams(&*self.instance);
+        let bytes = self.log.stats().bytes;
+        self.instance.samples.take(self.running.clock.steady(), bytes, &names, &self.running.metrics);
+    }
+
+    async fn stop(self, ended: Ended) {
+        systemd::stopping();
+        self.instance.probe.stop();
+        let shutdown = self.running.current.lock().unwrap_or_else(PoisonError::into_inner).config.shutdown;
+        let delay = if ended == Ended::Cleanly { shutdown.delay } else { Duration::ZERO };
+        tracing::info!("stopping: listeners close, requests under way are answered");
+        let drained = self.server.drain(delay, shutdown.timeout).await;
+        if drained.cut_off > 0 {
+            tracing::warn!(connections = drained.cut_off, "connections were cut off at the end of shutdown_timeout");
+        }
+        self.running.engine.drain(shutdown.timeout).await;
+        let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
+        let _done = tokio::task::spawn_blocking(move || {
+            drop(janitor);
+            agenda.stop();
+            log.close();
+        })
+        .await;
+        for task in &self.admin {
+            task.abort();
+        }
+        let socket = self.running.current.lock().unwrap_or_else(PoisonError::into_inner).config.admin.socket.clone();
+        let _gone = std::fs::remove_file(socket);
+        let (shards, delivery) = (self.shards, self.delivery_shards);
+        let _done = tokio::task::spawn_blocking(move || drop((shards, delivery))).await;
+        tracing::info!("stopped");
+    }
+}
+
+fn open_log(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Arc<SledLog>, OpenError> {
+    let settings = Settings {
+        directory: config.store.path.clone(),
+        segment_bytes: config.store.segment_bytes,
+        max_size: config.store.max_size,
+        reserve: config.store.reserve,
+        barrier: Settings::sync_data(),
+    };
+    let log = SledLog::open(settings, metrics.clone(), clock.clone())?;
+    let recovered = &log.recovered;
+    for file in &recovered.salvaged {
+        tracing::error!(file, "the index of a sealed segment was damaged; it was rebuilt from what is intact");
+    }
+    tracing::info!(
+        incomplete_frames = recovered.incomplete_frames,
+        interrupted_seals = recovered.interrupted_seals,
+        "the log is recovered"
+    );
+    Ok(Arc::new(log))
+}
+
+fn open_doors(
+    shards: &Shards,
+    sockets: Vec<Socket>,
+    limits: &Limits,
+    metrics: Arc<Metrics>,
+    ingress: Arc<Ingress>,
+) -> io::Result<Server> {
+    let mut gates = Vec::new();
+    for handle in shards.handles() {
+        let lane = AckLane::new();
+        handle.spawn(lane.clone().run());
+        gates.push(Gate::new(ingress.clone(), lane));
+    }
+    let on_broken = Arc::new(move |info: &ConnectionInfo, broken: Broken| {
+        let caller = Caller::new(info.peer, info.tls);
+        let (word, status) = match broken {
+            Broken::Malformed => ("malformed", 400),
+            Broken::HeadTooLarge => ("header_too_large", 431),
+            Broken::HeadTooSlow => ("header_too_slow", 408),
+            Broken::TooManyConnections => ("too_many_connections", 503),
+        };
+        ingress.record_broken(&caller, word, status);
+    });
+    let limits = listen::Limits {
+        max_connections: limits.max_connections,
+        handshake_timeout: limits.handshake_timeout,
+        header_timeout: limits.header_timeout,
+        max_header_bytes: limits.max_header_bytes,
+        idle_timeout: limits.idle_timeout,
+    };
+    let factory = move |shard: usize, info: &ConnectionInfo| {
+        let gate = gates.get(shard).or_else(|| gates.first()).cloned();
+        let caller = Arc::new(Caller::new(info.peer, info.tls));
+        #[expect(clippy::expect_used, reason = "there is a gate for each shard, and at least one shard")]
+        gate.expect("at least one shard").service(caller)
+    };
+    Server::start(shards, sockets, limits, metrics, on_broken, factory)
+}
+
+fn address_of(listener: &Listener) -> (listen::Address, Option<Arc<rustls::ServerConfig>>) {
+    match listener {
+        Listener::Tcp { address, tls } => (listen::Address::Tcp(*address), tls.as_ref().map(|tls| tls.config.clone())),
+        Listener::Unix(path) => (listen::Address::Unix(path.clone()), None),
+        Listener::Systemd { name, tls } => {
+            (listen::Address::Systemd(name.clone()), tls.as_ref().map(|tls| tls.config.clone()))
+        }
+    }
+}
+
+/// The host's name, for `status`.
+fn node_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Takes as many file descriptors as the system allows: each connection needs one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _refused = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
