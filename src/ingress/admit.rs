@@ -96,7 +96,8 @@ impl Gate {
         }
 
         if is_safe(&head.method) {
-            return self.pass(doors, source, head, captures, whole, admitted).await;
+            // Boxed, as is the pool below: what is rare does not make the future of every request larger.
+            return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
@@ -282,7 +283,7 @@ impl Gate {
         };
         match self.ingress.evaluator.now(expr, &input) {
             Some(output) => output,
-            None => self.ingress.evaluator.eval(expr, &input).await,
+            None => Box::pin(self.ingress.evaluator.eval(expr, &input)).await,
         }
     }
 
