@@ -9,6 +9,7 @@
 //! request and nothing else, so that it gives the same answer on every attempt.
 
 mod bind;
+mod child;
 mod decode;
 mod json;
 mod plain;
@@ -45,7 +46,8 @@ use crate::{clock::Timestamp, event::EventId};
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// The largest body, as received or decoded, that jq is given on the caller's thread; larger ones go to the pool.
-/// Plain paths take bodies of any size there, as long as they are not encoded.
+/// Plain paths take JSON of any size there, as long as it is not encoded and the result is not itself so large an array
+/// or object.
 pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// How many evaluations an expression that ran away stays in the slow lane (see [`Evaluator`]).

@@ -16,7 +16,7 @@ use jaq_json::Val;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{EvalError, Input, Output, bind, json};
+use super::{EvalError, INLINE_BODY_BYTES_MAX, Input, Output, bind, json};
 
 /// More steps than any real body has levels; it bounds the recursion.
 const STEPS_MAX: usize = 64;
@@ -75,46 +75,50 @@ impl Plain {
         matches!(self.root, Root::Body | Root::Variable("$body"))
     }
 
-    /// The answer. `decoded` may be empty if the body does not matter.
-    pub(super) fn eval(&self, input: &Input<'_>, decoded: &[u8]) -> Result<Output, EvalError> {
+    /// The answer; None if it takes more than a pass over the bytes, so that the pool has to give it: a large form, a
+    /// large array or object as the result. `decoded` may be empty if the body does not matter.
+    pub(super) fn eval(&self, input: &Input<'_>, decoded: &[u8]) -> Option<Result<Output, EvalError>> {
         let found = match self.root {
             Root::Body if !bind::is_form(input.headers) => self.seek(decoded)?,
+            _ if self.needs_body() && decoded.len() > INLINE_BODY_BYTES_MAX => return None,
             Root::Body => match bind::Body::of(input.headers, decoded) {
-                bind::Body::Value(form) => self.walk(form)?,
-                bind::Body::Json(..) => None,
+                bind::Body::Value(form) => self.walk(form),
+                bind::Body::Json(..) => Ok(None),
             },
             Root::Variable("$headers") => match &self.steps[..] {
-                [Step { key: Key::Name(name), .. }] => Some(header_json(input, name)),
-                _ => self.walk(bind::variable("$headers", input, decoded))?,
+                [Step { key: Key::Name(name), .. }] => Ok(Some(header_json(input, name))),
+                _ => self.walk(bind::variable("$headers", input, decoded)),
             },
-            Root::Variable(name) => self.walk(bind::variable(name, input, decoded))?,
+            Root::Variable(name) => self.walk(bind::variable(name, input, decoded)),
         };
+        Some(found.map(|found| self.output(found)))
+    }
+
+    fn output(&self, found: Option<Bytes>) -> Output {
         let found = match &self.default {
             Some(default) if found.as_deref().is_none_or(|value| value == b"null" || value == b"false") => {
                 Some(default.clone())
             }
             _ => found,
         };
-        Ok(Output { values: found.into_iter().collect() })
+        Output { values: found.into_iter().collect() }
     }
 
-    /// Finds the value in JSON text. None for no output (a `?` that was needed).
-    fn seek(&self, decoded: &[u8]) -> Result<Option<Bytes>, EvalError> {
-        let null = || Some(Bytes::from_static(b"null"));
-        let Ok(text) = std::str::from_utf8(decoded) else { return Ok(null()) };
+    /// Finds the value in JSON text: Some(Ok(None)) for no output (a `?` that was needed), None if it is left to the
+    /// pool.
+    fn seek(&self, decoded: &[u8]) -> Option<Result<Option<Bytes>, EvalError>> {
+        let null = || Some(Ok(Some(Bytes::from_static(b"null"))));
+        let Ok(text) = std::str::from_utf8(decoded) else { return null() };
         let mut json = serde_json::Deserializer::from_str(text);
         let found = match (Seek { steps: &self.steps }).deserialize(&mut json) {
             Ok(found) if json.end().is_ok() => found,
-            _ => return Ok(null()),
+            _ => return null(),
         };
         match found {
-            Found::Null => Ok(null()),
-            Found::Raw(raw) => compact(raw).map(Some),
-            Found::Wrong { what, step } if step.optional => {
-                let _unused = what;
-                Ok(None)
-            }
-            Found::Wrong { what, step } => Err(step.error(what)),
+            Found::Null => null(),
+            Found::Raw(raw) => compact(raw).map(|value| value.map(Some)),
+            Found::Wrong { step, .. } if step.optional => Some(Ok(None)),
+            Found::Wrong { what, step } => Some(Err(step.error(what))),
         }
     }
 
@@ -132,9 +136,7 @@ impl Plain {
                 _ => return Err(step.error("a string")),
             };
         }
-        let mut sink = json::Sink::new(u64::MAX);
-        sink.push(&value)?;
-        Ok(sink.into_values().pop())
+        written(&value).map(Some)
     }
 }
 
@@ -155,26 +157,30 @@ fn header_json(input: &Input<'_>, name: &str) -> Bytes {
     }
 }
 
-/// A value found in the text as its canonical JSON: numbers as they stand, strings with the fewest escapes.
-fn compact(raw: &RawValue) -> Result<Bytes, EvalError> {
+/// A value found in the text as its canonical JSON: numbers as they stand, strings with the fewest escapes. None if it
+/// is an array or object that is too large or too tangled to be read here.
+fn compact(raw: &RawValue) -> Option<Result<Bytes, EvalError>> {
     let text = raw.get();
-    match text.as_bytes().first() {
-        Some(b'"') if !text.contains('\\') => Ok(Bytes::copy_from_slice(text.as_bytes())),
-        Some(b'"') => match serde_json::from_str::<String>(text) {
-            Ok(decoded) => Ok(json::quote(&decoded)),
-            Err(_) => Ok(Bytes::from_static(b"null")),
+    Some(Ok(match text.as_bytes().first() {
+        Some(b'"') if text.contains('\\') => match serde_json::from_str::<String>(text) {
+            Ok(decoded) => json::quote(&decoded),
+            Err(_) => Bytes::from_static(b"null"),
         },
         Some(b'[' | b'{') => {
-            let value = match json::Survey::of(text.as_bytes()) {
-                Some((text, survey)) => survey.read(text)?,
-                None => Val::Null,
-            };
-            let mut sink = json::Sink::new(u64::MAX);
-            sink.push(&value)?;
-            Ok(sink.into_values().pop().unwrap_or_default())
+            if text.len() > INLINE_BODY_BYTES_MAX {
+                return None;
+            }
+            let (text, survey) = json::Survey::of(text.as_bytes()).filter(|(_, survey)| survey.is_light())?;
+            return Some(survey.read(text).and_then(|value| written(&value)));
         }
-        _ => Ok(Bytes::copy_from_slice(text.as_bytes())),
-    }
+        _ => Bytes::copy_from_slice(text.as_bytes()),
+    }))
+}
+
+fn written(value: &Val) -> Result<Bytes, EvalError> {
+    let mut sink = json::Sink::new(u64::MAX);
+    sink.push(value)?;
+    Ok(sink.into_values().pop().unwrap_or_default())
 }
 
 fn key_of(term: &Term<&str>) -> Option<Key> {
