@@ -12,6 +12,7 @@ mod body;
 mod budget;
 mod client;
 mod door;
+mod head;
 mod proxy;
 mod refused;
 mod reply;
