@@ -3,7 +3,7 @@
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{header, request::Parts};
 use http_body::Body as HttpBody;
 
 use super::{
@@ -11,8 +11,9 @@ use super::{
     body::{self, Content, Received, Room},
     client::Caller,
     door::Doors,
+    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, takes_method},
     proxy::{ProxyError, SafeRequest},
-    reply::{self, ALL_METHODS, Refusal, ReplyBody, Taken},
+    reply::{Refusal, ReplyBody, Taken},
 };
 use crate::{
     clock::Timestamp,
@@ -96,7 +97,8 @@ impl Gate {
         }
 
         if is_safe(&head.method) {
-            return self.pass(doors, source, head, captures, whole, admitted).await;
+            // Boxed, as is the pool below: what is rare does not make the future of every request larger.
+            return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
@@ -283,7 +285,7 @@ impl Gate {
         };
         match self.ingress.evaluator.now(expr, &input) {
             Some(output) => output,
-            None => self.ingress.evaluator.eval(expr, &input).await,
+            None => Box::pin(self.ingress.evaluator.eval(expr, &input)).await,
         }
     }
 
@@ -319,98 +321,4 @@ struct Ask<'a> {
     captures: &'a [(Box<str>, Box<str>)],
     source: &'a Arc<Source>,
     received_at: Timestamp,
-}
-
-/// TRACE and CONNECT are never taken, whatever a source lists.
-fn is_possible_method(method: &Method) -> Result<(), Refusal> {
-    match *method {
-        Method::TRACE | Method::CONNECT => Err(Refusal::Method { allow: ALL_METHODS.into() }),
-        _ => Ok(()),
-    }
-}
-
-/// The host that was asked for, without port. RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1.
-fn host(head: &Parts) -> Result<&str, Refusal> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (first, second) = (hosts.next(), hosts.next());
-    if second.is_some() || (first.is_none() && head.version == Version::HTTP_11) {
-        return Err(Refusal::Host);
-    }
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let named = match (authority, first) {
-        (Some(authority), _) => authority.rsplit('@').next().unwrap_or(authority),
-        (None, Some(value)) => value.to_str().map_err(|_odd| Refusal::Host)?,
-        (None, None) => "",
-    };
-    let port_free = match named.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => named,
-    };
-    Ok(port_free)
-}
-
-fn takes_method(source: &Source, method: &Method) -> Result<(), Refusal> {
-    match &source.methods {
-        Some(listed) if !listed.contains(method) => Err(Refusal::Method { allow: reply::allow(Some(listed)) }),
-        _ => Ok(()),
-    }
-}
-
-/// The length that the sender declared, refused before a byte of the body is read (or a `100 Continue` is sent).
-fn declared_length(headers: &HeaderMap, max_body: u64) -> Result<Option<u64>, Refusal> {
-    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).ok_or(Refusal::Length)?;
-    if length > max_body { Err(Refusal::TooLarge) } else { Ok(Some(length)) }
-}
-
-/// gRPC speaks in trailers, which are not kept. gRPC-Web does not.
-fn is_not_grpc(headers: &HeaderMap) -> Result<(), Refusal> {
-    const GRPC: &[u8] = b"application/grpc";
-    let Some(kind) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let Some((start, rest)) = kind.as_bytes().split_at_checked(GRPC.len()) else { return Ok(()) };
-    let ends = matches!(rest.first(), None | Some(b'+' | b';' | b' '));
-    if ends && start.eq_ignore_ascii_case(GRPC) { Err(Refusal::Grpc) } else { Ok(()) }
-}
-
-fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn head(target: &str, hosts: &[&str]) -> Parts {
-        let mut request = http::Request::builder().uri(target);
-        for host in hosts {
-            request = request.header("host", *host);
-        }
-        request.body(()).unwrap().into_parts().0
-    }
-
-    #[test]
-    fn the_host_is_the_one_asked_for_without_its_port() {
-        let cases: [(&str, &[&str], Option<&str>); 9] = [
-            ("/a", &["example.com"], Some("example.com")),
-            ("/a", &["example.com:8443"], Some("example.com")),
-            ("/a", &["[2001:db8::1]:80"], Some("[2001:db8::1]")),
-            ("/a", &["[2001:db8::1]"], Some("[2001:db8::1]")),
-            ("http://other.example:80/a", &["example.com"], Some("other.example")),
-            ("/a", &[""], Some("")),
-            ("/a", &[], None),
-            ("/a", &["one", "two"], None),
-            ("http://user@other.example/a", &["x"], Some("other.example")),
-        ];
-        for (target, hosts, expected) in cases {
-            assert_eq!(host(&head(target, hosts)).ok(), expected, "{target} {hosts:?}");
-        }
-    }
-
-    #[test]
-    fn grpc_is_told_apart_from_its_relatives() {
-        let grpc =
-            |kind: &str| is_not_grpc(&HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())])).is_err();
-        assert!(grpc("application/grpc") && grpc("application/grpc+proto") && grpc("Application/gRPC; x=y"));
-        assert!(!grpc("application/grpc-web") && !grpc("application/json") && !grpc("application/grpcx"));
-    }
 }

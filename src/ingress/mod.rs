@@ -3,12 +3,16 @@
 //! Promises that a 2xx leaves only after the log has said that the event would survive a power cut, that nothing
 //! unverified enters the log, that limits are applied while reading, and that a fault of ours is never a 4xx.
 //! Knows nothing of deliveries and nothing of sockets: it meets the first in the log and is called by the second.
+//!
+//! Diagnostics have the target `access`: refusals are `info` (`warn` when the fault is ours), what was taken is
+//! `debug`; the setting `diagnostics.access` is a filter on that target.
 
 mod admit;
 mod body;
 mod budget;
 mod client;
 mod door;
+mod head;
 mod proxy;
 mod refused;
 mod reply;
@@ -174,7 +178,16 @@ impl Gate {
                     door.count(taken.result());
                     door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
                 }
-                tracing::debug!(target: "access", result = taken.result().as_str(), "taken");
+                tracing::debug!(
+                    target: "access",
+                    result = taken.result().as_str(),
+                    source = source.map(|source| &*source.name),
+                    client = %caller.shown(),
+                    method = %head.method,
+                    path = head.uri.path(),
+                    size = progress.read,
+                    "taken"
+                );
                 taken.answer(source.and_then(|source| source.reply.as_ref()))
             }
             Err(refusal) => {

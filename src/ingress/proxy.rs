@@ -30,8 +30,8 @@ pub type Forwarding =
 
 /// Sends safe requests to upstreams, once.
 pub trait Proxy: Send + Sync {
-    /// Sends the request to the first upstream that its source's routes name. The caller waits at most the source's
-    /// `reply_timeout` and then drops the future.
+    /// Sends the request to the first upstream that its source's routes name. The answer comes without
+    /// hop-by-hop headers. The caller waits at most the source's `reply_timeout` for its head and then drops the future.
     fn forward(&self, request: SafeRequest) -> Forwarding;
 }
 

@@ -68,7 +68,8 @@ impl Refused {
 
 /// The beginning of a text, cut at a character.
 pub(super) fn cut(text: &str) -> Box<str> {
-    text.get(..text.floor_char_boundary(PATH_BYTES_MAX)).unwrap_or(text).into()
+    let end = (0..=PATH_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -375,3 +375,10 @@ async fn a_refusal_is_remembered_with_what_an_operator_asks_for() {
     assert_eq!((&*kept[0].client, &*kept[0].method, kept[0].path.len()), ("192.0.2.1", "PUT", 256));
     assert_eq!((kept[1].reason, &*kept[1].method), ("malformed", ""));
 }
+
+#[tokio::test]
+async fn the_future_of_a_request_stays_small_enough_to_be_moved() {
+    let door = Door::open();
+    let size = std::mem::size_of_val(&door.gate.handle(&door.caller, post("/open", "x")));
+    assert!(size <= 2_560, "{size} bytes");
+}

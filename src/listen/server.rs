@@ -17,8 +17,7 @@ use hyper::{body::Incoming, service::Service};
 use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
-    Broken, ConnectionInfo, Limits, OnBroken, Shards, Socket,
-    conn::{self, OVERLOADED},
+    Broken, ConnectionInfo, Limits, OnBroken, Shards, Socket, conn,
     socket::{Fresh, Registered},
 };
 use crate::telemetry::{Metrics, RequestResult};
@@ -48,6 +47,7 @@ pub(super) struct Shared {
     open: AtomicUsize,
     empty: Notify,
     next: AtomicUsize,
+    turned_away: AtomicUsize,
 }
 
 impl Server {
@@ -80,6 +80,7 @@ impl Server {
             open: AtomicUsize::new(0),
             empty: Notify::new(),
             next: AtomicUsize::new(0),
+            turned_away: AtomicUsize::new(0),
         });
         let factory = Arc::new(factory);
         for socket in sockets {
@@ -200,7 +201,8 @@ async fn accept<F, S, B>(
         let info = ConnectionInfo { peer: fresh.peer(), tls: tls.is_some() };
         let Some(place) = shared.admit() else {
             shared.broken(&info, Broken::TooManyConnections);
-            fresh.turn_away(tls.is_none());
+            // Spread over 5 to 30 s, so that those who were turned away do not return together.
+            fresh.turn_away(tls.is_none(), 5 + shared.turned_away.fetch_add(11, Ordering::Relaxed) % 26);
             continue;
         };
         let index = shared.next.fetch_add(1, Ordering::Relaxed) % handles.len().max(1);
@@ -229,12 +231,19 @@ impl Fresh {
     }
 
     /// Closes the connection; says why if it can be said in plain text. Never blocks: the socket does not.
-    fn turn_away(self, plain: bool) {
-        if plain {
-            let _gone = match self {
-                Self::Tcp(mut stream, _) => stream.write_all(OVERLOADED),
-                Self::Unix(mut stream) => stream.write_all(OVERLOADED),
-            };
+    fn turn_away(self, plain: bool, retry_after_s: usize) {
+        if !plain {
+            return;
         }
+        const PROBLEM: &str = r#"{"type":"about:blank","title":"Service Unavailable","status":503}"#;
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: {retry_after_s}\r\n\
+             content-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{PROBLEM}",
+            PROBLEM.len()
+        );
+        let _gone = match self {
+            Self::Tcp(mut stream, _) => stream.write_all(answer.as_bytes()),
+            Self::Unix(mut stream) => stream.write_all(answer.as_bytes()),
+        };
     }
 }

@@ -28,12 +28,20 @@ pub(super) enum Stream {
 }
 
 /// A stream that notes what happens on it, and that first gives back what was read from it before.
-///
-/// Its shutdown does nothing: whoever owns the stream closes it after hyper is done with it.
 pub(super) struct Metered {
     pub(super) stream: Stream,
     activity: Arc<Activity>,
     ahead: Ahead,
+    end: WhoCloses,
+}
+
+/// Who closes the stream when HTTP is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhoCloses {
+    /// hyper.
+    Hyper,
+    /// Whoever takes the stream back from hyper.
+    Owner,
 }
 
 /// Bytes that were read to find out which protocol is spoken.
@@ -62,8 +70,8 @@ impl Ahead {
 }
 
 impl Metered {
-    pub(super) fn new(stream: Stream, activity: Arc<Activity>, ahead: Ahead) -> Self {
-        Self { stream, activity, ahead }
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>, ahead: Ahead, end: WhoCloses) -> Self {
+        Self { stream, activity, ahead, end }
     }
 }
 
@@ -117,7 +125,10 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
+        match self.end {
+            WhoCloses::Hyper => Pin::new(&mut self.get_mut().stream).poll_shutdown(cx),
+            WhoCloses::Owner => self.poll_flush(cx),
+        }
     }
 }
 

@@ -44,10 +44,13 @@ pub(super) enum Behaviour {
     Duplicate { body_differs: bool },
 }
 
+/// Parts, entry and key of an append.
+type Recorded = (Vec<NewEntry>, NewEntry, Option<DedupeKey>);
+
 /// A log in memory that records what was appended and answers as told.
 pub(super) struct FakeLog {
     behaviour: Mutex<Behaviour>,
-    appended: Mutex<Vec<(Vec<NewEntry>, NewEntry, Option<DedupeKey>)>>,
+    appended: Mutex<Vec<Recorded>>,
     held: Mutex<Vec<(Done, Acked)>>,
     older: Mutex<Result<Option<(EventId, bool)>, ()>>,
     next: AtomicU64,

@@ -101,6 +101,18 @@ async fn a_sender_that_goes_away_inside_the_body_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn connect_and_trace_are_405_whatever_they_ask_for() {
+    let door = Door::open();
+    for request in ["CONNECT relay.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "TRACE /open HTTP/1.1\r\nHost: x\r\n\r\n"]
+    {
+        let (mut stream, _served) = connect(&door).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, r#""status":405}"#).await;
+        assert!(answer.contains("allow: GET, HEAD, POST"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_a_small_request_keeps_the_connection() {
     let door = Door::open();
     let (mut stream, _served) = connect(&door).await;
