@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::{probe::Probe, reads, reload::Running, status::Samples};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, for_ever, wire},
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
     agenda::plan::{Routes, Verdict},
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
@@ -21,6 +21,9 @@ use crate::{
 
 /// Events in one question to the agenda.
 const VIEW_AT_ONCE: usize = 1_000;
+
+/// What stands for a hold without an end: the year 9999.
+const NO_END: Timestamp = Timestamp::from_millis(253_370_764_800_000);
 
 /// A running instance, as its operators see it.
 pub(super) struct Instance {
@@ -154,7 +157,7 @@ impl Ports for Instance {
         with_body.body = crate::event::Body::Inline(Bytes::copy_from_slice(body));
         match routes.plan(&with_body, &self.evaluator, &[]) {
             Verdict::Decided(decision) => Ok(decision.targets),
-            Verdict::Undecided(questions) => {
+            Verdict::Ask(questions) => {
                 let table = self.running.live.snapshot();
                 let mut answers = Vec::new();
                 for index in questions {
@@ -166,7 +169,7 @@ impl Ports for Instance {
                 }
                 match routes.plan(&with_body, &self.evaluator, &answers) {
                     Verdict::Decided(decision) => Ok(decision.targets),
-                    Verdict::Undecided(_) => Err("the routes' filters can't be evaluated now".into()),
+                    Verdict::Ask(_) => Err("the routes' filters can't be evaluated now".into()),
                 }
             }
         }
@@ -202,7 +205,7 @@ impl Instance {
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.in_flight = stats.in_flight;
-                upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or_else(for_ever));
+                upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
             }
             upstream.name = name.into();

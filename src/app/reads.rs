@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The most bytes a body is decoded to for searching.
-const DECODED_BYTES_MAX: usize = 25 << 20;
+const DECODED_BYTES_MAX: u64 = 25 << 20;
 
 /// Compiles an expression to a filter over stored events.
 pub(super) fn filter(expression: &str, evaluator: Evaluator) -> Result<Predicate, String> {
