@@ -9,6 +9,7 @@
 mod breaker;
 mod classify;
 mod client;
+mod connection;
 mod gates;
 mod headers;
 mod lane;
