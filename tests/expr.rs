@@ -202,22 +202,60 @@ async fn a_program_that_is_no_worker_is_unavailable() {
     }
 }
 
+/// The worker that was given this memory limit, which is unique to a test.
+#[cfg(target_os = "linux")]
+fn worker_with(memory_limit: u64) -> Option<String> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|process| process.file_name().into_string().ok());
+    let ends = format!("expr-worker\0{memory_limit}\0");
+    ids.into_iter()
+        .find(|id| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|command| command.ends_with(ends.as_bytes())))
+}
+
+#[cfg(target_os = "linux")]
+fn terminate(worker: &str) {
+    assert!(Command::new("kill").args(["-TERM", worker]).status().is_ok_and(|status| status.success()));
+}
+
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_worker_sees_nothing_of_the_servers_environment() {
-    let evaluator = Evaluator::start(Settings { workers: 1, ..settings() });
+    let memory_limit = (512 << 20) + 1;
+    let evaluator = Evaluator::start(Settings { memory_limit, ..settings() });
     assert_eq!(texts(eval(&evaluator, "[1] | add", b"").await), ["1"]);
     // `env` is not defined in expressions, so the environment is looked at from outside.
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let children: String =
-        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok()).collect();
-    let workers = children.split_whitespace().filter(|child| {
-        std::fs::read(format!("/proc/{child}/cmdline"))
-            .is_ok_and(|command| String::from_utf8_lossy(&command).contains("expr-worker"))
-    });
-    for worker in workers {
-        assert_eq!(std::fs::read(format!("/proc/{worker}/environ")).unwrap_or_default(), b"");
-    }
+    let worker = worker_with(memory_limit).expect("it waits for more");
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).expect("our own child");
+    let names = String::from_utf8_lossy(&environment);
+    assert!(names.split_terminator('\0').all(|variable| variable.starts_with("MIMALLOC_")), "{names}");
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn an_idle_worker_that_was_killed_is_replaced_unnoticed() {
+    let memory_limit = (512 << 20) + 2;
+    let evaluator = Evaluator::start(Settings { memory_limit, ..settings() });
+    assert_eq!(texts(eval(&evaluator, "[1] | add", b"").await), ["1"]);
+    terminate(&worker_with(memory_limit).expect("it waits for more"));
+    assert_eq!(texts(eval(&evaluator, "[2] | add", b"").await), ["2"]);
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn an_evaluation_whose_worker_somebody_ended_may_be_tried_again() {
+    let memory_limit = (512 << 20) + 3;
+    let evaluator = Evaluator::start(Settings { memory_limit, ..settings() });
+    let somebody = async {
+        loop {
+            if let Some(worker) = worker_with(memory_limit) {
+                return terminate(&worker);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (result, ()) = tokio::join!(eval(&evaluator, "until(false; .)", b""), somebody);
+    assert!(matches!(result, Err(EvalError::Unavailable(_))), "{result:?}");
+    assert_eq!(texts(eval(&evaluator, "[2] | add", b"").await), ["2"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! request and nothing else, so that it gives the same answer on every attempt.
 
 mod bind;
+mod child;
 mod decode;
 mod json;
 mod plain;

@@ -26,8 +26,12 @@ use super::{
 /// The hidden subcommand. Its one argument is the memory limit in bytes.
 pub(super) const SUBCOMMAND: &str = "expr-worker";
 
-/// Address space beside what expressions may use: the binary, its libraries, two stacks, the allocator's reserve.
+/// Address space beside what expressions may use and what is mapped at the start: the evaluator's stack, the
+/// allocator's reserve.
 const BASE_BYTES: u64 = 256 << 20;
+
+/// The unit of `/proc/self/statm` where pages are smallest; larger pages only make the limit tighter.
+const PAGE_BYTES: u64 = 4096;
 
 /// CPU seconds of one process. The parent retires workers long before; this ends one whose parent does not.
 const CPU_SECONDS: u64 = 60;
@@ -65,9 +69,15 @@ fn confine(memory: Option<u64>) -> io::Result<()> {
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, CPU_SECONDS)?;
     if let Some(memory) = memory {
-        limit(Resource::As, memory.saturating_add(BASE_BYTES))?;
+        limit(Resource::As, memory.saturating_add(BASE_BYTES).saturating_add(mapped_bytes()))?;
     }
     Ok(())
+}
+
+/// Address space in use, which an allocator may have reserved generously; 0 if the system does not say.
+fn mapped_bytes() -> u64 {
+    let pages = |statm: String| statm.split(' ').next().and_then(|pages| pages.parse::<u64>().ok());
+    std::fs::read_to_string("/proc/self/statm").ok().and_then(pages).map_or(0, |pages| pages.saturating_mul(PAGE_BYTES))
 }
 
 fn read_frame(input: &mut impl Read) -> io::Result<Vec<u8>> {

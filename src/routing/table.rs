@@ -162,6 +162,8 @@ pub enum Target {
 pub struct TlsClient {
     /// Roots, client certificate, ALPN.
     pub config: Arc<rustls::ClientConfig>,
+    /// The name to ask for and to check the certificate against; None: the target's host.
+    pub server_name: Option<rustls_pki_types::ServerName<'static>>,
 }
 
 /// TLS of a listener, already loaded.

@@ -91,7 +91,7 @@ async fn deliver_over_tls(alpn: &[&[u8]], host: HostPolicy) -> (Vec<(http::Versi
         }
     });
     let mut one = upstream("u", Target::Https(format!("https://localhost:{port}").parse().unwrap()));
-    one.tls = Some(Arc::new(TlsClient { config: client }));
+    one.tls = Some(Arc::new(TlsClient { config: client, server_name: None }));
     one.host = host;
     let rig = rig(vec![one], Vec::new());
     rig.dispatch(1..=20, "u");
@@ -126,7 +126,7 @@ async fn a_certificate_of_an_unknown_authority_is_a_deferral() {
         TlsAcceptor::from(server).accept(stream).await.is_ok()
     });
     let mut one = upstream("u", Target::Https(format!("https://localhost:{port}").parse().unwrap()));
-    one.tls = Some(Arc::new(TlsClient { config: stranger }));
+    one.tls = Some(Arc::new(TlsClient { config: stranger, server_name: None }));
     let rig = rig(vec![one], Vec::new());
     rig.dispatch([1], "u");
     let attempt = rig.log.wait(1).await.remove(0).attempt.unwrap();

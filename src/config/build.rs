@@ -1,0 +1,144 @@
+//! Owns the last step: sections read one by one become one routing table, checked as a whole.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    listen::is_public,
+    problem::Place,
+    reader::{Context, suggestion},
+    settings::ListenSettings,
+    source::{ReadSource, shown_path},
+};
+use crate::routing::{Limits, Route, Table, TableParts, Upstream};
+
+/// What was read.
+pub(super) struct Parts {
+    pub(super) sources: Vec<ReadSource>,
+    pub(super) upstreams: Vec<(Upstream, Place)>,
+    pub(super) routes: Vec<(Route, Place)>,
+    pub(super) limits: Limits,
+}
+
+impl Parts {
+    /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
+    /// section that could not be read would be missing everywhere.
+    pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+        self.check_names(cx);
+        self.check_paths(cx);
+        self.check_use(cx);
+        self.check_guards(cx, listeners);
+    }
+
+    /// The table; its hash and generation come later.
+    pub(super) fn into_table(self) -> Table {
+        let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for read in self.sources {
+            routes.extend(read.route);
+            sources.push(Arc::new(read.source));
+        }
+        routes.extend(self.routes.into_iter().map(|(route, _)| route));
+        let upstreams: HashMap<_, _> =
+            self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
+        Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })
+    }
+
+    fn all_routes(&self) -> impl Iterator<Item = (&Route, &Place, String)> {
+        let short = self.sources.iter().filter_map(|read| {
+            let key = format!("source.{}.to", read.source.name);
+            read.route.as_ref().map(|route| (route, &read.place, key))
+        });
+        let long = self.routes.iter().map(|(route, place)| (route, place, format!("route.{}", route.name)));
+        short.chain(long)
+    }
+
+    fn check_names(&self, cx: &Context<'_>) {
+        let sources: HashSet<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
+        let upstreams: HashSet<&str> = self.upstreams.iter().map(|(upstream, _)| &*upstream.name).collect();
+        let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
+        for (route, place, key) in self.all_routes() {
+            if let Some(first) = named.insert(&route.name, place) {
+                let message = format!(
+                    "the route at {first} has the same name; every route has its own (a source's to \
+                                       makes a route named after the source)"
+                );
+                cx.problem(place, &key, message);
+            }
+            for name in route.to.iter().filter(|name| !upstreams.contains(&***name)) {
+                let hint = suggestion(name, upstreams.iter().copied());
+                cx.problem(place, &key, format!("names the unknown upstream \"{name}\"; {hint}"));
+            }
+            for name in route.sources.iter().flatten().filter(|name| !sources.contains(&***name)) {
+                let hint = suggestion(name, sources.iter().copied());
+                cx.problem(place, &key, format!("names the unknown source \"{name}\"; {hint}"));
+            }
+        }
+    }
+
+    /// Two sources that would take the same requests stand side by side in the order of precedence.
+    fn check_paths(&self, cx: &Context<'_>) {
+        let mut sorted: Vec<&ReadSource> = self.sources.iter().collect();
+        sorted.sort_by(|one, other| {
+            let hosts = one.source.host.cmp(&other.source.host);
+            hosts.then_with(|| one.source.pattern.precedence(&other.source.pattern))
+        });
+        for pair in sorted.windows(2) {
+            let [one, other] = pair else { continue };
+            if one.source.host == other.source.host && one.source.pattern.conflicts(&other.source.pattern) {
+                let message = format!(
+                    "\"{}\" takes the same requests as \"{}\" of source.{} at {}; give them different paths or hosts",
+                    shown_path(&other.source),
+                    shown_path(&one.source),
+                    one.source.name,
+                    one.place
+                );
+                cx.problem(&other.place, &format!("source.{}.path", other.source.name), message);
+            }
+        }
+    }
+
+    fn check_use(&self, cx: &Context<'_>) {
+        let routes: Vec<&Route> = self.all_routes().map(|(route, _, _)| route).collect();
+        for ReadSource { source, place, .. } in &self.sources {
+            if !routes.iter().any(|route| route.takes(&source.name)) {
+                let message = "no route takes its events: they are stored and go nowhere; add to = [\"…\"]";
+                cx.warn(place, &format!("source.{}", source.name), message);
+            }
+        }
+        for (upstream, place) in &self.upstreams {
+            if !routes.iter().any(|route| route.leads_to(&upstream.name)) {
+                cx.warn(place, &format!("upstream.{}", upstream.name), "no route leads to it");
+            }
+        }
+        for (route, place) in &self.routes {
+            if route.sources.is_none() && self.sources.is_empty() {
+                cx.warn(place, &format!("route.{}", route.name), "there is no source: the route is dead");
+            }
+        }
+    }
+
+    fn check_guards(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+        let Some(open) = listeners.iter().find(|listen| is_public(&listen.listener)) else { return };
+        for ReadSource { source, place, .. } in &self.sources {
+            if source.verifier.scheme() == "none" {
+                let message = format!("no check at all: whoever reaches {} can post here", open.address);
+                cx.warn(place, &format!("source.{}.verify", source.name), message);
+            }
+        }
+    }
+}
+
+/// Warns about routes that surely conflict.
+pub(super) fn warn_of_conflicts(cx: &Context<'_>, table: &Table, whole: &Place) {
+    for conflict in table.statically_conflicting() {
+        let message = format!(
+            "routes {} and {} change the same events differently for upstream {}: such deliveries die; join the routes \
+             or add conditions",
+            conflict.first, conflict.second, conflict.upstream
+        );
+        cx.warn(whole, "route", message);
+    }
+}

@@ -1,0 +1,149 @@
+//! Owns the way from text to validated values: files, includes, environment, keys, defaults, and what a reload changes.
+//!
+//! Promises that all problems are reported at once, each with file, line and key; that an unknown key is a problem; that
+//! each default stands once, where its key is read; and that no message and no printed configuration contains the value
+//! of a secret. A configuration that has problems yields nothing, so that it can't replace a good one.
+//!
+//! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
+
+mod build;
+mod files;
+mod find;
+mod interpolate;
+mod listen;
+mod problem;
+mod reader;
+mod reload;
+mod route;
+mod server;
+mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tree;
+mod units;
+mod upstream;
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use find::{NotFound, find};
+pub use problem::{Place, Problem, Problems};
+pub use reload::{ReloadReport, diff};
+pub use settings::{
+    Access, AdminSettings, Config, DiagnosticsSettings, Format, ListenSettings, Loaded, ShutdownSettings,
+    StoreSettings, WhenFull,
+};
+use sha2::{Digest as _, Sha256};
+pub use tls::Certificates;
+
+use build::Parts;
+use interpolate::Env;
+use reader::{Context, Section, quoted};
+use tree::Table;
+
+use crate::routing;
+
+/// Loads a configuration file with the process's environment. Blocks on the file system.
+///
+/// # Errors
+/// Every [`Problem`] that was found.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// Loads a configuration file; `${NAME}` is looked up in `env`. (`env:` secrets come from the process's environment.)
+///
+/// # Errors
+/// Every [`Problem`] that was found.
+pub fn load_with(path: &Path, env: Env<'_>) -> Result<Loaded, Problems> {
+    let cx = Context::new(env);
+    let table = files::read(&cx, path);
+    finish(cx, &table, path)
+}
+
+/// The configuration of `run --listen ADDR --to URL`: a source and an upstream, both called `default`, any path and
+/// method, no check, data and admin socket in `data`. Relative paths start at the working directory.
+///
+/// # Errors
+/// Every [`Problem`] that was found; the file is called `command line`.
+pub fn quick(listen: &str, to: &str, data: &Path) -> Result<Loaded, Problems> {
+    let text = format!(
+        "listen = [{{ address = {} }}]\nstore.path = {}\nsource.default = {{ path = \"/*\", to = [\"default\"] }}\n\
+         upstream.default.url = {}\n",
+        quoted(listen),
+        quoted(&data.to_string_lossy()),
+        quoted(to),
+    );
+    let env = |name: &str| std::env::var(name).ok();
+    let cx = Context::new(&env);
+    let file: Arc<Path> = Arc::from(Path::new("command line"));
+    let mut table = Table::default();
+    files::add(&cx, &text, &file, &mut table, &mut VecDeque::new());
+    finish(cx, &table, &file)
+}
+
+/// The effective configuration as TOML: every key with its value, secrets as references, and each upstream's retry
+/// timetable as a comment.
+#[must_use]
+pub fn effective(config: &Config) -> &str {
+    &config.printed
+}
+
+fn finish(cx: Context<'_>, table: &Table, path: &Path) -> Result<Loaded, Problems> {
+    // What could not be parsed is missing: all that would be said about the rest might be wrong.
+    let read = if cx.has_problems() { None } else { read(&cx, table, path) };
+    let collected = cx.collected();
+    let Some((mut config, mut table)) = read.filter(|_| collected.problems.is_empty()) else {
+        return Err(Problems(collected.problems));
+    };
+    config.hash = hex::encode(Sha256::digest(collected.printed.as_bytes()));
+    config.printed = collected.printed;
+    config.values = collected.values;
+    table.hash.clone_from(&config.hash);
+    let files: Vec<PathBuf> = collected.files;
+    Ok(Loaded { config, table, warnings: collected.warnings, files })
+}
+
+/// Reads every section. None if there are problems.
+fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing::Table)> {
+    let whole = Place { file: Arc::from(path), line: 0 };
+    let root = Section::root(cx, table, whole.clone());
+    let server = server::Server::read(root.section("server"));
+    let listen = listen::read(&root);
+    let store = server::store(root.section("store"));
+    let admin = server::admin(root.section("admin"), &store);
+    let diagnostics = server::diagnostics(root.section("diagnostics"));
+    let privacy = server::privacy(root.section("privacy"));
+    let parts = Parts {
+        sources: source::read(&root, &server),
+        upstreams: upstream::read(&root, &server, &store),
+        routes: route::read(&root),
+        limits: server.limits,
+    };
+    root.finish();
+    if !cx.has_problems() {
+        parts.check(cx, &listen);
+    }
+    if cx.has_problems() {
+        return None;
+    }
+    let table = parts.into_table();
+    build::warn_of_conflicts(cx, &table, &whole);
+    let config = Config {
+        listen,
+        store,
+        admin,
+        diagnostics,
+        shutdown: server.shutdown,
+        privacy,
+        hash: String::new(),
+        printed: String::new(),
+        values: std::collections::BTreeMap::new(),
+    };
+    Some((config, table))
+}

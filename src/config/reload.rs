@@ -1,0 +1,107 @@
+//! Owns what a reload changes: the difference of two configurations, and the taking over of running listeners.
+
+use std::collections::BTreeSet;
+
+use super::settings::Config;
+
+/// Keys (or beginnings of keys) that are read once, when the process starts.
+const NEEDS_RESTART: [&str; 10] = [
+    "server.max_connections",
+    "server.handshake_timeout",
+    "server.header_timeout",
+    "server.max_header",
+    "server.idle_timeout",
+    "server.shutdown_",
+    "store.",
+    "admin.",
+    "diagnostics.level",
+    "diagnostics.format",
+];
+
+/// What is different between the running configuration and a new one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReloadReport {
+    /// Keys and addresses whose change takes effect at the next start only.
+    pub needs_restart: Vec<String>,
+    /// Paths (after their host) that no source has any longer: their senders get 404 now.
+    pub removed_paths: Vec<String>,
+    /// Upstreams that are gone: their deliveries are held until they return.
+    pub removed_upstreams: Vec<String>,
+    /// Every other key that was added, removed or changed.
+    pub changed: Vec<String>,
+}
+
+impl ReloadReport {
+    /// Whether both are the same.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Compares two configurations.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> ReloadReport {
+    let mut report = ReloadReport::default();
+    let keys: BTreeSet<&String> = old.values.keys().chain(new.values.keys()).collect();
+    for key in keys {
+        if old.values.get(key) == new.values.get(key) || key.starts_with("listen[") {
+            continue;
+        }
+        let at_start_only = NEEDS_RESTART.iter().any(|beginning| key.starts_with(beginning));
+        if at_start_only { &mut report.needs_restart } else { &mut report.changed }.push(key.clone());
+    }
+    diff_listeners(old, new, &mut report);
+    let (paths, upstreams) = (|config| paths(config), |config| upstreams(config));
+    report.removed_paths = paths(old).difference(&paths(new)).cloned().collect();
+    report.removed_upstreams = upstreams(old).difference(&upstreams(new)).cloned().collect();
+    report
+}
+
+fn diff_listeners(old: &Config, new: &Config, report: &mut ReloadReport) {
+    for listen in &new.listen {
+        let why = match old.listen.iter().find(|other| other.address == listen.address) {
+            None => "is new",
+            Some(other) if other.fixed != listen.fixed => "has other TLS settings",
+            Some(_) => continue,
+        };
+        report.needs_restart.push(format!("listen {} {why}", listen.address));
+    }
+    for listen in &old.listen {
+        if !new.listen.iter().any(|other| other.address == listen.address) {
+            report.needs_restart.push(format!("listen {} is gone", listen.address));
+        }
+    }
+}
+
+fn paths(config: &Config) -> BTreeSet<String> {
+    let sources = config.values.iter().filter_map(|(key, path)| {
+        let name = key.strip_prefix("source.")?.strip_suffix(".path")?;
+        let host = config.values.get(&format!("source.{name}.host")).map_or("", |host| host.trim_matches('"'));
+        Some(format!("{host}{}", path.trim_matches('"')))
+    });
+    sources.collect()
+}
+
+fn upstreams(config: &Config) -> BTreeSet<String> {
+    let urls = config.values.keys().filter_map(|key| key.strip_prefix("upstream.")?.strip_suffix(".url"));
+    urls.map(str::to_owned).collect()
+}
+
+impl Config {
+    /// Takes over the listeners that are already running and gives them the certificates of this configuration, for
+    /// the handshakes to come. To be called when a reload has succeeded, before this configuration becomes the running
+    /// one.
+    pub fn take_over(&mut self, running: &Self) {
+        for listen in &mut self.listen {
+            let Some(old) = running.listen.iter().find(|old| old.address == listen.address) else { continue };
+            if let (Some(old), Some(new)) = (&old.certificates, &listen.certificates) {
+                old.renew_from(new);
+                listen.certificates = Some(old.clone());
+            }
+            if old.certificates.is_some() == listen.certificates.is_some() {
+                listen.listener = old.listener.clone();
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Owns the keys of `[server]`, `[store]`, `[admin]`, `[diagnostics]` and `[privacy]`, with their defaults.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::HeaderName;
+
+use super::{
+    reader::{Section, quoted},
+    settings::{Access, AdminSettings, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
+};
+use crate::routing::{Limits, Privacy};
+
+/// The longest path of a Unix socket on Linux, in bytes.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The smallest segment that is ever made, in bytes.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// `[server]`: the limits of the front door and what the sections below inherit.
+pub(super) struct Server {
+    pub(super) limits: Limits,
+    pub(super) max_body: u64,
+    pub(super) soft_bounce: bool,
+    pub(super) shutdown: ShutdownSettings,
+}
+
+impl Server {
+    pub(super) fn read(section: Section<'_>) -> Self {
+        let max_body = section.size("max_body", "10MiB");
+        let limits = Limits {
+            max_connections: as_usize(section.count("max_connections", 10_000, 1..=1_000_000)),
+            handshake_timeout: positive(&section, "handshake_timeout", "10s"),
+            header_timeout: positive(&section, "header_timeout", "10s"),
+            max_header_bytes: as_usize(section.size("max_header", "64KiB")),
+            body_idle_timeout: positive(&section, "body_idle_timeout", "30s"),
+            body_min_rate: section.byte_rate("body_min_rate", "1KiB/s"),
+            idle_timeout: positive(&section, "idle_timeout", "75s"),
+            body_memory: section.size("body_memory", "256MiB"),
+            spool_size: section.size("spool_size", "4GiB"),
+            trusted_proxies: trusted_proxies(&section),
+        };
+        if !(8 << 10..=1 << 20).contains(&limits.max_header_bytes) {
+            section.problem("max_header", "must lie between 8KiB and 1MiB");
+        }
+        if max_body > limits.spool_size {
+            section.problem("max_body", "is larger than spool_size, so that such a body could never be taken");
+        }
+        let shutdown = ShutdownSettings {
+            delay: section.duration("shutdown_delay", "0s"),
+            timeout: section.duration("shutdown_timeout", "30s"),
+        };
+        let soft_bounce = section.flag("soft_bounce", false);
+        section.finish();
+        Self { limits, max_body, soft_bounce, shutdown }
+    }
+}
+
+fn trusted_proxies(section: &Section<'_>) -> Vec<ipnet::IpNet> {
+    let words = section.words("trusted_proxies").unwrap_or_default();
+    let networks: Vec<ipnet::IpNet> = words
+        .iter()
+        .filter_map(|(word, _)| {
+            let parsed = word.parse().or_else(|_| word.parse::<std::net::IpAddr>().map(ipnet::IpNet::from));
+            let message = format!("\"{word}\" is no network; write an address or a CIDR such as \"10.0.0.0/8\"");
+            section.accept("trusted_proxies", parsed.map_err(|_| message))
+        })
+        .collect();
+    section.print_words("trusted_proxies", networks.iter().map(ToString::to_string));
+    networks
+}
+
+/// `[store]`.
+pub(super) fn store(section: Section<'_>) -> StoreSettings {
+    let path = section.path("path").unwrap_or_else(|| {
+        section.print("path", "\"/var/lib/stagepost\"");
+        PathBuf::from("/var/lib/stagepost")
+    });
+    let max_size = section.size("max_size", "20GiB");
+    let segment_default = if max_size / 8 < 64 << 20 { (max_size / 8).max(SEGMENT_BYTES_MIN) } else { 64 << 20 };
+    let settings = StoreSettings {
+        path,
+        retention: positive(&section, "retention", "7d"),
+        dead_retention: positive(&section, "dead_retention", "30d"),
+        max_size,
+        when_full: section
+            .choice("when_full", "reclaim", &[("reclaim", WhenFull::Reclaim), ("refuse", WhenFull::Refuse)])
+            .unwrap_or(WhenFull::Reclaim),
+        reserve: section.size("reserve", "64MiB"),
+        segment_bytes: section.size("segment_size", &format!("{segment_default}B")),
+    };
+    if settings.max_size < SEGMENT_BYTES_MIN {
+        section.problem("max_size", "must be at least 1MiB");
+    }
+    if !(SEGMENT_BYTES_MIN..=1 << 30).contains(&settings.segment_bytes) {
+        section.problem("segment_size", "must lie between 1MiB and 1GiB");
+    }
+    section.finish();
+    settings
+}
+
+/// `[admin]`. The socket stands in the data directory unless the configuration says otherwise.
+pub(super) fn admin(section: Section<'_>, store: &StoreSettings) -> AdminSettings {
+    let socket = section.path("socket").unwrap_or_else(|| {
+        let socket = store.path.join("admin.sock");
+        section.print("socket", &quoted(&socket.to_string_lossy()));
+        socket
+    });
+    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        section.problem("socket", format!("is longer than {SOCKET_PATH_BYTES_MAX} bytes, the limit for a Unix socket"));
+    }
+    let socket_group = section.text("socket_group").map(str::to_owned);
+    let address = section.expanded("address").and_then(|text| section.accept("address", socket_address(&text)));
+    if let Some(address) = address {
+        section.print("address", &quoted(&address.to_string()));
+        if !address.ip().is_loopback() {
+            section.warn("address", "is not a loopback address: whoever reaches it reads what it serves");
+        }
+    }
+    section.finish();
+    AdminSettings { socket, socket_group, address }
+}
+
+/// `[diagnostics]`.
+pub(super) fn diagnostics(section: Section<'_>) -> DiagnosticsSettings {
+    let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
+    let settings = DiagnosticsSettings {
+        level: section.choice("level", "info", &levels).unwrap_or("info"),
+        format: section
+            .choice("format", "text", &[("text", Format::Text), ("json", Format::Json)])
+            .unwrap_or(Format::Text),
+        access: section
+            .choice("access", "refused", &[("off", Access::Off), ("refused", Access::Refused), ("all", Access::All)])
+            .unwrap_or(Access::Refused),
+    };
+    section.finish();
+    settings
+}
+
+/// `[privacy]`.
+pub(super) fn privacy(section: Section<'_>) -> Privacy {
+    let words = section.words("hide_headers").unwrap_or_default();
+    let hide_headers: Vec<HeaderName> =
+        words.iter().filter_map(|(word, _)| header_name(&section, "hide_headers", word)).collect();
+    section.print_words("hide_headers", hide_headers.iter().map(HeaderName::as_str));
+    section.finish();
+    Privacy { hide_headers }
+}
+
+/// A header's name, in any case.
+pub(super) fn header_name(section: &Section<'_>, key: &str, name: &str) -> Option<HeaderName> {
+    let parsed = HeaderName::from_bytes(name.as_bytes());
+    section.accept(key, parsed.map_err(|_| format!("\"{name}\" is no name of a header, such as \"X-Request-Id\"")))
+}
+
+/// A duration that is not zero.
+pub(super) fn positive(section: &Section<'_>, key: &'static str, default: &str) -> Duration {
+    let duration = section.duration(key, default);
+    if duration.is_zero() {
+        section.problem(key, "must be longer than zero");
+    }
+    duration
+}
+
+/// An IP address with a port; `localhost` stands for 127.0.0.1.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        format!("\"{text}\" is no address; write an IP address and a port, such as \"0.0.0.0:8080\" or \"[::]:8080\"")
+    })
+}
+
+fn as_usize(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,302 @@
+//! Owns the keys of `[source.NAME]`: where requests come in, who checks them, what is answered.
+
+use std::{error::Error, path::Path};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::{
+    problem::Place,
+    reader::{Section, quoted},
+    route,
+    server::{Server, header_name, positive},
+    tree::Value,
+};
+use crate::{
+    expr::Expr,
+    routing::{DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
+    verify::{Algorithm, Encoding, HmacSettings, Secret, SecretRef, TimestampSettings, TimestampUnit, Verifier},
+};
+
+/// The longest name of a source, route or upstream, in bytes: names are metric labels.
+pub(super) const NAME_BYTES_MAX: usize = 64;
+
+/// A source with where it stands and the route its `to` makes.
+pub(super) struct ReadSource {
+    pub(super) source: Source,
+    pub(super) place: Place,
+    pub(super) route: Option<Route>,
+}
+
+/// Reads every source; those with problems are left out.
+pub(super) fn read(root: &Section<'_>, server: &Server) -> Vec<ReadSource> {
+    let sections = root.named_sections("source");
+    sections.into_iter().filter_map(|(name, section)| one(name, section, server)).collect()
+}
+
+fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> {
+    check_name(&section, "", name);
+    let host = section.expanded("host").and_then(|host| valid_host(&section, &host));
+    if !section.has("path") {
+        section.problem("path", "is missing; write an exact path such as \"/hooks/app\" or a subtree \"/hooks/*\"");
+    }
+    let pattern = section.expanded("path").and_then(|path| {
+        section.print("path", &quoted(&path));
+        section.accept("path", PathPattern::parse(&path))
+    });
+    let methods = methods(&section);
+    let _only_store = section.choice("mode", "store", &[("store", ())]);
+    let verifier = verifier(section.section("verify"));
+    let dedupe = section.optional_section("dedupe").map(dedupe);
+    let event_type = event_type(&section);
+    let to = section.words("to").map(|words| route::upstream_names(&section, &words));
+    let reply = section.optional_section("reply").map(reply);
+    let max_body = section.size("max_body", &format!("{}B", server.max_body));
+    if section.has("max_body") && max_body > server.limits.spool_size {
+        section.problem("max_body", "is larger than server.spool_size, so that such a body could never be taken");
+    }
+    let record_safe = section.flag("record_safe", true);
+    let reply_timeout = positive(&section, "reply_timeout", "30s");
+    let place = section.place.clone();
+    section.finish();
+    let source = Source {
+        name: name.into(),
+        host,
+        pattern: pattern?,
+        methods,
+        verifier: verifier?,
+        dedupe: dedupe.and_then(|rule| rule),
+        event_type,
+        reply: reply.and_then(|reply| reply),
+        max_body,
+        record_safe,
+        reply_timeout,
+    };
+    let route = to.map(|to| route::unconditional(&source.name, to));
+    Some(ReadSource { source, place, route })
+}
+
+/// Names are metric labels and arguments on the command line.
+pub(super) fn check_name(section: &Section<'_>, key: &str, name: &str) {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
+        let message = format!("\"{name}\" is no name; use letters, digits, _, - and ., at most {NAME_BYTES_MAX}");
+        if key.is_empty() {
+            section.cx.problem(&section.place, &section.key, message);
+        } else {
+            section.problem(key, message);
+        }
+    }
+}
+
+/// Compiles jq.
+pub(super) fn expression(section: &Section<'_>, key: &'static str) -> Option<Expr> {
+    let text = section.text(key)?;
+    section.accept(key, Expr::compile(text).map_err(|error| format!("is no valid jq: {error}")))
+}
+
+fn valid_host(section: &Section<'_>, host: &str) -> Option<Box<str>> {
+    let host = host.to_ascii_lowercase();
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
+    let is_name = inner.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if !is_name && inner.parse::<std::net::Ipv6Addr>().is_err() {
+        section.problem(
+            "host",
+            format!("\"{host}\" is no host; write a name without port, such as \"hooks.example.com\""),
+        );
+        return None;
+    }
+    section.print("host", &quoted(&host));
+    Some(host.into())
+}
+
+fn methods(section: &Section<'_>) -> Option<Vec<Method>> {
+    let words = section.words("methods")?;
+    if words.is_empty() {
+        section.problem("methods", "is empty, so that nothing could come in; leave it out to take every method");
+    }
+    let methods: Vec<Method> = words.iter().filter_map(|(word, _)| method(section, "methods", word)).collect();
+    section.print_words("methods", methods.iter().map(Method::as_str));
+    Some(methods)
+}
+
+/// A method that may be taken and sent.
+pub(super) fn method(section: &Section<'_>, key: &str, word: &str) -> Option<Method> {
+    let parsed = match word {
+        "TRACE" | "CONNECT" => Err(format!("{word} is never taken; remove it")),
+        _ if word.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+            Err(format!("methods are written in upper case: \"{}\"", word.to_ascii_uppercase()))
+        }
+        _ => Method::from_bytes(word.as_bytes()).map_err(|_| format!("\"{word}\" is no method, such as \"POST\"")),
+    };
+    section.accept(key, parsed)
+}
+
+#[derive(Clone, Copy)]
+enum Scheme {
+    None,
+    Hmac,
+}
+
+fn verifier(section: Section<'_>) -> Option<Verifier> {
+    let scheme = section.choice("scheme", "none", &[("none", Scheme::None), ("hmac", Scheme::Hmac)]);
+    let verifier = match scheme {
+        Some(Scheme::None) => Some(Verifier::none()),
+        Some(Scheme::Hmac) => hmac(&section),
+        // What the other keys mean is unknown as long as the scheme is.
+        None => return None,
+    };
+    section.finish();
+    verifier
+}
+
+fn hmac(section: &Section<'_>) -> Option<Verifier> {
+    let algorithms = [
+        ("sha256", Algorithm::Sha256),
+        ("sha384", Algorithm::Sha384),
+        ("sha512", Algorithm::Sha512),
+        ("sha1", Algorithm::Sha1),
+    ];
+    let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
+    let algorithm = section.choice("algorithm", "sha256", &algorithms);
+    if !section.has("header") {
+        section.problem("header", "is missing; name the header that carries the signature, such as \"X-Signature\"");
+    }
+    let header = section.text("header");
+    let encoding = section.choice("encoding", "hex", &encodings);
+    let prefix = match section.value("prefix") {
+        Some(Value::Text(text)) if text.is_empty() => "",
+        _ => section.text("prefix").unwrap_or_default(),
+    };
+    let template = section.text("template").map(str::to_owned);
+    let timestamp = section.optional_section("timestamp").map(timestamp);
+    let secrets = secrets(section)?;
+    let timestamp = match timestamp {
+        Some(settings) => Some(settings?),
+        None => None,
+    };
+    let settings = HmacSettings {
+        algorithm: algorithm?,
+        header: header?.to_owned(),
+        encoding: encoding?,
+        prefix: prefix.to_owned(),
+        template,
+        timestamp,
+        secrets,
+    };
+    Verifier::hmac(settings).map_err(|error| section.problem(error.field(), error.to_string())).ok()
+}
+
+fn timestamp(section: Section<'_>) -> Option<TimestampSettings> {
+    if !section.has("header") {
+        section.problem("header", "is missing; name the header that carries the timestamp");
+    }
+    let header = section.text("header");
+    let units = [("s", TimestampUnit::Seconds), ("ms", TimestampUnit::Milliseconds)];
+    let unit = section.choice("unit", "s", &units);
+    let tolerance = section.duration("tolerance", "5m");
+    section.finish();
+    Some(TimestampSettings { header: header?.to_owned(), unit: unit?, tolerance })
+}
+
+fn secrets(section: &Section<'_>) -> Option<Vec<Secret>> {
+    let words = section.words("secrets").unwrap_or_default();
+    let (mut secrets, mut shown) = (Vec::new(), Vec::new());
+    for (word, place) in &words {
+        let base = place.file.parent().unwrap_or(Path::new(""));
+        let Some(reference) = section.accept("secrets", SecretRef::parse(word)) else { continue };
+        if let Some(file) = reference.file() {
+            section.cx.watch(&base.join(file));
+        }
+        for warning in reference.warnings(base) {
+            section.warn("secrets", warning);
+        }
+        shown.push(reference.shown());
+        secrets.extend(section.accept("secrets", reference.resolve(base).map_err(|error| chain(&error))));
+    }
+    section.print_words("secrets", shown);
+    (secrets.len() == words.len()).then_some(secrets)
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn dedupe(section: Section<'_>) -> Option<DedupeRule> {
+    let key = match (section.has("key"), section.has("header")) {
+        (true, false) => expression(&section, "key").map(KeySelector::Expr),
+        (false, true) => header_selector(&section),
+        (true, true) => {
+            section.problem("header", "stands beside key; keep one of them");
+            None
+        }
+        (false, false) => {
+            section.problem("key", "is missing; write key = \".id\" (jq) or header = \"X-Id\"");
+            None
+        }
+    };
+    let window = positive(&section, "window", "7d");
+    let choices = [("revive", OnDuplicate::Revive), ("ignore", OnDuplicate::Ignore), ("accept", OnDuplicate::Accept)];
+    let on_duplicate = section.choice("on_duplicate", "revive", &choices);
+    section.finish();
+    Some(DedupeRule { key: key?, window, on_duplicate: on_duplicate? })
+}
+
+fn event_type(section: &Section<'_>) -> Option<KeySelector> {
+    match section.value("type")? {
+        Value::Table(_) => {
+            let inner = section.section("type");
+            if !inner.has("header") {
+                inner.problem("header", "is missing; write type = { header = \"X-Event\" } or jq such as \".event\"");
+            }
+            let selector = header_selector(&inner);
+            inner.finish();
+            selector
+        }
+        _ => expression(section, "type").map(KeySelector::Expr),
+    }
+}
+
+fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
+    header_name(section, "header", section.text("header")?).map(KeySelector::Header)
+}
+
+fn reply(section: Section<'_>) -> Option<Reply> {
+    let status = section.count("status", 200, 200..=299);
+    let texts = section.texts("headers");
+    let mut headers = HeaderMap::with_capacity(texts.len());
+    for (name, text, _) in &texts {
+        let value = HeaderValue::from_str(text).map_err(|_| format!("{name} holds characters no header may hold"));
+        if let (Some(name), Some(value)) = (header_name(&section, "headers", name), section.accept("headers", value)) {
+            if name == http::header::CONTENT_LENGTH || name == http::header::TRANSFER_ENCODING {
+                section.problem("headers", format!("{name} is set by stagepost itself; remove it"));
+            }
+            headers.append(name, value);
+        }
+    }
+    if !texts.is_empty() {
+        section.print_texts("headers", texts.iter().map(|(name, text, _)| (*name, (*text).to_owned())));
+    }
+    let body = match section.value("body") {
+        Some(Value::Text(text)) if text.is_empty() => Bytes::new(),
+        _ => section.text("body").map_or_else(Bytes::new, |body| Bytes::copy_from_slice(body.as_bytes())),
+    };
+    let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) && !body.is_empty() {
+        section.problem("body", format!("can't be sent with status {}; use 200 or remove it", status.as_u16()));
+    }
+    section.finish();
+    Some(Reply { status, headers, body })
+}
+
+/// Where a source's events come in, as messages name it.
+pub(super) fn shown_path(source: &Source) -> String {
+    format!("{}{}", source.host.as_deref().unwrap_or_default(), source.pattern.text)
+}

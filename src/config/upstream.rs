@@ -1,0 +1,380 @@
+//! Owns the keys of `[upstream.NAME]`: where events are forwarded to, how patiently, with which credentials.
+
+use std::{cell::OnceCell, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Uri};
+use rustls::RootCertStore;
+use rustls_pki_types::ServerName;
+
+use super::{
+    listen::pem_path,
+    problem::Place,
+    reader::{Section, quoted},
+    server::{Server, header_name, positive},
+    settings::StoreSettings,
+    source::{chain, check_name},
+    tls, units,
+};
+use crate::{
+    jitter::Jitter,
+    routing::{BreakerPolicy, ErrorRate, HostPolicy, PathEdit, RetryPolicy, Schedule, Target, TlsClient, Upstream},
+    verify::{SecretRef, references_files, resolve_embedded},
+};
+
+/// So many attempts of a policy are added up to see how long it lasts.
+const ATTEMPTS_SUMMED_MAX: usize = 10_000;
+
+/// Headers that the connection or stagepost itself decides.
+const OWN_HEADERS: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Reads every upstream; those with problems are left out.
+pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings) -> Vec<(Upstream, Place)> {
+    let machine = MachineRoots::default();
+    let sections = root.named_sections("upstream");
+    sections.into_iter().filter_map(|(name, section)| one(name, section, server, store, &machine)).collect()
+}
+
+/// The certificate authorities of the machine, read once for all upstreams.
+#[derive(Default)]
+struct MachineRoots(OnceCell<Result<RootCertStore, String>>);
+
+fn one(
+    name: &str,
+    section: Section<'_>,
+    server: &Server,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Option<(Upstream, Place)> {
+    check_name(&section, "", name);
+    if !section.has("url") {
+        section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
+    }
+    let target = section.expanded("url").and_then(|url| section.accept("url", target(&section, &url)));
+    let is_https = matches!(target, Some(Target::Https(_)));
+    if target.is_some() && !is_https && section.has("tls") {
+        section.problem("tls", "has no effect without an https:// url; change the url or remove it");
+    }
+    let tls = is_https.then(|| client_tls(section.section("tls"), machine));
+    let headers = headers(&section);
+    let timeout = positive(&section, "timeout", "10s");
+    let connect_timeout = positive(&section, "connect_timeout", "3s");
+    let idle_timeout = positive(&section, "idle_timeout", "30s");
+    let retry = retry(section.section("retry"), store.retention);
+    let breaker = breaker(section.section("breaker"));
+    let concurrency = section.count("concurrency", 64, 1..=65_536);
+    let host = host(&section, is_https);
+    let path = path_edit(&section);
+    let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
+    let place = section.place.clone();
+    section.finish();
+    let tls = match tls {
+        Some(loaded) => Some(Arc::new(loaded?)),
+        None => None,
+    };
+    let upstream = Upstream {
+        name: name.into(),
+        target: target?,
+        headers,
+        tls,
+        timeout,
+        connect_timeout,
+        idle_timeout,
+        retry: retry?,
+        breaker: breaker?,
+        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        host,
+        path,
+        soft_bounce,
+    };
+    Some((upstream, place))
+}
+
+fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        if path.is_empty() {
+            return Err("unix: needs the path of a socket".to_owned());
+        }
+        let path = section.resolve("url", path);
+        section.print("url", &quoted(&format!("unix:{}", path.display())));
+        return Ok(Target::Unix(path));
+    }
+    // The text itself is not repeated: it may hold a password.
+    let example = "write \"http://127.0.0.1:3000/base\", \"https://…\" or \"unix:/run/app.sock\"";
+    let uri: Uri = url.parse().map_err(|_| format!("is no url; {example}"))?;
+    let authority = uri.authority().ok_or_else(|| format!("names no host; {example}"))?;
+    if authority.as_str().contains('@') {
+        return Err("holds a user or a password; use headers = { Authorization = \"Basic env:NAME\" }".to_owned());
+    }
+    if authority.host().is_empty() {
+        return Err(format!("names no host; {example}"));
+    }
+    if uri.query().is_some() || url.contains('#') {
+        return Err("has a query or a fragment; the request's own query is sent, remove it".to_owned());
+    }
+    let target = match uri.scheme_str() {
+        Some("http") => Target::Http(uri),
+        Some("https") => Target::Https(uri),
+        _ => return Err(format!("has an unknown scheme; {example}")),
+    };
+    section.print("url", &quoted(url));
+    Ok(target)
+}
+
+fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {
+    let roots = match section.path("ca") {
+        Some(ca) => {
+            section.cx.watch(&ca);
+            section.accept("ca", tls::roots(&ca))
+        }
+        None => section.accept("ca", machine.0.get_or_init(tls::native_roots).clone()),
+    };
+    let is_identified = section.has("certificate") || section.has("key");
+    let files: Option<(PathBuf, PathBuf)> =
+        if is_identified { pem_path(&section, "certificate").zip(pem_path(&section, "key")) } else { None };
+    let identity = files.as_ref().and_then(|(certificate, key)| {
+        section.accept("certificate", tls::certified_key(certificate, key))?;
+        section.accept("certificate", tls::chain(certificate)).zip(section.accept("key", tls::private_key(key)))
+    });
+    let server_name = section.expanded("server_name").and_then(|name| {
+        section.print("server_name", &quoted(&name));
+        let parsed = ServerName::try_from(name.clone());
+        section.accept("server_name", parsed.map_err(|_| format!("\"{name}\" is no name of a server")))
+    });
+    let config = match (roots, is_identified == identity.is_some()) {
+        (Some(roots), true) => section.accept("certificate", tls::client(roots, identity)),
+        _ => None,
+    };
+    section.finish();
+    Some(TlsClient { config: Arc::new(config?), server_name })
+}
+
+fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
+    let texts = section.texts("headers");
+    let mut headers = Vec::with_capacity(texts.len());
+    let mut shown = Vec::with_capacity(texts.len());
+    for (name, text, place) in texts {
+        let base = place.file.parent().unwrap_or(std::path::Path::new(""));
+        if let Some(file) = references_files(text) {
+            section.cx.watch(&base.join(file));
+        }
+        let (safe, reference) = shown_header(name, text);
+        shown.push((name, safe));
+        for warning in reference.iter().flat_map(|reference| reference.warnings(base)) {
+            section.warn("headers", format!("{name}: {warning}"));
+        }
+        if reference.is_none() && is_credential(name) {
+            section.warn("headers", format!("{name}: a credential stands in the configuration; use env: or file:"));
+        }
+        let resolved = resolve_embedded(text, base).map_err(|error| format!("{name}: {}", chain(&error)));
+        let Some(resolved) = section.accept("headers", resolved) else { continue };
+        let value = HeaderValue::from_str(&resolved).map_err(|_| format!("{name} holds characters no header may hold"));
+        let (Some(name), Some(mut value)) =
+            (settable_header(section, "headers", name), section.accept("headers", value))
+        else {
+            continue;
+        };
+        value.set_sensitive(true);
+        headers.push((name, value));
+    }
+    if !shown.is_empty() {
+        section.print_texts("headers", shown);
+    }
+    headers
+}
+
+/// The name of a header that may be set; the connection's own and ours may not.
+pub(super) fn settable_header(section: &Section<'_>, key: &str, name: &str) -> Option<HeaderName> {
+    let name = header_name(section, key, name)?;
+    if name == http::header::HOST {
+        section.problem(key, "Host is set by the key host of the upstream; use that");
+        return None;
+    }
+    if OWN_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("stagepost-") {
+        section.problem(key, format!("{name} is set by stagepost itself; remove it"));
+        return None;
+    }
+    Some(name)
+}
+
+/// A header's value as it may be shown, and the secret it refers to.
+fn shown_header(name: &str, text: &str) -> (String, Option<SecretRef>) {
+    let (before, word) = match SecretRef::parse(text) {
+        Ok(_) => ("", text),
+        Err(_) => text.rfind(' ').and_then(|space| text.split_at_checked(space + 1)).unwrap_or(("", text)),
+    };
+    match SecretRef::parse(word) {
+        Ok(reference) => (format!("{before}{}", reference.shown()), Some(reference)),
+        Err(_) if is_credential(name) => ("literal:…".to_owned(), None),
+        Err(_) => (text.to_owned(), None),
+    }
+}
+
+fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["authorization", "cookie", "token", "secret", "api-key", "apikey", "password"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+fn retry(section: Section<'_>, retention: Duration) -> Option<RetryPolicy> {
+    let standard = RetryPolicy::standard();
+    let written = section.words("schedule");
+    let is_exponential = ["first", "factor", "max", "attempts"].map(|key| section.has(key)).contains(&true);
+    if written.is_some() && is_exponential {
+        section.problem("schedule", "stands beside first, factor, max or attempts; keep one of the two forms");
+    }
+    let schedule = if is_exponential {
+        Schedule::Exponential {
+            first: section.duration("first", "1s"),
+            factor: section.number("factor", 2.0, 1.0..=1000.0),
+            max: section.duration("max", "1h"),
+            attempts: section.optional_count("attempts", 1..=1_000_000).and_then(|count| u32::try_from(count).ok()),
+        }
+    } else {
+        let steps = match &written {
+            Some(words) => words.iter().filter_map(|(word, _)| section.duration_of("schedule", word)).collect(),
+            None => match &standard.schedule {
+                Schedule::Steps(steps) => steps.clone(),
+                Schedule::Exponential { .. } => Vec::new(),
+            },
+        };
+        section.print_words("schedule", steps.iter().map(|step| units::show_duration(*step)));
+        Schedule::Steps(steps)
+    };
+    let jitter = section.number("jitter", standard.jitter, 0.0..=1.0);
+    let ends_by_itself = match &schedule {
+        Schedule::Steps(_) => written.is_some(),
+        Schedule::Exponential { attempts, .. } => attempts.is_some(),
+    };
+    let give_up_after = if ends_by_itself || section.has("give_up_after") {
+        section.optional_duration("give_up_after")
+    } else {
+        Some(section.duration("give_up_after", "5d"))
+    };
+    let retry_after_max = section.duration("retry_after_max", "1h");
+    let policy = section.accept("", RetryPolicy::new(schedule, jitter, give_up_after, retry_after_max));
+    if let Some(policy) = &policy {
+        let span = policy.give_up_after.unwrap_or_else(|| longest(policy));
+        if span > retention {
+            section.problem(
+                "give_up_after",
+                format!(
+                    "deliveries are tried for {}, longer than store.retention ({}) keeps their events; shorten it or \
+                     raise store.retention",
+                    units::show_duration(span),
+                    units::show_duration(retention)
+                ),
+            );
+        }
+        note_timetable(&section, policy);
+    }
+    section.finish();
+    policy
+}
+
+/// How long a policy that ends by itself lasts, without jitter.
+fn longest(policy: &RetryPolicy) -> Duration {
+    let none = Jitter::none();
+    (1..)
+        .map_while(|made| policy.delay_after(made, &none))
+        .take(ATTEMPTS_SUMMED_MAX)
+        .fold(Duration::ZERO, Duration::saturating_add)
+}
+
+/// Prints when the attempts of a delivery are made if all fail at once.
+fn note_timetable(section: &Section<'_>, policy: &RetryPolicy) {
+    let offsets = policy.timetable();
+    section.note(&format!("attempts, without jitter and Retry-After, so long after planning ({}):", offsets.len()));
+    for row in offsets.chunks(10) {
+        section.note(&format!("  {}", row.iter().copied().map(clock_like).collect::<Vec<_>>().join(" ")));
+    }
+    let end = match (policy.give_up_after, offsets.last()) {
+        (Some(after), _) => format!("dead {} after planning", units::show_duration(after)),
+        (None, Some(_))
+            if policy.delay_after(u32::try_from(offsets.len()).unwrap_or(u32::MAX), &Jitter::none()).is_some() =>
+        {
+            "and so on until the last step".to_owned()
+        }
+        (None, _) => "dead after the last".to_owned(),
+    };
+    section.note(&format!("  {end}"));
+}
+
+/// `2h36m5s`: for people, not for reading back.
+fn clock_like(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let mut text: String =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if duration.subsec_millis() > 0 {
+        text.push_str(&format!("{}ms", duration.subsec_millis()));
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+fn breaker(section: Section<'_>) -> Option<BreakerPolicy> {
+    let failures = section.count("failures", 5, 1..=1_000_000);
+    let rate = section.optional_number("error_rate", 0.0..=1.0);
+    let error_rate = match rate {
+        Some(share) => {
+            let window = section.duration("window", "60s");
+            let min_requests = section.count("min_requests", 20, 1..=1_000_000);
+            section.accept("error_rate", ErrorRate::new(share, window, u32::try_from(min_requests).unwrap_or(u32::MAX)))
+        }
+        None => {
+            for key in ["window", "min_requests"] {
+                if section.has(key) {
+                    section.problem(key, "has no effect without error_rate; add error_rate = 0.5 or remove it");
+                }
+            }
+            None
+        }
+    };
+    let cool_down = section.duration("cool_down", "60s");
+    let policy = BreakerPolicy::new(u32::try_from(failures).unwrap_or(u32::MAX), error_rate, cool_down);
+    let policy = section.accept("", policy);
+    section.finish();
+    policy
+}
+
+fn host(section: &Section<'_>, is_https: bool) -> HostPolicy {
+    let written = section.expanded("host");
+    let text = written.as_deref().unwrap_or(if is_https { "upstream" } else { "preserve" });
+    section.print("host", &quoted(text));
+    match text {
+        "preserve" => HostPolicy::Preserve,
+        "upstream" => HostPolicy::Upstream,
+        name => {
+            let is_authority = name.parse::<http::uri::Authority>().is_ok_and(|parsed| !parsed.as_str().contains('@'));
+            let value = HeaderValue::from_str(name).ok().filter(|_| is_authority);
+            let message = format!("\"{name}\" is no host; write \"preserve\", \"upstream\" or a name");
+            section.accept("host", value.ok_or(message)).map_or(HostPolicy::Preserve, HostPolicy::Name)
+        }
+    }
+}
+
+/// `strip_prefix` and `path`, of an upstream or a route.
+pub(super) fn path_edit(section: &Section<'_>) -> PathEdit {
+    let read = |key: &'static str| {
+        let path = section.expanded(key)?;
+        let fits =
+            path.starts_with('/') && !path.contains(['?', '#']) && path.parse::<http::uri::PathAndQuery>().is_ok();
+        if !fits {
+            section.problem(key, format!("\"{path}\" is no path; it begins with / and has no query"));
+            return None;
+        }
+        section.print(key, &quoted(&path));
+        Some(Box::from(path))
+    };
+    PathEdit { strip_prefix: read("strip_prefix"), path: read("path") }
+}
