@@ -73,6 +73,7 @@ pub(crate) struct Breaker {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each upstream")]
 enum State {
     Closed(Closed),
     Open { until: Timestamp, failures: u32 },

@@ -128,6 +128,8 @@ impl Lane {
 
     /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
     async fn run(self: Arc<Self>) {
+        // Whatever was remembered of a breaker before this lane: this one is closed.
+        self.env.signals.paused(&self.name, false);
         while let Some(wait) = self.clone().oversee() {
             // Cancel-safe: a permit of the bell is kept for the next turn.
             let _rung = timeout(wait, self.bell.notified()).await;
@@ -152,6 +154,7 @@ impl Lane {
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.give_back(returned);
             self.env.signals.window(&self.name, 0);
+            self.env.signals.paused(&self.name, false);
             return None;
         };
         hall.gates.tick(now);

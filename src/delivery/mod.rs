@@ -9,6 +9,7 @@
 mod breaker;
 mod classify;
 mod client;
+mod connection;
 mod gates;
 mod headers;
 mod lane;
@@ -72,7 +73,8 @@ pub trait Signals: Send + Sync {
     fn window(&self, upstream: &str, window: usize);
     /// A job is given back without an attempt: the gates closed, the upstream is gone, the engine drains.
     fn returned(&self, event: Seq, upstream: &str);
-    /// The breaker opened (true) or closed (false); the time between does not count towards giving up.
+    /// The breaker opened (true) or closed (false); the time between does not count towards giving up. Told false as
+    /// well when an upstream's lane opens or closes, and possibly the same twice.
     fn paused(&self, upstream: &str, paused: bool);
 }
 

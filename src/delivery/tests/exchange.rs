@@ -285,15 +285,27 @@ async fn a_transform_to_a_string_is_sent_as_it_is_and_to_nothing_is_ignored() {
 
 #[tokio::test]
 async fn a_transform_that_fails_or_gives_too_much_is_dead() {
-    for transform in [".a.b", "1, 2"] {
-        let (request, entry) = routed(vec![route("r", None, Some(transform))]).await;
-        assert_eq!((request, entry.attempt), (None, None));
+    let peer = peer(vec![ok()]).await;
+    for (body, transform) in [("{\"a\":1}", ".a.b"), ("[1,2]", ".[]")] {
+        let rig = rig(vec![upstream("u", peer.target.clone())], vec![route("r", None, Some(transform))]);
+        let mut event = super::rig::event(7);
+        event.body = Body::Inline(body.into());
+        rig.engine.dispatch(super::rig::job(event.into(), "u", rig.clock.steady()));
+        let entry = rig.log.wait(1).await.remove(0);
+        assert!(entry.attempt.is_none());
         assert!(
             matches!(&entry.change, Change::Die(reason) if reason.code == "transform_failed"),
             "{:?}",
             entry.change
         );
     }
+}
+
+#[tokio::test]
+async fn a_transform_that_no_evaluator_takes_is_put_off_without_an_attempt() {
+    let (request, entry) = routed(vec![route("r", None, Some("[range(3)]"))]).await;
+    assert_eq!((request, entry.attempt), (None, None));
+    assert!(matches!(entry.change, Change::Postpone(_)), "{:?}", entry.change);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rig::{Act, Said, ok, peer, rig, say, table, upstream};
+use super::rig::{Act, Said, ok, peer, rig, rig_on, say, table, upstream};
 use crate::{
     delivery::BreakerState,
     event::{Change, Outcome},
@@ -77,9 +77,10 @@ async fn while_the_breaker_is_open_no_attempt_is_spent() {
 
 #[tokio::test]
 async fn retry_after_with_429_holds_the_whole_upstream_back_and_is_no_failure() {
-    let peer = peer(vec![say("429 Too Many Requests", "retry-after: 1\r\n", ""), ok()]).await;
+    let peer = peer(vec![say("429 Too Many Requests", "retry-after: 9\r\n", ""), ok()]).await;
     let mut one = upstream("u", peer.target.clone());
     one.concurrency = 1;
+    one.retry.retry_after_max = Duration::from_millis(50);
     let rig = rig(vec![one], Vec::new());
     rig.signals.wait(&window(16)).await;
     rig.signals.clear();
@@ -165,4 +166,41 @@ async fn a_drain_finishes_what_is_under_way_and_gives_the_rest_back() {
     assert!([2, 3].iter().all(|seq| said.contains(&Said::Returned(*seq, "u".into()))), "{said:?}");
     rig.dispatch([4], "u");
     rig.signals.wait(&Said::Returned(4, "u".into())).await;
+}
+
+/// Two shards as in production: runtimes of one thread each, ended with the sender.
+fn shards() -> (Vec<tokio::runtime::Handle>, Vec<tokio::sync::oneshot::Sender<()>>) {
+    let start = |_| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let handle = runtime.handle().clone();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        std::thread::spawn(move || runtime.block_on(ended).is_ok());
+        (handle, end)
+    };
+    (0..2).map(start).unzip()
+}
+
+#[tokio::test]
+async fn every_job_dispatched_from_another_thread_ends_in_one_entry() {
+    let (shards, _ends) = shards();
+    let peers = [peer(vec![ok()]).await, peer(vec![ok()]).await, peer(vec![ok()]).await];
+    let names = ["a", "b", "c"];
+    let upstreams = names.iter().zip(&peers).map(|(name, peer)| upstream(name, peer.target.clone())).collect();
+    let rig = rig_on(&shards, upstreams, Vec::new());
+    let (engine, planned_at) = (rig.engine.clone(), rig.clock.steady());
+    let dispatcher = std::thread::spawn(move || {
+        for seq in 0..900 {
+            let upstream = names[seq as usize % 3];
+            engine.dispatch(super::rig::job(super::rig::event(seq).into(), upstream, planned_at));
+        }
+    });
+    let entries = rig.log.wait(900).await;
+    dispatcher.join().unwrap();
+    let mut events: Vec<_> = entries.iter().map(|entry| entry.event).collect();
+    events.sort_unstable();
+    assert!(events.into_iter().eq(0..900));
+    assert!(entries.iter().all(|entry| entry.change == Change::Delivered));
+    rig.engine.drain(super::rig::PATIENCE).await;
+    assert!(rig.engine.breakers().is_empty());
+    assert!(peers.iter().all(|peer| peer.connections() <= 8));
 }

@@ -150,6 +150,11 @@ pub(crate) struct Rig {
 }
 
 pub(crate) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
+    rig_on(&[tokio::runtime::Handle::current()], upstreams, routes)
+}
+
+/// An engine on shards of its own.
+pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
     let log = Arc::new(FakeLog {
         next: AtomicU64::new(1_000_000),
         attempted: watch::Sender::new(Vec::new()),
@@ -169,12 +174,14 @@ pub(crate) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
         signals: signals.clone(),
         node: "test".into(),
     };
-    let engine = Engine::start(deps, &[tokio::runtime::Handle::current()]);
+    let engine = Engine::start(deps, shards);
     Rig { engine, log, signals, live, clock, metrics }
 }
 
+/// Evaluates inline what can be; its pool has no program to run.
 pub(crate) fn evaluator() -> Evaluator {
-    Evaluator::start(crate::expr::Settings::standard())
+    let program = Some("/nonexistent/stagepost".into());
+    Evaluator::start(crate::expr::Settings { program, ..crate::expr::Settings::standard() })
 }
 
 impl Rig {
