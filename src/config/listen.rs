@@ -47,7 +47,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
         section.problem("proxy_protocol", "is not supported by this version; remove it or set it to false");
     }
     let tls = read_tls(&section);
-    let settings = address.and_then(|address| {
+    let settings = address.map(|address| {
         let name = address.to_string();
         if let Some(first) = places.insert(name.clone(), section.place.clone()) {
             section.problem("address", format!("\"{name}\" is listened on at {first} too; keep one of them"));
@@ -66,7 +66,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
                 Listener::Unix(path)
             }
         };
-        Some(ListenSettings { address: name, listener, certificates, fixed })
+        ListenSettings { address: name, listener, certificates, fixed }
     });
     section.finish();
     settings

@@ -26,8 +26,8 @@ pub(super) struct Context<'a> {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     files: RefCell<BTreeSet<PathBuf>>,
-    sections: Cell<usize>,
-    printed: RefCell<BTreeMap<usize, String>>,
+    /// By place in the tree of sections, so that a nested section is printed right after the one it belongs to.
+    printed: RefCell<BTreeMap<Vec<usize>, String>>,
     values: RefCell<BTreeMap<String, String>>,
 }
 
@@ -49,7 +49,6 @@ impl<'a> Context<'a> {
             problems: RefCell::default(),
             warnings: RefCell::default(),
             files: RefCell::default(),
-            sections: Cell::new(0),
             printed: RefCell::default(),
             values: RefCell::default(),
         }
@@ -105,7 +104,8 @@ pub(super) struct Section<'a> {
     /// The same as a TOML header, without brackets.
     header: String,
     repeated: bool,
-    number: usize,
+    order: Vec<usize>,
+    children: Cell<usize>,
     asked: RefCell<Vec<&'static str>>,
     lines: RefCell<String>,
 }
@@ -113,20 +113,27 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The top level of the merged files.
     pub(super) fn root(cx: &'a Context<'a>, table: &'a Table, place: Place) -> Self {
-        Self::new(cx, Some(table), place, String::new(), String::new(), false)
+        Self {
+            cx,
+            place,
+            key: String::new(),
+            table: Some(table),
+            header: String::new(),
+            repeated: false,
+            order: Vec::new(),
+            children: Cell::new(0),
+            asked: RefCell::default(),
+            lines: RefCell::default(),
+        }
     }
 
-    fn new(
-        cx: &'a Context<'a>,
-        table: Option<&'a Table>,
-        place: Place,
-        key: String,
-        header: String,
-        repeated: bool,
-    ) -> Self {
-        let number = cx.sections.get();
-        cx.sections.set(number + 1);
-        Self { cx, place, key, table, header, repeated, number, asked: RefCell::default(), lines: RefCell::default() }
+    fn child(&self, table: Option<&'a Table>, place: Place, key: String, header: String, repeated: bool) -> Self {
+        let index = self.children.get();
+        self.children.set(index + 1);
+        let order = self.order.iter().copied().chain([index]).collect();
+        let empty = Cell::new(0);
+        let (asked, lines) = (RefCell::default(), RefCell::default());
+        Self { cx: self.cx, place, key, table, header, repeated, order, children: empty, asked, lines }
     }
 
     /// Reports the keys nobody asked for and prints the section.
@@ -143,7 +150,7 @@ impl<'a> Section<'a> {
             return;
         }
         let header = if self.repeated { format!("[[{}]]", self.header) } else { format!("[{}]", self.header) };
-        self.cx.printed.borrow_mut().insert(self.number, format!("{header}\n{lines}"));
+        self.cx.printed.borrow_mut().insert(self.order, format!("{header}\n{lines}"));
     }
 
     /// Whether the key is written.
@@ -392,7 +399,7 @@ impl<'a> Section<'a> {
             };
             let name = format!("{}[{}]", dotted(&self.key, key), index + 1);
             let header = dotted(&self.header, key);
-            sections.push(Self::new(self.cx, Some(table), node.place.clone(), name, header, true));
+            sections.push(self.child(Some(table), node.place.clone(), name, header, true));
         }
         sections
     }
@@ -462,7 +469,7 @@ impl<'a> Section<'a> {
 
     fn nested(&self, key: &str, table: Option<&'a Table>, place: Place) -> Self {
         let header = dotted(&self.header, &bare_or_quoted(key));
-        Self::new(self.cx, table, place, dotted(&self.key, key), header, false)
+        self.child(table, place, dotted(&self.key, key), header, false)
     }
 
     fn plain_text(&self, key: &str, node: &'a Node) -> Option<&'a str> {
