@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod event;
 pub mod expr;
 pub mod jitter;

@@ -1,0 +1,149 @@
+//! Owns what stands between a job and its attempt: the breaker, `Retry-After` of the whole upstream, concurrency.
+//!
+//! Promises pure decisions under one short lock: time and policies are arguments, effects are returned. Operator
+//! holds are not here: the agenda keeps those jobs.
+
+use std::collections::VecDeque;
+
+use tokio::sync::oneshot;
+
+use super::{
+    breaker::{Breaker, BreakerState, Step},
+    classify::{Health, Judgement},
+};
+use crate::{
+    clock::Timestamp,
+    event::{Job, Outcome, Seq},
+    log::{Acked, Done},
+    routing::Upstream,
+};
+
+/// Jobs an upstream may have in the engine for each attempt at once, so that workers never wait for the agenda.
+const WINDOW_FACTOR: usize = 4;
+/// And at least so many.
+const WINDOW_MIN: usize = 16;
+
+/// The gates of one upstream, with the jobs that wait before them.
+pub(crate) struct Gates {
+    pub(crate) breaker: Breaker,
+    /// Jobs that wait for a worker; the agenda keeps them within the window.
+    pub(crate) queue: VecDeque<Job>,
+    /// Attempts under way.
+    pub(crate) in_flight: usize,
+    /// The upstream asked for a pause until then (steady time).
+    asked_pause: Option<Timestamp>,
+    /// Deliveries that died of what may yet turn out to be a broken endpoint; at most the policy's `failures`.
+    evidence: VecDeque<Evidence>,
+    /// The window last told.
+    told: Option<usize>,
+}
+
+/// A delivery that died of an endpoint's answer, and where its entry will stand.
+pub(crate) struct Evidence {
+    pub(crate) event: Seq,
+    pub(crate) entry: oneshot::Receiver<Acked>,
+}
+
+/// What follows from an observation, besides the delivery's own change.
+pub(crate) struct Observed {
+    /// What the breaker did.
+    pub(crate) step: Step,
+    /// Nothing may die now.
+    pub(crate) open: bool,
+    /// To be made pending again.
+    pub(crate) revive: VecDeque<Evidence>,
+    /// To be given back.
+    pub(crate) returned: VecDeque<Job>,
+    /// Who is told when the attempt's entry is durable.
+    pub(crate) done: Done,
+}
+
+impl Gates {
+    /// All open.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            breaker: Breaker::new(now),
+            queue: VecDeque::new(),
+            in_flight: 0,
+            asked_pause: None,
+            evidence: VecDeque::new(),
+            told: None,
+        }
+    }
+
+    /// Takes note of an attempt's judgement. `now` is steady time.
+    pub(crate) fn observe(&mut self, judged: &Judgement, event: Seq, upstream: &Upstream, now: Timestamp) -> Observed {
+        let step = self.breaker.observe(judged.health, event, upstream.concurrency, &upstream.breaker, now);
+        let mut observed = Observed {
+            step,
+            open: self.breaker.state() == BreakerState::Open,
+            revive: VecDeque::new(),
+            returned: VecDeque::new(),
+            done: Done::nobody(),
+        };
+        if judged.hold_upstream
+            && let Some(wait) = judged.retry_after
+        {
+            self.asked_pause = self.asked_pause.max(Some(now.after(wait)));
+            observed.returned = std::mem::take(&mut self.queue);
+        }
+        match judged.health {
+            Health::Alive => self.evidence.clear(),
+            _ if step == Step::Opened => {
+                observed.revive = std::mem::take(&mut self.evidence);
+                observed.returned.append(&mut self.queue);
+            }
+            _ if judged.endpoint && judged.outcome == Outcome::Refused && !observed.open => {
+                if self.evidence.len() >= upstream.breaker.failures as usize {
+                    self.evidence.pop_front();
+                }
+                let (done, entry) = Done::channel();
+                observed.done = done;
+                self.evidence.push_back(Evidence { event, entry });
+            }
+            _ => {}
+        }
+        observed
+    }
+
+    /// Lets time pass. True if the breaker became half-open.
+    pub(crate) fn tick(&mut self, now: Timestamp) -> bool {
+        if self.asked_pause.is_some_and(|until| now >= until) {
+            self.asked_pause = None;
+        }
+        self.breaker.tick(now)
+    }
+
+    /// How many attempts may be under way at once.
+    pub(crate) fn limit(&self, concurrency: usize) -> usize {
+        if self.asked_pause.is_some() { 0 } else { self.breaker.limit(concurrency) }
+    }
+
+    /// Takes the next job if one waits and the gates let it through; it counts as under way then.
+    pub(crate) fn take(&mut self, concurrency: usize) -> Option<Job> {
+        if self.in_flight >= self.limit(concurrency) {
+            return None;
+        }
+        let job = self.queue.pop_front()?;
+        self.in_flight += 1;
+        Some(job)
+    }
+
+    /// When time alone changes something.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        match (self.asked_pause, self.breaker.opens_until()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The window, if it is not what was told before. It counts as told then.
+    pub(crate) fn new_window(&mut self, concurrency: usize) -> Option<usize> {
+        let limit = self.limit(concurrency);
+        let window = match () {
+            () if limit == 0 || !self.breaker.is_full() => limit,
+            () => limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN),
+        };
+        (self.told.replace(window) != Some(window)).then_some(window)
+    }
+}

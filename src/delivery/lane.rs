@@ -1,0 +1,384 @@
+//! Owns the deliveries of one upstream: its queue, its gates, its workers and their connections.
+//!
+//! Promises that all of them live on one shard, that at most `concurrency` attempts are under way, and that a worker
+//! with work never waits for another task: it makes an attempt, settles it and takes the next job itself. The
+//! steward (one task for each lane) starts workers, and lets time open the gates. Workers that rested for
+//! [`IDLE`] end and close their connections.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::Notify, time::timeout};
+
+use super::{
+    BreakerView, Env,
+    breaker::Step,
+    classify::{self, Judgement, Rules},
+    client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
+    gates::{Evidence, Gates},
+    request::{self, Draft, LargeBodies, Unsent},
+    settle,
+};
+use crate::{
+    event::{Attempt, Change, Job, Outcome, Reason},
+    log::Done,
+    routing::Upstream,
+    telemetry::UpstreamMetrics,
+};
+
+/// How long an idle worker keeps its connection.
+const IDLE: Duration = Duration::from_secs(60);
+/// When an attempt that failed on our side (an expression worker gone, the disk unreadable) is made again.
+const OUR_FAULT_DELAY: Duration = Duration::from_secs(5);
+/// Proxied requests to one upstream at once; more wait, within their time-out.
+const PROXIED_MAX: usize = 256;
+
+/// The deliveries of one upstream.
+pub(crate) struct Lane {
+    pub(crate) name: Arc<str>,
+    pub(crate) env: Arc<Env>,
+    metrics: Arc<UpstreamMetrics>,
+    /// Jobs from the agenda's thread; bounded by the window the agenda was told.
+    inbox: Mutex<Inbox>,
+    bell: Notify,
+    hall: Mutex<Hall>,
+    protocol: Shared,
+    pub(crate) large_bodies: LargeBodies,
+    pub(crate) proxied: tokio::sync::Semaphore,
+}
+
+/// Where jobs arrive.
+#[derive(Default)]
+struct Inbox {
+    jobs: Vec<Job>,
+    /// Nobody looks any more.
+    closed: bool,
+}
+
+/// What the workers share. Locked briefly, by tasks of one thread (and by those who ask for figures).
+struct Hall {
+    gates: Gates,
+    /// Resting workers; the last to rest is the first to work, so that few connections stay warm.
+    resting: Vec<Arc<Desk>>,
+    /// No more work is taken.
+    closed: bool,
+}
+
+/// Where a resting worker finds its next job.
+#[derive(Default)]
+struct Desk {
+    job: Mutex<Option<Job>>,
+    bell: Notify,
+}
+
+impl Lane {
+    /// Opens a lane on a shard.
+    pub(crate) fn open(name: Arc<str>, env: Arc<Env>, shard: &Handle) -> Arc<Self> {
+        let metrics = env.metrics.upstream(&name);
+        let lane = Arc::new(Self {
+            hall: Mutex::new(Hall { gates: Gates::new(env.clock.steady()), resting: Vec::new(), closed: false }),
+            name,
+            env,
+            metrics,
+            inbox: Mutex::default(),
+            bell: Notify::new(),
+            protocol: Shared::default(),
+            large_bodies: LargeBodies::default(),
+            proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+        });
+        shard.spawn(lane.clone().run());
+        lane
+    }
+
+    /// Takes a job. Rings once for all jobs that come before the lane looks.
+    pub(crate) fn push(&self, job: Job) {
+        let mut inbox = lock(&self.inbox);
+        if inbox.closed {
+            drop(inbox);
+            return self.give_back([job]);
+        }
+        inbox.jobs.push(job);
+        let first = inbox.jobs.len() == 1;
+        drop(inbox);
+        if first {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Looks again at the configuration and at whether the engine drains.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Figures for operators.
+    pub(crate) fn view(&self) -> BreakerView {
+        let hall = lock(&self.hall);
+        let breaker = &hall.gates.breaker;
+        BreakerView {
+            upstream: self.name.clone(),
+            state: breaker.state(),
+            since: breaker.since(),
+            opens_until: breaker.opens_until(),
+            failures: breaker.failures(),
+            in_flight: hall.gates.in_flight,
+        }
+    }
+
+    /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
+    async fn run(self: Arc<Self>) {
+        while let Some(wait) = self.clone().oversee() {
+            // Cancel-safe: a permit of the bell is kept for the next turn.
+            let _rung = timeout(wait, self.bell.notified()).await;
+        }
+    }
+
+    /// Starts what may start. Gives how long nothing changes by time alone; None at the end of the lane.
+    fn oversee(self: Arc<Self>) -> Option<Duration> {
+        let table = self.env.live.snapshot();
+        let upstream = table.upstreams.get(&*self.name).filter(|_| !self.env.draining.load(Ordering::Acquire));
+        let now = self.env.clock.steady();
+        let mut hall = lock(&self.hall);
+        let mut inbox = lock(&self.inbox);
+        hall.gates.queue.extend(inbox.jobs.drain(..));
+        inbox.closed = upstream.is_none();
+        drop(inbox);
+        let Some(upstream) = upstream else {
+            hall.closed = true;
+            let returned = std::mem::take(&mut hall.gates.queue);
+            let resting = std::mem::take(&mut hall.resting);
+            drop(hall);
+            resting.iter().for_each(|desk| desk.bell.notify_one());
+            self.give_back(returned);
+            self.env.signals.window(&self.name, 0);
+            return None;
+        };
+        hall.gates.tick(now);
+        let limit = hall.gates.limit(upstream.concurrency);
+        let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
+        while let Some(job) = hall.gates.take(upstream.concurrency) {
+            self.start(&mut hall, job);
+        }
+        let deadline = hall.gates.deadline();
+        let window = hall.gates.new_window(upstream.concurrency);
+        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        drop(hall);
+        self.give_back(returned);
+        if let Some(window) = window {
+            self.env.signals.window(&self.name, window);
+        }
+        Some(deadline.map_or(Duration::from_secs(3600), |at| at.since(now).max(Duration::from_millis(1))))
+    }
+
+    /// Gives a job to a resting worker or to a new one.
+    fn start(self: &Arc<Self>, hall: &mut Hall, job: Job) {
+        self.count(1);
+        match hall.resting.pop() {
+            Some(desk) => {
+                *lock(&desk.job) = Some(job);
+                desk.bell.notify_one();
+            }
+            None => drop(tokio::spawn(self.clone().work(job))),
+        }
+    }
+
+    fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            self.env.signals.returned(job.event.id.pos.seq, &self.name);
+        }
+    }
+
+    fn count(&self, by: i64) {
+        self.metrics.in_flight.add(by);
+        if by > 0 {
+            self.env.in_flight.fetch_add(1, Ordering::AcqRel);
+        } else if self.env.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.env.quiet.notify_waiters();
+        }
+    }
+
+    /// A worker: makes attempts as long as there are jobs, rests, ends.
+    async fn work(self: Arc<Self>, first: Job) {
+        let mut client = Client::default();
+        let desk = Arc::<Desk>::default();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            let concurrency = self.attempt(&mut client, job).await;
+            next = match self.next(&desk, concurrency) {
+                Next::Job(job) => Some(job),
+                Next::Rest => self.rest(&mut client, &desk).await,
+                Next::End => None,
+            };
+        }
+    }
+
+    /// Ends an attempt and takes the next job, or a place among the resting.
+    fn next(&self, desk: &Arc<Desk>, concurrency: usize) -> Next {
+        self.count(-1);
+        let mut hall = lock(&self.hall);
+        hall.gates.in_flight -= 1;
+        if hall.closed || self.env.draining.load(Ordering::Acquire) {
+            return Next::End;
+        }
+        if hall.gates.queue.is_empty() {
+            hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
+        }
+        match hall.gates.take(concurrency) {
+            Some(job) => {
+                drop(hall);
+                self.count(1);
+                Next::Job(job)
+            }
+            None => {
+                hall.resting.push(desk.clone());
+                Next::Rest
+            }
+        }
+    }
+
+    /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
+    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Job> {
+        let wait = async {
+            // Cancel-safe: the job stands on the desk until it is taken.
+            let _tired = timeout(IDLE, desk.bell.notified()).await;
+        };
+        client.rest(wait).await;
+        let mut hall = lock(&self.hall);
+        hall.resting.retain(|other| !Arc::ptr_eq(other, desk));
+        lock(&desk.job).take()
+    }
+
+    /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
+    async fn attempt(self: &Arc<Self>, client: &mut Client, job: Job) -> usize {
+        let env = &self.env;
+        let table = env.live.snapshot();
+        let Some(upstream) = table.upstreams.get(&*self.name) else {
+            self.give_back([job]);
+            return 0;
+        };
+        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
+            Ok(draft) => self.send(client, &draft, &job, upstream).await,
+            Err(Unsent::Settled(change)) => {
+                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+            }
+            Err(Unsent::Later(words)) => {
+                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
+                let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
+                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+            }
+        }
+        upstream.concurrency
+    }
+
+    async fn send(self: &Arc<Self>, client: &mut Client, draft: &Draft<'_>, job: &Job, upstream: &Arc<Upstream>) {
+        let env = &self.env;
+        let (at, started) = (env.clock.now(), env.clock.elapsed());
+        let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
+        let latency = env.clock.elapsed().saturating_sub(started);
+        if let Err(Failure::Unsendable(words)) = &result {
+            let change = Change::Die(Reason::with("unsendable", words));
+            return settle::append(&*env.log, job, None, change, env.clock.now(), Done::nobody());
+        }
+        let judged = judge(&result, upstream, env.clock.now());
+        self.metrics.attempt.observe(latency);
+        if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
+            counter.inc();
+        }
+        if judged.outcome == Outcome::Delivered {
+            self.metrics.delivery.observe(env.clock.now().since(job.event.received_at));
+        }
+        let attempt = Attempt {
+            number: job.number,
+            at,
+            outcome: judged.outcome,
+            status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
+            error: error_words(&result, &judged),
+            latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+            excerpt: result.map(|answer| answer.body).unwrap_or_default(),
+            sent: draft.sent(),
+        };
+        self.settle(job, attempt, &judged, upstream);
+    }
+
+    /// Tells the gates and the log what became of an attempt.
+    fn settle(self: &Arc<Self>, job: &Job, attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+        let env = &self.env;
+        let now = env.clock.steady();
+        let mut hall = lock(&self.hall);
+        let observed = hall.gates.observe(judged, job.event.id.pos.seq, upstream, now);
+        let window = hall.gates.new_window(upstream.concurrency);
+        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        let failures = hall.gates.breaker.failures();
+        drop(hall);
+
+        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
+        settle::append(&*env.log, job, Some(attempt), change, env.clock.now(), observed.done);
+        if window.is_some() || observed.step != Step::Same {
+            self.tell(observed.step, window, failures, judged);
+        }
+        self.give_back(observed.returned);
+        if !observed.revive.is_empty() {
+            tokio::spawn(self.clone().revive(observed.revive));
+        }
+    }
+
+    fn tell(&self, step: Step, window: Option<usize>, failures: u32, judged: &Judgement) {
+        let upstream = &*self.name;
+        match step {
+            Step::Opened => {
+                let reason = judged.words.as_deref().unwrap_or_default();
+                tracing::warn!(upstream, failures, reason, "the breaker opened");
+                self.env.signals.paused(upstream, true);
+            }
+            Step::Closed => {
+                tracing::info!(upstream, "the breaker closed");
+                self.env.signals.paused(upstream, false);
+            }
+            Step::Same | Step::Grew => {}
+        }
+        if let Some(window) = window {
+            self.env.signals.window(upstream, window);
+        }
+        self.bell.notify_one();
+    }
+
+    /// Makes deliveries pending again that died of the answers that opened the breaker.
+    async fn revive(self: Arc<Self>, deliveries: impl IntoIterator<Item = Evidence> + Send) {
+        let deliveries: Vec<Evidence> = deliveries.into_iter().collect();
+        for Evidence { event, entry } in deliveries {
+            // Without its entry the delivery never died; it is still leased, and made again after a restart.
+            if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
+                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq) };
+                let (log, clock) = (&*self.env.log, &self.env.clock);
+                settle::append_named(log, &named, None, Change::Replay(clock.steady()), clock.now(), Done::nobody());
+            }
+        }
+    }
+}
+
+/// What a worker does next.
+enum Next {
+    Job(Job),
+    Rest,
+    End,
+}
+
+fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
+    let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
+    match result {
+        Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
+        Err(failure) => classify::no_answer(failure.to_string().into()),
+    }
+}
+
+/// What went wrong, for people: the failure or the status in words, or why a good answer's body is not whole.
+fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
+    let cut = result.as_ref().ok().and_then(|answer| answer.cut.as_ref());
+    let cut = cut.filter(|cut| **cut != super::client::Cut::Longer);
+    judged.words.clone().or_else(|| cut.map(|cut| cut.to_string().into()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

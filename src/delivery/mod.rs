@@ -1,0 +1,207 @@
+//! Owns the delivery engine: it takes jobs, makes attempts, judges the answers and writes what follows to the log.
+//!
+//! Promises that each upstream has its own lane on one shard, so that a dead or hanging upstream delays no other; at
+//! most `concurrency` attempts at once; that every wait has a limit; and that every job ends either in an
+//! `attempted` entry or in [`Signals::returned`]. What is due and when is the agenda's business: it learns of outcomes
+//! from the log, never from here. Limits: the window (see [`Signals::window`]) bounds queued jobs; 16 KiB of an
+//! answer are kept and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
+
+mod breaker;
+mod classify;
+mod client;
+mod gates;
+mod headers;
+mod lane;
+mod proxy;
+mod request;
+mod settle;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{runtime::Handle, sync::Notify};
+
+pub use breaker::BreakerState;
+pub use proxy::{Proxied, ProxyError};
+
+use self::lane::Lane;
+use crate::{
+    clock::{Clock, Timestamp},
+    event::{Job, Seq},
+    expr::Evaluator,
+    jitter::Jitter,
+    log::Log,
+    routing::Live,
+    telemetry::Metrics,
+};
+
+/// What the engine works with.
+pub struct Deps {
+    /// Time.
+    pub clock: Clock,
+    /// Spreads retries.
+    pub jitter: Jitter,
+    /// Where outcomes are written and large bodies are read.
+    pub log: Arc<dyn Log>,
+    /// The routing table.
+    pub live: Live,
+    /// For transforms.
+    pub evaluator: Evaluator,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Who is told about windows and pauses.
+    pub signals: Arc<dyn Signals>,
+    /// This node's name, for diagnostics.
+    pub node: Arc<str>,
+}
+
+/// What the engine tells the agenda. Called from the shards; must not block.
+pub trait Signals: Send + Sync {
+    /// How many jobs of this upstream the engine takes from now on (dispatched and not yet settled or returned): 0
+    /// while the breaker is open or the upstream asked for a pause, 1 for the half-open probe, doubling after that.
+    fn window(&self, upstream: &str, window: usize);
+    /// A job is given back without an attempt: the gates closed, the upstream is gone, the engine drains.
+    fn returned(&self, event: Seq, upstream: &str);
+    /// The breaker opened (true) or closed (false); the time between does not count towards giving up.
+    fn paused(&self, upstream: &str, paused: bool);
+}
+
+/// The state of an upstream's breaker, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerView {
+    /// Which upstream.
+    pub upstream: Arc<str>,
+    /// Closed, half-open or open.
+    pub state: BreakerState,
+    /// Since when (steady time).
+    pub since: Timestamp,
+    /// When an open breaker lets a probe through (steady time).
+    pub opens_until: Option<Timestamp>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Attempts under way.
+    pub in_flight: usize,
+}
+
+/// The delivery engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    env: Arc<Env>,
+    shards: Vec<Handle>,
+    lanes: ArcSwap<HashMap<Box<str>, Arc<Lane>>>,
+    /// Serializes changes of `lanes`; counts lanes opened, for the choice of a shard.
+    opened: Mutex<usize>,
+}
+
+/// What all lanes share.
+pub(crate) struct Env {
+    clock: Clock,
+    jitter: Jitter,
+    log: Arc<dyn Log>,
+    live: Live,
+    evaluator: Evaluator,
+    metrics: Arc<Metrics>,
+    signals: Arc<dyn Signals>,
+    draining: AtomicBool,
+    in_flight: AtomicUsize,
+    quiet: Notify,
+}
+
+impl Engine {
+    /// Starts a lane for each upstream of the live table. Each upstream is pinned to one of the shards: tokio
+    /// runtimes of one thread, with I/O and time enabled. Without shards every job is returned.
+    #[must_use]
+    pub fn start(deps: Deps, shards: &[Handle]) -> Self {
+        tracing::debug!(node = &*deps.node, shards = shards.len(), "the delivery engine starts");
+        let env = Env {
+            clock: deps.clock,
+            jitter: deps.jitter,
+            log: deps.log,
+            live: deps.live,
+            evaluator: deps.evaluator,
+            metrics: deps.metrics,
+            signals: deps.signals,
+            draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            quiet: Notify::new(),
+        };
+        let engine = Self(Arc::new(Inner {
+            env: Arc::new(env),
+            shards: shards.to_vec(),
+            lanes: ArcSwap::default(),
+            opened: Mutex::new(0),
+        }));
+        engine.configure();
+        engine
+    }
+
+    /// Takes a job. Never blocks; may be called from any thread. Jobs beyond the window wait in memory: keep to it.
+    /// A job for an upstream that is not configured, or that comes while the engine drains, is returned at once.
+    pub fn dispatch(&self, job: Job) {
+        match self.0.lanes.load().get(&*job.upstream) {
+            Some(lane) => lane.push(job),
+            None => self.0.env.signals.returned(job.event.id.pos.seq, &job.upstream),
+        }
+    }
+
+    /// Looks at the live table again, after it was swapped: opens lanes for new upstreams, closes those of removed
+    /// ones (their jobs are returned; attempts under way are finished) and tells changed windows.
+    pub fn configure(&self) {
+        let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.0.env.live.snapshot();
+        let before = self.0.lanes.load_full();
+        let mut lanes = HashMap::with_capacity(table.upstreams.len());
+        if !self.0.env.draining.load(Ordering::Acquire) {
+            for (name, upstream) in &table.upstreams {
+                if let Some(lane) = before.get(name) {
+                    lanes.insert(name.clone(), lane.clone());
+                } else if let Some(shard) = self.0.shards.get(*opened % self.0.shards.len().max(1)) {
+                    lanes.insert(name.clone(), Lane::open(upstream.name.clone(), self.0.env.clone(), shard));
+                    *opened += 1;
+                }
+            }
+        }
+        self.0.lanes.store(Arc::new(lanes));
+        before.values().for_each(|lane| lane.ring());
+    }
+
+    /// The breakers of all upstreams, by name.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<BreakerView> {
+        let mut views: Vec<BreakerView> = self.0.lanes.load().values().map(|lane| lane.view()).collect();
+        views.sort_by(|one, other| one.upstream.cmp(&other.upstream));
+        views
+    }
+
+    /// Takes no more jobs, gives back those that wait and lets attempts under way finish, for at most `deadline`.
+    /// What is still under way then is made again after the restart. Cancel-safe; the engine stays closed.
+    pub async fn drain(&self, deadline: Duration) {
+        self.0.env.draining.store(true, Ordering::Release);
+        self.configure();
+        let quiet = async {
+            loop {
+                let notified = self.0.env.quiet.notified();
+                if self.0.env.in_flight.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        if tokio::time::timeout(deadline, quiet).await.is_err() {
+            let left = self.0.env.in_flight.load(Ordering::Acquire);
+            tracing::warn!(left, "attempts were still under way at the end of the drain");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Owns the proxying of one safe request: sent once, now, its answer handed back.
+//!
+//! Promises the same request, target and limits as a delivery, but neither gates nor retries, and no entry in the log:
+//! a reader's request says nothing about deliveries. Each uses a connection of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, header};
+use tokio::time::timeout;
+
+use super::{
+    Engine,
+    client::{Client, Cut, Failure, Shared},
+    headers,
+    request::{self, Unsent},
+};
+use crate::event::{Event, Job};
+
+/// A safe request that is to be answered by an upstream.
+pub struct Proxied {
+    /// The request, with its body inline.
+    pub event: Arc<Event>,
+    /// Who answers.
+    pub upstream: Arc<str>,
+    /// How long the sender waits.
+    pub timeout: Duration,
+    /// The longest answer, in bytes.
+    pub reply_bytes_max: usize,
+}
+
+/// Why there is no answer to hand back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// The name is not configured.
+    #[error("upstream {0} is not configured")]
+    NoUpstream(Arc<str>),
+    /// No connection, or it broke.
+    #[error("upstream {upstream}: {words}")]
+    Unreachable {
+        /// Which.
+        upstream: Arc<str>,
+        /// What happened.
+        words: Box<str>,
+    },
+    /// No answer in time.
+    #[error("upstream {0} did not answer in time")]
+    Late(Arc<str>),
+    /// Longer than allowed.
+    #[error("the answer of upstream {0} is longer than max_reply")]
+    TooLarge(Arc<str>),
+    /// The request can't be made: a transform failed, routes conflict.
+    #[error("the request to upstream {upstream} can't be made: {words}")]
+    Unsendable {
+        /// Which.
+        upstream: Arc<str>,
+        /// What happened.
+        words: Box<str>,
+    },
+}
+
+impl Engine {
+    /// Sends one safe request and gives the whole answer, hop-by-hop headers removed. Runs on the caller's runtime.
+    ///
+    /// # Errors
+    /// [`ProxyError`]; the caller answers 502, or 504 if it is late.
+    pub async fn proxy(&self, proxied: Proxied) -> Result<Response<Bytes>, ProxyError> {
+        let name = proxied.upstream.clone();
+        match timeout(proxied.timeout, self.exchange(proxied)).await {
+            Ok(result) => result,
+            Err(_late) => Err(ProxyError::Late(name)),
+        }
+    }
+
+    async fn exchange(&self, proxied: Proxied) -> Result<Response<Bytes>, ProxyError> {
+        let name = proxied.upstream;
+        let table = self.0.env.live.snapshot();
+        let lane = self.0.lanes.load().get(&*name).cloned();
+        let (Some(lane), Some(upstream)) = (lane, table.upstreams.get(&*name)) else {
+            return Err(ProxyError::NoUpstream(name));
+        };
+        let unreachable = |words: String| ProxyError::Unreachable { upstream: name.clone(), words: words.into() };
+        let _place = lane.proxied.acquire().await.map_err(|closed| unreachable(closed.to_string()))?;
+        let job = Job {
+            planned_at: self.0.env.clock.steady(),
+            event: proxied.event,
+            upstream: name.clone(),
+            number: 1,
+            replays: 0,
+            new_keys: 0,
+            paused: Duration::ZERO,
+            previous: None,
+        };
+        let draft =
+            request::prepare(&job, upstream, &table, &self.0.env.log, &self.0.env.evaluator, &lane.large_bodies)
+                .await
+                .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
+        let shared = Shared::default();
+        let answer = Client::default().exchange(&draft, upstream, &shared, proxied.reply_bytes_max).await.map_err(
+            |failure| match failure {
+                Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
+                Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
+                Failure::Connect(_) | Failure::Broken(_) => unreachable(failure.to_string()),
+            },
+        )?;
+        match answer.cut {
+            None => {}
+            Some(Cut::Longer) => return Err(ProxyError::TooLarge(name)),
+            Some(Cut::Silent) => return Err(ProxyError::Late(name)),
+            Some(cut @ Cut::Broken(_)) => return Err(unreachable(cut.to_string())),
+        }
+        let mut response = Response::new(answer.body);
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = end_to_end(&answer.headers, draft.is_head());
+        Ok(response)
+    }
+}
+
+/// The answer's headers without those of the hop; the length of an answer to HEAD is its only trace and stays.
+fn end_to_end(received: &HeaderMap, head: bool) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(received.len());
+    headers::pass_on(received, &mut headers);
+    if head && let Some(length) = received.get(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, length.clone());
+    }
+    headers
+}
+
+fn words(unsent: Unsent) -> Box<str> {
+    match unsent {
+        Unsent::Settled(crate::event::Change::Die(reason)) => reason.to_string().into(),
+        Unsent::Settled(_) => "the route's transform discards it".into(),
+        Unsent::Later(words) => words,
+    }
+}

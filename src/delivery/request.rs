@@ -1,0 +1,266 @@
+//! Owns the making of one attempt's request: which route's changes apply, the transform, the target and the body.
+//!
+//! Promises that stored events are never changed, that transforms run anew for each attempt, and that nothing in a
+//! path or query is decoded or encoded.
+
+use std::{fmt::Write, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{
+    client::MakeRequest,
+    headers::{self, BodyForm},
+};
+use crate::{
+    event::{Body, Change, Event, Job, Reason, Sent},
+    expr::{EvalError, Evaluator, Expr, Input},
+    log::{Log, ReadError, read_body},
+    routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream},
+};
+
+/// A request that is ready to be sent.
+pub(crate) struct Draft<'a> {
+    job: &'a Job,
+    upstream: &'a Upstream,
+    route: Option<&'a Route>,
+    method: Method,
+    target: Bytes,
+    body: Bytes,
+    form: BodyForm,
+    /// Gives the memory of a large body back with the draft.
+    _memory: Option<SemaphorePermit<'a>>,
+}
+
+/// Memory for bodies that are read from the log, for one upstream: a large body waits until there is room. One that is
+/// larger than all of it goes alone.
+pub(crate) struct LargeBodies(Semaphore);
+
+/// Room in KiB: 64 MiB.
+const LARGE_BODIES_KIB: u32 = 64 * 1024;
+
+impl Default for LargeBodies {
+    fn default() -> Self {
+        Self(Semaphore::new(LARGE_BODIES_KIB as usize))
+    }
+}
+
+impl LargeBodies {
+    async fn room(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(LARGE_BODIES_KIB);
+        self.0.acquire_many(kib).await.ok()
+    }
+}
+
+/// Why nothing is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// The delivery is settled without an attempt.
+    Settled(Change),
+    /// Our own failure, likely to pass: try again later without spending an attempt.
+    Later(Box<str>),
+}
+
+/// Prepares an attempt.
+pub(crate) async fn prepare<'a>(
+    job: &'a Job,
+    upstream: &'a Upstream,
+    table: &'a Table,
+    log: &Arc<dyn Log>,
+    evaluator: &Evaluator,
+    large_bodies: &'a LargeBodies,
+) -> Result<Draft<'a>, Unsent> {
+    let memory = match &job.event.body {
+        Body::Inline(_) => None,
+        Body::Parts { length, .. } => large_bodies.room(*length).await,
+    };
+    let body = body(log, &job.event).await?;
+    let route = match table.changes(&job.event.source, &job.upstream) {
+        Changes::None => None,
+        Changes::Same(route) => Some(route),
+        Changes::Choose(routes) => choose(&routes, &job.event, &body, evaluator).await?,
+    };
+    let (body, form) = match route.and_then(|route| route.transform.as_ref()) {
+        None => (body, BodyForm::Original),
+        Some(transform) => transformed(transform, &job.event, &body, evaluator).await?,
+    };
+    let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
+    let target = target(&job.event, upstream, route);
+    Ok(Draft { job, upstream, route, method, target, body, form, _memory: memory })
+}
+
+impl Draft<'_> {
+    /// What the attempt's record says was sent.
+    pub(crate) fn sent(&self) -> Sent {
+        let path = std::str::from_utf8(&self.target).unwrap_or_default();
+        let mut url = String::with_capacity(64 + path.len());
+        match &self.upstream.target {
+            Target::Http(uri) => url.extend(["http://", &authority(uri)]),
+            Target::Https(uri) => url.extend(["https://", &authority(uri)]),
+            Target::Unix(socket) => drop(write!(url, "unix:{}:", socket.display())),
+        }
+        url.push_str(path);
+        let sha256 = (self.form != BodyForm::Original).then(|| Sha256::digest(&self.body).into());
+        Sent { url: url.into(), sha256 }
+    }
+
+    /// Whether the answer has no body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The `Host` that the upstream sees.
+    fn host(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        if let Some(configured) = headers.get(header::HOST) {
+            return Some(configured.clone());
+        }
+        let own = || match &self.upstream.target {
+            Target::Http(uri) | Target::Https(uri) => HeaderValue::from_str(&authority(uri)).ok(),
+            Target::Unix(_) => Some(HeaderValue::from_static("localhost")),
+        };
+        match &self.upstream.host {
+            HostPolicy::Preserve => self.job.event.headers.get(header::HOST).cloned().or_else(own),
+            HostPolicy::Upstream => own(),
+            HostPolicy::Name(name) => Some(name.clone()),
+        }
+    }
+}
+
+impl MakeRequest for Draft<'_> {
+    fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+        let edit = self.route.map(|route| &route.headers);
+        let mut headers = headers::build(self.job, self.form, edit, &self.upstream.headers);
+        let host = self.host(&headers);
+        let uri = if http2 {
+            headers.remove(header::HOST);
+            let target = PathAndQuery::from_maybe_shared(self.target.clone())?;
+            let authority = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+            Uri::builder().scheme("https").authority(authority).path_and_query(target).build()?
+        } else {
+            if let Some(host) = host {
+                headers.insert(header::HOST, host);
+            }
+            Uri::from_maybe_shared(self.target.clone())?
+        };
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// Host and port as the URL has them, without user information.
+fn authority(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Path and query in origin form.
+fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
+    let base = match &upstream.target {
+        Target::Http(uri) | Target::Https(uri) => uri.path(),
+        Target::Unix(_) => "/",
+    };
+    let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
+    let mut target = own.unwrap_or(&upstream.path).apply(base, &event.path);
+    if let Some(query) = &event.query {
+        target.push('?');
+        target.push_str(query);
+    }
+    target.into()
+}
+
+/// The whole body; one that stands in parts is read on a blocking thread.
+async fn body(log: &Arc<dyn Log>, event: &Arc<Event>) -> Result<Bytes, Unsent> {
+    if let Body::Inline(body) = &event.body {
+        return Ok(body.clone());
+    }
+    let (log, event) = (log.clone(), event.clone());
+    match tokio::task::spawn_blocking(move || read_body(&*log, &event)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error @ ReadError::Io { .. })) => Err(Unsent::Later(error.to_string().into())),
+        Ok(Err(error)) => Err(Unsent::Settled(Change::Die(Reason::with("body_unreadable", error.to_string())))),
+        Err(gone) => Err(Unsent::Later(gone.to_string().into())),
+    }
+}
+
+/// Of several routes that change a request differently, the one whose `when` matches.
+async fn choose<'a>(
+    routes: &[&'a Route],
+    event: &Event,
+    body: &Bytes,
+    evaluator: &Evaluator,
+) -> Result<Option<&'a Route>, Unsent> {
+    let mut chosen: Option<&Route> = None;
+    for route in routes {
+        let matches = match &route.when {
+            None => true,
+            Some(when) => evaluator
+                .eval(when, &input(event, body))
+                .await
+                .map_err(|error| unevaluated("filter_failed", &route.name, &error))?
+                .truthy(),
+        };
+        match chosen {
+            _ if !matches => {}
+            None => chosen = Some(route),
+            Some(other) if other.changes_like(route) => {}
+            Some(other) => {
+                let names = format!("{}, {}", other.name, route.name);
+                return Err(Unsent::Settled(Change::Die(Reason::with("conflicting_routes", names))));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Runs a transform: exactly one output; a string is sent as it is, anything else as JSON, none is `ignored`.
+async fn transformed(
+    transform: &Expr,
+    event: &Event,
+    body: &Bytes,
+    evaluator: &Evaluator,
+) -> Result<(Bytes, BodyForm), Unsent> {
+    let output = evaluator
+        .eval(transform, &input(event, body))
+        .await
+        .map_err(|error| unevaluated("transform_failed", transform.text(), &error))?;
+    let failed = |words: String| Unsent::Settled(Change::Die(Reason::with("transform_failed", words)));
+    match output.values.as_slice() {
+        [] => Err(Unsent::Settled(Change::Ignore)),
+        [text] if text.first() == Some(&b'"') => {
+            let text: String = serde_json::from_slice(text).map_err(|error| failed(error.to_string()))?;
+            Ok((text.into(), BodyForm::Text))
+        }
+        [json] => Ok((json.clone(), BodyForm::Json)),
+        several => Err(failed(format!("{} outputs where exactly one is needed", several.len()))),
+    }
+}
+
+fn unevaluated(code: &str, what: &str, error: &EvalError) -> Unsent {
+    match error {
+        EvalError::Unavailable(_) => Unsent::Later(error.to_string().into()),
+        _ => Unsent::Settled(Change::Die(Reason::with(code, format!("{error} (in {what})")))),
+    }
+}
+
+fn input<'a>(event: &'a Event, body: &'a [u8]) -> Input<'a> {
+    Input {
+        body,
+        headers: &event.headers,
+        query: event.query.as_deref(),
+        path: &event.path,
+        captures: &event.captures,
+        method: event.method.as_str(),
+        source: &event.source,
+        id: Some(event.id),
+        received_at: event.received_at,
+    }
+}

@@ -1,0 +1,177 @@
+//! Owns what follows for a delivery from an attempt: the change of its state, and how it is written to the log.
+//!
+//! Promises that nothing dies while the breaker is open and that giving up counts neither held time nor time with
+//! an open breaker. What an answer means is decided by `classify`.
+
+use std::time::Duration;
+
+use super::classify::Judgement;
+use crate::{
+    clock::Timestamp,
+    event::{Attempt, Change, Job, Outcome, Reason, Seq},
+    jitter::Jitter,
+    log::{Append, Class, Done, Kind, Log, NewEntry, entry},
+    routing::RetryPolicy,
+};
+
+/// What follows from a judged attempt. `open` says whether the breaker is open after it; `now` is steady time.
+pub(crate) fn change(
+    job: &Job,
+    judged: &Judgement,
+    policy: &RetryPolicy,
+    open: bool,
+    jitter: &Jitter,
+    now: Timestamp,
+) -> Change {
+    match judged.outcome {
+        Outcome::Delivered => Change::Delivered,
+        Outcome::Refused if open && judged.endpoint => Change::Postpone(now),
+        Outcome::Refused => Change::Die(judged.reason()),
+        Outcome::Deferred | Outcome::Degraded => match retry(job, judged, policy, jitter, now) {
+            Change::Die(_) if open => Change::Postpone(now),
+            change => change,
+        },
+    }
+}
+
+/// The next attempt's time, or the end of patience.
+fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, now: Timestamp) -> Change {
+    let waited = now.since(job.planned_at).saturating_sub(job.paused);
+    let scheduled = policy.delay_after(job.number, jitter);
+    match scheduled {
+        Some(delay) if policy.give_up_after.is_none_or(|limit| waited < limit) => {
+            Change::Retry(now.after(judged.retry_after.unwrap_or(delay)))
+        }
+        _ => Change::Die(given_up(job.number, waited, judged)),
+    }
+}
+
+fn given_up(attempts: u32, waited: Duration, judged: &Judgement) -> Reason {
+    let last = judged.words.as_deref().unwrap_or("no answer");
+    let times = if attempts == 1 { "attempt" } else { "attempts" };
+    Reason::with("given_up", format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
+}
+
+/// Queues the `attempted` entry of a job. The agenda learns of it from the log. An append that the log refuses is
+/// lost as in a crash: the delivery is leased until the restart, and made again then.
+pub(crate) fn append(log: &dyn Log, job: &Job, attempt: Option<Attempt>, change: Change, time: Timestamp, done: Done) {
+    append_named(
+        log,
+        &Named { event: job.event.id.pos.seq, upstream: &job.upstream, previous: job.previous },
+        attempt,
+        change,
+        time,
+        done,
+    );
+}
+
+/// A delivery and the entry before.
+pub(crate) struct Named<'a> {
+    pub(crate) event: Seq,
+    pub(crate) upstream: &'a str,
+    pub(crate) previous: Option<Seq>,
+}
+
+/// As [`append`], for a delivery whose job is gone.
+pub(crate) fn append_named(
+    log: &dyn Log,
+    named: &Named<'_>,
+    attempt: Option<Attempt>,
+    change: Change,
+    time: Timestamp,
+    done: Done,
+) {
+    let attempted = entry::Attempted {
+        event: named.event,
+        upstream: named.upstream.into(),
+        attempt,
+        change,
+        previous: named.previous,
+    };
+    log.append(Append {
+        parts: Vec::new(),
+        entry: NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) },
+        dedupe: None,
+        class: Class::Upkeep,
+        time,
+        done,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::{
+        delivery::{
+            classify::{self, Rules},
+            tests::rig,
+        },
+        routing::Schedule,
+    };
+
+    const PLANNED: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn judged(status: u16) -> Judgement {
+        let rules = Rules { soft_bounce: false, retry_after_max: Duration::from_secs(60) };
+        classify::answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), rules, PLANNED)
+    }
+
+    fn job(number: u32, paused: u64) -> Job {
+        let job = rig::job(rig::event(1).into(), "u", PLANNED);
+        Job { number, paused: Duration::from_secs(paused), ..job }
+    }
+
+    fn after(seconds: u64) -> Timestamp {
+        PLANNED.after(Duration::from_secs(seconds))
+    }
+
+    fn given(job: &Job, judged: &Judgement, policy: &RetryPolicy, open: bool, now: Timestamp) -> Change {
+        change(job, judged, policy, open, &Jitter::none(), now)
+    }
+
+    #[test]
+    fn the_timetable_is_that_of_the_policy() {
+        let policy = RetryPolicy::standard();
+        for (number, delay) in [(1, 1), (2, 5), (3, 30), (4, 120), (5, 600), (6, 1800), (7, 3600), (50, 3600)] {
+            let change = given(&job(number, 0), &judged(500), &policy, false, after(10));
+            assert_eq!(change, Change::Retry(after(10 + delay)), "after attempt {number}");
+        }
+    }
+
+    #[test]
+    fn retry_after_takes_the_place_of_the_timetable() {
+        let wait = Judgement { retry_after: Some(Duration::from_secs(42)), ..judged(503) };
+        assert_eq!(given(&job(1, 0), &wait, &RetryPolicy::standard(), false, after(0)), Change::Retry(after(42)));
+    }
+
+    #[test]
+    fn giving_up_counts_from_planning_without_paused_time() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(100)), ..RetryPolicy::standard() };
+        let died = given(&job(9, 0), &judged(500), &policy, false, after(100));
+        let Change::Die(reason) = died else { panic!("{died:?}") };
+        assert_eq!(reason.to_string(), "given_up: after 9 attempts in 100 s, the last one: 500 Internal Server Error");
+        assert!(matches!(given(&job(9, 0), &judged(500), &policy, false, after(99)), Change::Retry(_)));
+        assert!(matches!(given(&job(9, 50), &judged(500), &policy, false, after(149)), Change::Retry(_)));
+        assert!(matches!(given(&job(9, 50), &judged(500), &policy, false, after(150)), Change::Die(_)));
+    }
+
+    #[test]
+    fn without_give_up_after_a_delivery_dies_after_the_last_step() {
+        let schedule = Schedule::Steps(vec![Duration::from_secs(1)]);
+        let policy = RetryPolicy { schedule, give_up_after: None, ..RetryPolicy::standard() };
+        assert!(matches!(given(&job(1, 0), &judged(500), &policy, false, after(0)), Change::Retry(_)));
+        assert!(matches!(given(&job(2, 0), &judged(500), &policy, false, after(1)), Change::Die(_)));
+    }
+
+    #[test]
+    fn nothing_dies_of_the_endpoint_while_the_breaker_is_open() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(1)), ..RetryPolicy::standard() };
+        for status in [404, 500] {
+            assert_eq!(given(&job(3, 0), &judged(status), &policy, true, after(9)), Change::Postpone(after(9)));
+            assert!(matches!(given(&job(3, 0), &judged(status), &policy, false, after(9)), Change::Die(_)));
+        }
+        assert_eq!(given(&job(3, 0), &judged(200), &policy, true, after(9)), Change::Delivered);
+    }
+}

@@ -1,0 +1,153 @@
+//! Owns how bytes get to an upstream: TCP, TLS over TCP, or a Unix socket, behind one type.
+//!
+//! Promises that every step of connecting ends with the deadline its caller sets; nothing here retries.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::routing::{Target, Upstream};
+
+/// Addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// A connected stream. Tells whether anything was read since it was last asked.
+pub(crate) struct Stream {
+    io: Io,
+    answered: Arc<AtomicBool>,
+}
+
+enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Connects to where an upstream's URL points. The name is looked up each time.
+    pub(crate) async fn connect(upstream: &Upstream, answered: Arc<AtomicBool>) -> io::Result<Self> {
+        let io = match &upstream.target {
+            Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
+            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream.connect_timeout).await?),
+            Target::Https(uri) => {
+                let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;
+                let name = match &settings.server_name {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?,
+                };
+                let tcp = tcp(uri, 443, upstream.connect_timeout).await?;
+                Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
+            }
+        };
+        Ok(Self { io, answered })
+    }
+
+    /// Whether ALPN chose HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        match &self.io {
+            Io::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Io::Tcp(_) | Io::Unix(_) => false,
+        }
+    }
+}
+
+/// Host without the brackets of an IPv6 literal.
+fn host(uri: &http::Uri) -> io::Result<&str> {
+    let host = uri.host().ok_or_else(|| io::Error::other("the url names no host"))?;
+    Ok(host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host))
+}
+
+/// Connects to the first address of a name that answers; each gets an equal share of the time.
+async fn tcp(uri: &http::Uri, default_port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let port = uri.port_u16().unwrap_or(default_port);
+    let addresses: Vec<_> = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_late) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
+        }
+    }
+    Err(last)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Tcp(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
+            Io::Unix(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io).poll_flush(cx),
+            Io::Unix(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Owns the tests of the engine against scripted upstreams on real sockets.
+
+mod exchange;
+mod gates;
+mod protocols;
+pub(crate) mod rig;
