@@ -1,6 +1,6 @@
 //! Owns the keys of `[[listen]]`: addresses, certificates, client certificates.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
 
 use super::{
     problem::Place,
@@ -166,5 +166,9 @@ pub(super) fn pem_path(section: &Section<'_>, key: &'static str) -> Option<PathB
     }
     let path = section.path(key)?;
     section.cx.watch(&path);
+    let is_open = || path.metadata().is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
+    if key == "key" && is_open() {
+        section.warn(key, format!("every user may read {0}; chmod o-r {0}", path.display()));
+    }
     Some(path)
 }

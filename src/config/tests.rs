@@ -374,6 +374,13 @@ fn a_reload_says_what_needs_a_restart_and_which_paths_and_upstreams_are_gone() {
     assert_eq!(report.removed_upstreams, ["c"]);
     assert!(report.changed.contains(&"upstream.billing.url".to_owned()));
     assert!(diff(&old.config, &old.config).is_empty());
+
+    let (mut running, mut later) = (new.config, loaded(MINIMAL).config);
+    running.take_over(&old.config);
+    assert_eq!((&*running.listen[0].address, &running.store), ("127.0.0.1:8080", &old.config.store));
+    assert!(diff(&running, &later).needs_restart.is_empty());
+    later.take_over(&running);
+    assert!(diff(&later, &loaded(MINIMAL).config).is_empty());
 }
 
 #[test]

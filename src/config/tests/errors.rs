@@ -112,6 +112,11 @@ fn values_in_another_form_are_refused_with_an_example() {
             "path = '${NOT_SET}/x'",
             "store.path: the environment variable NOT_SET is not set; set it or write \"${NOT_SET:-default}\"",
         ),
+        (
+            "[admin]",
+            "address = '127.0.0.1:1'",
+            "admin.address: is an address of [[listen]] too; senders and operators need one each",
+        ),
         ("[diagnostics]", "level = 1", "diagnostics.level: takes a string, not a number"),
         (
             "[privacy]",

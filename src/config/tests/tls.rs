@@ -1,5 +1,7 @@
 //! Certificates: loading, choosing by SNI, renewing, and the ways they can be wrong.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
@@ -76,6 +78,11 @@ fn client_certificates_are_asked_for_and_a_change_of_their_authority_needs_a_res
     assert_eq!(diff(&before, &loaded.config).needs_restart, ["listen 127.0.0.1:8443 has other TLS settings"]);
     let names = ["a.key", "a.pem", "b.key", "b.pem", "stagepost.toml"];
     assert_eq!(loaded.files, names.map(|name| directory.path(name)));
+    let open = fs::metadata(directory.path("a.key")).unwrap().permissions().mode() & 0o004 != 0;
+    assert_eq!(
+        directory.messages(&loaded.warnings).iter().any(|said| said.contains("every user may read a.key")),
+        open
+    );
 
     let printed = effective(&loaded.config).to_owned();
     directory.write("stagepost.toml", format!("{printed}\n[[listen]]\naddress = '127.0.0.1:1'"));
