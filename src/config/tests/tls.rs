@@ -152,3 +152,55 @@ fn an_upstream_has_its_own_authority_certificate_and_name() {
     assert_eq!(tls.config.alpn_protocols.len(), 2);
     assert!(loaded.files.contains(&directory.path("b.key")));
 }
+
+/// A handshake in memory between a listener and an upstream's client side.
+fn handshake(server: &Config, client: &routing::Upstream) -> Result<Vec<u8>, rustls::Error> {
+    let Listener::Tcp { tls: Some(listener), .. } = &server.listen[0].listener else { panic!("no TLS") };
+    let tls = client.tls.as_ref().unwrap();
+    let mut server = rustls::ServerConnection::new(listener.config.clone()).unwrap();
+    let mut client = rustls::ClientConnection::new(tls.config.clone(), tls.server_name.clone().unwrap()).unwrap();
+    while client.wants_write() || server.wants_write() {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets()?;
+        }
+        wire.clear();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets()?;
+        }
+    }
+    assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]));
+    Ok(client.peer_certificates().unwrap()[0].to_vec())
+}
+
+#[test]
+fn a_handshake_asks_both_sides_for_what_is_configured() {
+    let directory = Directory::with("");
+    write_certificate(&directory, "a", &["a.example"]);
+    let b = write_certificate(&directory, "b", &["b.example"]);
+    write_certificate(&directory, "me", &["client.example"]);
+    for (listen, upstream, expected) in [
+        ("", "", Some(&b)),
+        (", client_ca = 'me.pem'", ", certificate = 'me.pem', key = 'me.key'", Some(&b)),
+        (", client_ca = 'me.pem'", "", None),
+        (", client_ca = 'me.pem'", ", certificate = 'a.pem', key = 'a.key'", None),
+        (", client_ca = 'me.pem', client_auth = 'optional'", "", Some(&b)),
+    ] {
+        let listen = TWO.replace("'a.key'", &format!("'a.key'{listen}"));
+        let tls = format!("tls = {{ ca = 'b.pem', server_name = 'b.example'{upstream} }}");
+        directory.write("stagepost.toml", format!("{listen}\n[upstream.u]\nurl = 'https://10.0.0.1'\n{tls}"));
+        let loaded = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
+        let seen = handshake(&loaded.config, &loaded.table.upstreams["u"]);
+        assert_eq!(seen.as_ref().ok(), expected, "{listen} {upstream} {seen:?}");
+    }
+}
