@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{reader::Section, units};
 use crate::{
     jitter::Jitter,
-    routing::{BreakerPolicy, ErrorRate, RetryPolicy, Schedule},
+    routing::{BreakerPolicy, ErrorRate, RetryPolicy, Schedule, TIMETABLE_ROWS_MAX},
 };
 
 /// So many attempts of a policy are added up to see how long it lasts.
@@ -80,20 +80,16 @@ fn longest(policy: &RetryPolicy) -> Duration {
 /// Prints when the attempts of a delivery are made if all fail at once.
 fn note_timetable(section: &Section<'_>, policy: &RetryPolicy) {
     let offsets = policy.timetable();
-    section.note(&format!("attempts, without jitter and Retry-After, so long after planning ({}):", offsets.len()));
+    section.note("attempts after planning, if each fails at once, without jitter and Retry-After:");
     for row in offsets.chunks(10) {
         section.note(&format!("  {}", row.iter().copied().map(clock_like).collect::<Vec<_>>().join(" ")));
     }
-    let end = match (policy.give_up_after, offsets.last()) {
-        (Some(after), _) => format!("dead {} after planning", units::show_duration(after)),
-        (None, Some(_))
-            if policy.delay_after(u32::try_from(offsets.len()).unwrap_or(u32::MAX), &Jitter::none()).is_some() =>
-        {
-            "and so on until the last step".to_owned()
-        }
-        (None, _) => "dead after the last".to_owned(),
+    let goes_on = if offsets.len() == TIMETABLE_ROWS_MAX { "and so on, " } else { "" };
+    let end = match policy.give_up_after {
+        Some(after) => format!("dead {} after planning", units::show_duration(after)),
+        None => "dead after the last".to_owned(),
     };
-    section.note(&format!("  {end}"));
+    section.note(&format!("  {goes_on}{end}"));
 }
 
 /// `2h36m5s`: for people, not for reading back.

@@ -31,7 +31,7 @@ pub struct ReloadReport {
 }
 
 impl ReloadReport {
-    /// Whether both are the same.
+    /// Whether no key is different. A reload is worth its while all the same: secrets and certificates may be new.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
