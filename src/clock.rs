@@ -74,6 +74,14 @@ impl serde::Serialize for Timestamp {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    /// From RFC 3339.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        Self::parse_rfc3339(&text).ok_or_else(|| serde::de::Error::custom("a time must be RFC 3339 with a zone"))
+    }
+}
+
 /// The source of time. Cheap to clone; all clones agree.
 #[derive(Clone)]
 pub struct Clock(Kind);

@@ -3,13 +3,19 @@
 //! The folders are the stages of an event's life; see `ARCHITECTURE.md`. The library exists for the binary, the
 //! tests and the benches; it promises no stable interface to others.
 
+pub mod admin;
+pub mod cli;
+pub mod agenda;
 pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod expr;
+pub mod ingress;
 pub mod jitter;
+pub mod listen;
 pub mod log;
 pub mod routing;
+pub mod state;
 pub mod telemetry;
 pub mod verify;

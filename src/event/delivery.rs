@@ -68,6 +68,18 @@ impl Reason {
         Self { code: CODES.iter().find(|known| **known == code).copied().unwrap_or("other"), detail: None }
     }
 
+    /// The stored number of the code: its place in the closed set, which only ever grows at its end.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        CODES.iter().position(|known| *known == self.code).and_then(|at| u8::try_from(at).ok()).unwrap_or(u8::MAX)
+    }
+
+    /// A reason without detail from its stored number; an unknown number becomes `other`.
+    #[must_use]
+    pub fn from_number(number: u8) -> Self {
+        Self { code: CODES.get(usize::from(number)).copied().unwrap_or("other"), detail: None }
+    }
+
     /// A reason with detail, cut at 500 characters.
     #[must_use]
     pub fn with(code: &str, detail: impl AsRef<str>) -> Self {

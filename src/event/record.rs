@@ -55,8 +55,9 @@ pub struct Event {
     pub verification: Verification,
     /// The generation of the configuration that took it.
     pub config_generation: u64,
-    /// The keyed fingerprint of source and dedupe key, and how long it counts, if the source deduplicates.
-    pub dedupe: Option<(u128, Timestamp)>,
+    /// If the source deduplicates: the keyed fingerprint of source and key, how long it counts, and the keyed
+    /// fingerprint of the body.
+    pub dedupe: Option<(u128, Timestamp, u64)>,
     /// Where the body is.
     pub body: Body,
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+use super::DedupeKey;
 use crate::{
     clock::Timestamp,
     event::{Attempt, Body, Change, Event, EventId, Outcome, Pos, Reason, Scheme, Sent, Seq, Verification},
@@ -244,7 +245,7 @@ pub struct Accepting<'a> {
     #[expect(missing_docs, reason = "as in Event")]
     pub config_generation: u64,
     #[expect(missing_docs, reason = "as in Event")]
-    pub dedupe: Option<(u128, Timestamp)>,
+    pub dedupe: Option<(u128, Timestamp, u64)>,
     /// The pieces of the body, or None when it is appended as parts.
     pub body: Option<&'a [Bytes]>,
     /// The whole body's length in bytes.
@@ -279,9 +280,10 @@ impl Accepting<'_> {
         out.text(self.verification_scheme);
         out.option(self.verification_secret, |out, secret| out.text(secret));
         out.number(self.config_generation);
-        out.option(self.dedupe, |out, (fingerprint, expires)| {
+        out.option(self.dedupe, |out, (fingerprint, expires, body)| {
             out.0.extend_from_slice(&fingerprint.to_be_bytes());
             out.number(expires.as_millis());
+            out.0.extend_from_slice(&body.to_be_bytes());
         });
         out.number(self.body_length);
         out.number(u64::from(self.body.is_some()));
@@ -327,7 +329,7 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
     let config_generation = from.number()?;
     let dedupe = from.option(|from| {
         let fingerprint = u128::from_be_bytes(from.take(16)?.as_ref().try_into().ok()?);
-        Some((fingerprint, from.time()?))
+        Some((fingerprint, from.time()?, u64::from_be_bytes(from.take(8)?.as_ref().try_into().ok()?)))
     })?;
     let length = from.number()?;
     let body = match from.number()? {
@@ -351,6 +353,38 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
         dedupe,
         body,
     })
+}
+
+/// The dedupe key of an `accepted` payload, without decoding the rest into an event.
+#[must_use]
+pub fn dedupe_of(payload: &Bytes) -> Option<DedupeKey> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    from.number()?;
+    for _ in 0..3 {
+        from.slice()?;
+    }
+    from.number()?;
+    from.slice()?;
+    from.option(Reader::slice)?;
+    for _ in 0..from.count()? {
+        from.slice()?;
+        from.slice()?;
+    }
+    from.slice()?;
+    for _ in 0..from.count()? {
+        from.slice()?;
+        from.slice()?;
+    }
+    from.slice()?;
+    from.option(Reader::slice)?;
+    from.number()?;
+    from.option(|from| {
+        let fingerprint = u128::from_be_bytes(from.take(16)?.as_ref().try_into().ok()?);
+        let expires_at = from.time()?;
+        let body = u64::from_be_bytes(from.take(8)?.as_ref().try_into().ok()?);
+        Some(DedupeKey { fingerprint, expires_at, body, runs_version: 0 })
+    })?
 }
 
 /// Encodes the payload of a `planned` entry.

@@ -5,7 +5,17 @@
 //! segments and files are not in the trait: another engine may stand behind it.
 
 mod ack;
+#[cfg(test)]
+mod contract;
+pub mod dedupe;
+pub mod disk;
 pub mod entry;
+pub mod frame;
+pub mod memory;
+mod queue;
+pub mod run;
+pub mod segment;
+pub mod sled;
 
 use std::sync::Arc;
 
@@ -42,6 +52,8 @@ pub struct DedupeKey {
     pub expires_at: Timestamp,
     /// Keyed fingerprint of the body, to tell a resend from a different request under the same key.
     pub body: u64,
+    /// Which version of the older keys was asked; set by [`Log::seen`].
+    pub runs_version: u64,
 }
 
 /// What kind of room an append needs.
@@ -170,7 +182,7 @@ pub trait Log: Send + Sync + 'static {
     ///
     /// # Errors
     /// A [`ReadError`] if the keys can't be read; the caller answers 503 then.
-    fn seen(&self, key: &DedupeKey, now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError>;
+    fn seen(&self, key: &mut DedupeKey, now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError>;
 
     /// The keyed fingerprint (128 bits) of a source and its dedupe key, stable for this store.
     fn fingerprint(&self, source: &str, key: &[u8]) -> u128;

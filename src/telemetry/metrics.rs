@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    marker::PhantomData,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -75,36 +76,73 @@ pub const BUCKETS_US: [u64; 18] = [
     600_000_000,
 ];
 
-/// A histogram of latencies (or of sizes, by [`Histogram::observe_number`]); lock-free.
-#[derive(Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BUCKETS_US.len() + 1],
-    sum_us: AtomicU64,
+/// Upper bounds of the buckets for counts of things, such as the entries of a commit; above the last is `+Inf`.
+pub const BUCKETS_COUNT: [u64; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+
+/// The bounds of a histogram's buckets, chosen by its type.
+pub trait Scale {
+    /// Upper bounds, ascending; at most as many as [`BUCKETS_US`].
+    const BOUNDS: &'static [u64];
+    /// How many of the counted units make one unit of the exported metric (microseconds to seconds).
+    const UNIT: u64;
 }
 
-impl Histogram {
+/// Latencies: counted in microseconds, exported in seconds.
+#[derive(Debug)]
+pub struct Latency;
+
+impl Scale for Latency {
+    const BOUNDS: &'static [u64] = &BUCKETS_US;
+    const UNIT: u64 = 1_000_000;
+}
+
+/// Counts of things, exported as they are.
+#[derive(Debug)]
+pub struct Count;
+
+impl Scale for Count {
+    const BOUNDS: &'static [u64] = &BUCKETS_COUNT;
+    const UNIT: u64 = 1;
+}
+
+/// A histogram of latencies, or of counts as `Histogram<Count>`; lock-free.
+pub struct Histogram<S: Scale = Latency> {
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum: AtomicU64,
+    scale: PhantomData<S>,
+}
+
+impl<S: Scale> Default for Histogram<S> {
+    fn default() -> Self {
+        Self { buckets: Default::default(), sum: AtomicU64::new(0), scale: PhantomData }
+    }
+}
+
+impl Histogram<Latency> {
     /// Counts one latency.
     pub fn observe(&self, latency: Duration) {
         self.observe_number(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX / 4));
     }
+}
 
+impl<S: Scale> Histogram<S> {
     /// Counts one number on the scale of the buckets.
     pub fn observe_number(&self, number: u64) {
-        let index = BUCKETS_US.partition_point(|bound| *bound < number);
+        let index = S::BOUNDS.partition_point(|bound| *bound < number);
         if let Some(bucket) = self.buckets.get(index) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
-        self.sum_us.fetch_add(number, Ordering::Relaxed);
+        self.sum.fetch_add(number, Ordering::Relaxed);
     }
 
-    /// Counts for each bucket (not cumulative), the last one is above all bounds; and the sum.
+    /// Counts for each bucket (not cumulative), the one after the last bound is above all bounds; and the sum.
     #[must_use]
     pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
         let mut counts = [0; BUCKETS_US.len() + 1];
         for (count, bucket) in counts.iter_mut().zip(&self.buckets) {
             *count = bucket.load(Ordering::Relaxed);
         }
-        (counts, self.sum_us.load(Ordering::Relaxed))
+        (counts, self.sum.load(Ordering::Relaxed))
     }
 }
 
@@ -127,8 +165,8 @@ pub struct Metrics {
     pub trailers_dropped: Counter,
     /// Duration of the barrier (flush and fdatasync).
     pub fsync: Histogram,
-    /// Entries in a commit (numbers, not microseconds).
-    pub commit_entries: Histogram,
+    /// Entries in a commit.
+    pub commit_entries: Histogram<Count>,
     /// Bytes of the log on disk.
     pub store_bytes: Gauge,
     /// The budget.
@@ -259,5 +297,17 @@ impl Metrics {
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// All sources seen so far, by name.
+    pub(super) fn all_sources(&self) -> Vec<(Box<str>, Arc<SourceMetrics>)> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
+    }
+
+    /// All upstreams seen so far, by name.
+    pub(super) fn all_upstreams(&self) -> Vec<(Box<str>, Arc<UpstreamMetrics>)> {
+        let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        upstreams.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 }

@@ -1,7 +1,15 @@
-//! Owns what the process says about itself: diagnostics set-up and the metrics struct.
+//! Owns what the process says about itself: diagnostics set-up, the metrics struct and its text, and the messages to
+//! the service manager.
 //!
-//! Promises that labels come only from configured names, so that nobody outside can grow a metric.
+//! Promises that labels come only from configured names, so that nobody outside can grow a metric, and that text
+//! from outside can't break out of its line of diagnostics. Deliberately absent: pushing metrics anywhere.
 
+pub mod diagnostics;
 mod metrics;
+mod render;
+pub mod systemd;
 
-pub use metrics::{BUCKETS_US, Counter, Gauge, Histogram, Metrics, RequestResult, SourceMetrics, UpstreamMetrics};
+pub use metrics::{
+    BUCKETS_COUNT, BUCKETS_US, Count, Counter, Gauge, Histogram, Latency, Metrics, RequestResult, Scale, SourceMetrics,
+    UpstreamMetrics,
+};

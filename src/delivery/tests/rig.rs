@@ -70,7 +70,7 @@ impl Log for FakeLog {
         append.done.answer(Ok(Appended::Appended(EventId { time: append.time, pos })));
         self.attempted.send_modify(|all| all.push((seq, attempted)));
     }
-    fn seen(&self, _: &DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+    fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }
     fn fingerprint(&self, _: &str, _: &[u8]) -> u128 {

@@ -1,0 +1,371 @@
+//! Owns the commands replay, hold, release and delete: which deliveries are meant, and the log entries that say so.
+//!
+//! Promises that nothing is changed without an id, a filter or `--all`; that a dry run selects exactly as the
+//! command does; and that memory is bounded: one command takes at most [`SELECTED_MAX`] deliveries and says when
+//! there was more. Deliberately absent: asking the operator, which is the CLI's.
+
+use std::ops::ControlFlow;
+
+use super::{
+    filter::{Compiled, FilterError, recorded},
+    find::{FindError, Found, find},
+    list::{Item, last_status, newest},
+    ports::{DeliveryView, EventView, PlannedFor, Ports},
+    wire::{Act, Acted, Verb},
+};
+use crate::{
+    event::{DeliveryState, EventId, Seq},
+    log::{
+        ReadError,
+        entry::{Action, Command, Target},
+        read_body, read_event,
+    },
+};
+
+/// The most deliveries that one command takes.
+pub const SELECTED_MAX: usize = 1_000_000;
+
+/// Bytes of JSON that one command entry may have, below the log's limit for an entry.
+const COMMAND_BYTES: usize = 400 * 1024;
+
+/// Records asked for at once.
+const PAGE: usize = 1_000;
+
+/// Named in an answer.
+const SAMPLE: usize = 20;
+
+/// Ids and skipped deliveries named in an answer.
+const NAMED_MAX: usize = 100;
+
+/// Why a command was not done, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// It says nothing, or too much.
+    #[error("{0}")]
+    Usage(String),
+    /// A filter means nothing.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The command was not appended.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Does what an operator asks for. `actor` is recorded with it.
+///
+/// # Errors
+/// See [`ActError`]. Of a command of many entries, those before the refused one stand.
+pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActError> {
+    check(ports, asked)?;
+    let whole = asked.filters.only_upstream().filter(|_| asked.ids.is_empty() && !asked.all);
+    if let (Verb::Hold | Verb::Release, Some(upstream)) = (asked.verb, whole) {
+        return act_on_upstream(ports, asked, actor, upstream);
+    }
+    let mut selection = Selection::new(ports, asked);
+    if asked.ids.is_empty() { selection.by_filter()? } else { selection.by_id()? }
+    let Selection { targets, mut acted, .. } = selection;
+    if !asked.dry_run {
+        for action in actions(asked, ports, targets) {
+            ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        }
+    }
+    acted.dry_run = asked.dry_run;
+    Ok(acted)
+}
+
+fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
+    let usage = |text: String| Err(ActError::Usage(text));
+    let verb = asked.verb.as_str();
+    if asked.ids.is_empty() && asked.filters.is_empty() && !asked.all {
+        return usage(format!("{verb} needs an id or a filter; --all says everything on purpose"));
+    }
+    for name in asked.to.iter().chain(&asked.filters.upstream) {
+        let known = ports.upstreams().iter().any(|upstream| **upstream == **name);
+        if !known && (asked.to.as_ref() == Some(name) || asked.verb == Verb::Hold) {
+            return usage(format!("no upstream is named {name:?}"));
+        }
+    }
+    let fits = |state: &str| match asked.verb {
+        Verb::Hold => state == "pending",
+        Verb::Release => state == "held",
+        Verb::Replay | Verb::Delete => true,
+    };
+    match asked.filters.state.as_deref() {
+        Some(state) if !fits(state) => usage(format!("{verb} can't change what is {state}")),
+        _ => Ok(()),
+    }
+}
+
+fn act_on_upstream(ports: &dyn Ports, asked: &Act, actor: &str, upstream: &str) -> Result<Acted, ActError> {
+    if !asked.dry_run {
+        let action = match asked.verb {
+            Verb::Hold => Action::HoldUpstream {
+                upstream: upstream.into(),
+                until_ms: until_ms(ports, asked),
+                reason: asked.reason.clone(),
+            },
+            _ => Action::ReleaseUpstream { upstream: upstream.into() },
+        };
+        ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+    }
+    let figures = ports.status().upstreams.into_iter().find(|found| found.name == upstream).unwrap_or_default();
+    Ok(Acted {
+        upstream: Some(upstream.to_owned()),
+        count: figures.pending.max(figures.held),
+        before: ports.log().end(),
+        dry_run: asked.dry_run,
+        ..Acted::default()
+    })
+}
+
+fn until_ms(ports: &dyn Ports, asked: &Act) -> Option<u64> {
+    asked.for_ms.map(|ms| ports.now().as_millis().saturating_add(ms))
+}
+
+/// The log entries of a command, each small enough for the log. Throttled replays are dealt out to all entries like
+/// cards, each with the interval of all together, so that the rate holds and the order of the log is kept.
+fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>) -> Vec<Action> {
+    let bytes: usize = targets.iter().map(|target| target.upstream.len() * 2 + 48).sum();
+    let piles = (bytes / COMMAND_BYTES + usize::from(!targets.is_empty())).max(1);
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let mut dealt: Vec<Vec<Target>> = vec![Vec::with_capacity(targets.len() / piles + 1); piles];
+    for (index, target) in targets.into_iter().enumerate() {
+        if let Some(pile) = dealt.get_mut(index % piles) {
+            pile.push(target);
+        }
+    }
+    let until_ms = until_ms(ports, asked);
+    let action = |targets: Vec<Target>| match asked.verb {
+        Verb::Replay => Action::Replay {
+            targets,
+            new_key: asked.new_key,
+            interval_us: asked.interval_us.map(|interval| interval.saturating_mul(piles as u64)),
+        },
+        Verb::Hold => Action::Hold { targets, until_ms, reason: asked.reason.clone() },
+        Verb::Release => Action::Release { targets },
+        Verb::Delete => Action::Delete { events: targets.into_iter().map(|target| target.event).collect() },
+    };
+    dealt.into_iter().map(action).collect()
+}
+
+/// The deliveries that are meant, collected event by event.
+struct Selection<'a> {
+    ports: &'a dyn Ports,
+    asked: &'a Act,
+    targets: Vec<Target>,
+    acted: Acted,
+}
+
+impl<'a> Selection<'a> {
+    fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
+        let acted = Acted { before: asked.before.unwrap_or_else(|| ports.log().end()), ..Acted::default() };
+        Self { ports, asked, targets: Vec::new(), acted }
+    }
+
+    /// By id; filters narrow what is meant.
+    fn by_id(&mut self) -> Result<(), ActError> {
+        let wanted = Compiled::new(self.asked.filters.clone(), self.ports)?;
+        for text in &self.asked.ids {
+            let found = text.parse::<EventId>().map_err(FindError::from).and_then(|id| find(self.ports, id));
+            match found {
+                Ok(found) => {
+                    if self.take(&found, &wanted, self.asked.filters.state.as_deref())?.is_break() {
+                        break;
+                    }
+                }
+                Err(FindError::Read(error)) => return Err(error.into()),
+                Err(FindError::Id(error)) => return Err(ActError::Usage(error.to_string())),
+                Err(FindError::NoSuch(_)) => {
+                    self.acted.missing_count += 1;
+                    if self.acted.missing.len() < NAMED_MAX {
+                        self.acted.missing.push(text.clone());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// By filter: through the records if the state keeps them, else through the log.
+    fn by_filter(&mut self) -> Result<(), ActError> {
+        let mut filters = self.asked.filters.clone();
+        let default_state = match self.asked.verb {
+            Verb::Replay => Some("dead"),
+            Verb::Hold => Some("pending"),
+            Verb::Release => Some("held"),
+            Verb::Delete => None,
+        };
+        filters.state = filters.state.or_else(|| default_state.map(str::to_owned));
+        let wanted = Compiled::new(filters.clone(), self.ports)?;
+        match filters.state.as_deref().and_then(recorded) {
+            Some(state) => self.through_records(state, &wanted),
+            None => self.through_log(&wanted),
+        }
+    }
+
+    fn through_log(&mut self, wanted: &Compiled) -> Result<(), ActError> {
+        let (ports, before) = (self.ports, self.acted.before);
+        let mut failed = None;
+        newest(ports, wanted, before, &mut |item| match item {
+            Item::Note(note) => {
+                self.skip(note);
+                ControlFlow::Continue(())
+            }
+            Item::Event(found) => {
+                let state = wanted.filters().state.as_deref();
+                self.take(&found, wanted, state).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                })
+            }
+        })?;
+        // Newest first is the order of the log read backwards; commands work in the order of the log.
+        self.targets.sort_by_key(|target| target.event);
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn through_records(&mut self, state: DeliveryState, wanted: &Compiled) -> Result<(), ActError> {
+        let mut after: Option<Target> = None;
+        loop {
+            let upstream = wanted.filters().upstream.as_deref();
+            let page = self.ports.records(state, upstream, after.as_ref(), PAGE);
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let mut planned: Vec<PlannedFor> = Vec::new();
+            for target in page.into_iter().filter(|target| target.event < self.acted.before) {
+                match planned.last_mut() {
+                    Some(same) if same.event == target.event => same.upstreams.push(target.upstream),
+                    _ => planned.push(PlannedFor { event: target.event, upstreams: vec![target.upstream] }),
+                }
+            }
+            let views = self.ports.views(&planned);
+            for (event, view) in planned.into_iter().zip(views) {
+                if self.take_recorded(event, view, wanted, state)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take_recorded(
+        &mut self,
+        planned: PlannedFor,
+        mut view: EventView,
+        wanted: &Compiled,
+        state: DeliveryState,
+    ) -> Result<ControlFlow<()>, ActError> {
+        // A page may end between two deliveries of an event: only those of this page are meant now.
+        view.deliveries.retain(|delivery| planned.upstreams.contains(&delivery.upstream));
+        let log = self.ports.log();
+        let stored_at = self.ports.stored_at(planned.event).unwrap_or(planned.event);
+        let event = match read_event(&*log, stored_at) {
+            Ok(event) => event,
+            Err(error) => {
+                self.skip(error.to_string());
+                return Ok(ControlFlow::Continue(()));
+            }
+        };
+        if view.deleted || !wanted.takes_event(&event) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let found = Found::bare(event, view, stored_at);
+        let body = || read_body(&*log, &found.event).map_err(|error| error.to_string());
+        match wanted.takes_content(&found.event, &body, self.ports) {
+            Ok(true) => self.take(&found, wanted, Some(state.as_str())),
+            Ok(false) => Ok(ControlFlow::Continue(())),
+            Err(error) => {
+                self.skip(format!("{}: {error}", found.event.id));
+                Ok(ControlFlow::Continue(()))
+            }
+        }
+    }
+
+    /// Takes what is meant of one event.
+    fn take(&mut self, found: &Found, wanted: &Compiled, state: Option<&str>) -> Result<ControlFlow<()>, ActError> {
+        let seq = found.event.id.pos.seq;
+        let log = self.ports.log();
+        let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
+            vec![None]
+        } else {
+            let mut status = |delivery: &DeliveryView| last_status(&*log, delivery);
+            let meant = found.view.deliveries.iter().filter(|delivery| wanted.takes_delivery(delivery, &mut status));
+            let meant: Vec<&DeliveryView> = meant.collect();
+            let unplanned = found.view.deliveries.is_empty() && state.is_none_or(|state| state == found.state().as_str());
+            match (&self.asked.to, self.asked.verb) {
+                (Some(to), Verb::Replay) if !meant.is_empty() || unplanned => vec![Some(to.as_str().into())],
+                (_, Verb::Replay) if unplanned => self.routed_now(found)?,
+                (_, verb) => meant.into_iter().filter(|d| changes(verb, d)).map(|d| Some(d.upstream.clone())).collect(),
+            }
+        };
+        if upstreams.is_empty() {
+            if !self.asked.ids.is_empty() {
+                self.skip(format!("{}: it has no delivery that {} could change", found.event.id, self.asked.verb.as_str()));
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
+        if self.targets.last().is_none_or(|last| last.event != seq) {
+            self.acted.events += 1;
+        }
+        for upstream in upstreams {
+            let name = upstream.clone().unwrap_or_default();
+            // The same id twice, or a replay to one upstream of an event whose deliveries lie on two pages.
+            if self.targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
+                continue;
+            }
+            if self.targets.len() >= SELECTED_MAX {
+                self.acted.truncated = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            self.acted.count += 1;
+            if self.acted.sample.len() < SAMPLE {
+                self.acted.sample.push((found.event.id.to_string(), upstream.map(Into::into)));
+            }
+            self.targets.push(Target { event: seq, upstream: name });
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// An event that goes nowhere is replayed to where today's routes send it.
+    fn routed_now(&mut self, found: &Found) -> Result<Vec<Option<Box<str>>>, ActError> {
+        if found.event.method.is_safe() {
+            return Ok(Vec::new());
+        }
+        let body = read_body(&*self.ports.log(), &found.event)?;
+        match self.ports.routed(&found.event, &body) {
+            Ok(upstreams) => Ok(upstreams.into_iter().map(Some).collect()),
+            Err(error) => {
+                self.skip(format!("{}: {error}", found.event.id));
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn skip(&mut self, text: String) {
+        if self.acted.skipped.len() < NAMED_MAX {
+            self.acted.skipped.push(text);
+        }
+    }
+}
+
+const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {
+    match verb {
+        Verb::Hold => matches!(delivery.status.state(), DeliveryState::Pending),
+        Verb::Release => matches!(delivery.status.state(), DeliveryState::Held),
+        Verb::Replay | Verb::Delete => true,
+    }
+}
+
+/// The sequence numbers and upstreams of targets, for tests.
+#[cfg(test)]
+fn named(targets: &[Target]) -> Vec<(Seq, &str)> {
+    targets.iter().map(|target| (target.event, &*target.upstream)).collect()
+}
+
+#[cfg(test)]
+#[path = "act_tests.rs"]
+mod tests;

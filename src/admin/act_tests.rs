@@ -1,0 +1,151 @@
+//! Which deliveries a command takes.
+
+use super::*;
+use crate::{
+    admin::{fake::*, wire::Filters},
+    event::{Reason, Status},
+};
+
+fn asked(verb: Verb) -> Act {
+    Act {
+        verb,
+        ids: Vec::new(),
+        filters: Filters::default(),
+        all: false,
+        to: None,
+        interval_us: None,
+        new_key: false,
+        for_ms: None,
+        reason: None,
+        dry_run: false,
+        before: None,
+    }
+}
+
+/// One event dead for billing and delivered to crm, one pending and one held for billing.
+fn three() -> (Fake, [EventId; 3]) {
+    let fake = Fake::default();
+    let ids = [fake.accept("stripe", b"1"), fake.accept("stripe", b"2"), fake.accept("app", b"3")];
+    fake.plan(&[(ids[0], &["billing", "crm"]), (ids[1], &["billing"]), (ids[2], &["billing"])]);
+    fake.set(ids[0], delivery("billing", Status::Dead(Reason::new("given_up"))));
+    fake.set(ids[1], delivery("billing", Status::Pending { due: fake.clock() }));
+    fake.set(ids[2], delivery("billing", Status::Held(Reason::new("operator"))));
+    (fake, ids)
+}
+
+fn targets(fake: &Fake) -> Vec<(Seq, String)> {
+    let commands = fake.commands();
+    let targets = commands.iter().flat_map(|command| match &command.action {
+        Action::Replay { targets, .. } | Action::Hold { targets, .. } | Action::Release { targets } => named(targets),
+        Action::Delete { events } => events.iter().map(|event| (*event, "")).collect(),
+        other => panic!("{other:?}"),
+    });
+    targets.map(|(seq, upstream)| (seq, upstream.to_owned())).collect()
+}
+
+#[test]
+fn a_command_without_id_or_filter_is_refused_unless_everything_is_meant() {
+    let (fake, _) = three();
+    for verb in [Verb::Replay, Verb::Hold, Verb::Release, Verb::Delete] {
+        assert!(matches!(act(&fake, &asked(verb), "me"), Err(ActError::Usage(_))));
+        assert!(act(&fake, &Act { all: true, ..asked(verb) }, "me").is_ok());
+    }
+}
+
+#[test]
+fn replay_by_filter_takes_dead_deliveries_only() {
+    let (fake, ids) = three();
+    let filters = Filters { source: Some("stripe".into()), ..Filters::default() };
+    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, "me").unwrap();
+    assert_eq!((acted.count, acted.events), (1, 1));
+    assert_eq!(targets(&fake), [(ids[0].pos.seq, "billing".into())]);
+    assert_eq!(fake.commands()[0].actor, "me");
+}
+
+#[test]
+fn replay_by_id_takes_every_delivery_and_replay_to_takes_one() {
+    let (fake, ids) = three();
+    let by_id = Act { ids: vec![ids[0].to_string()], ..asked(Verb::Replay) };
+    assert_eq!(act(&fake, &by_id, "me").unwrap().count, 2);
+    act(&fake, &Act { to: Some("crm".into()), ..by_id.clone() }, "me").unwrap();
+    assert_eq!(targets(&fake)[2..], [(ids[0].pos.seq, "crm".into())]);
+    let nowhere = Act { to: Some("nowhere".into()), ..by_id };
+    assert!(matches!(act(&fake, &nowhere, "me"), Err(ActError::Usage(_))));
+}
+
+#[test]
+fn an_unrouted_event_is_replayed_to_where_todays_routes_send_it() {
+    let fake = Fake::default();
+    let id = fake.accept("stripe", b"1");
+    fake.plan(&[(id, &[])]);
+    act(&fake, &Act { ids: vec![id.to_string()], ..asked(Verb::Replay) }, "me").unwrap();
+    assert_eq!(targets(&fake), [(id.pos.seq, "today".into())]);
+}
+
+#[test]
+fn hold_with_an_upstream_and_nothing_else_holds_the_upstream() {
+    let (fake, ids) = three();
+    let filters = Filters { upstream: Some("billing".into()), ..Filters::default() };
+    let whole = Act { filters: filters.clone(), for_ms: Some(1_000), ..asked(Verb::Hold) };
+    assert_eq!(act(&fake, &whole, "me").unwrap().upstream.as_deref(), Some("billing"));
+    let expected = Action::HoldUpstream {
+        upstream: "billing".into(),
+        until_ms: Some(fake.clock().as_millis() + 1_000),
+        reason: None,
+    };
+    assert_eq!(fake.commands()[0].action, expected);
+
+    let narrower = Act { filters: Filters { source: Some("stripe".into()), ..filters }, ..asked(Verb::Hold) };
+    let acted = act(&fake, &narrower, "me").unwrap();
+    assert_eq!((acted.upstream, acted.count), (None, 1));
+    assert!(matches!(&fake.commands()[1].action, Action::Hold { targets, .. } if targets[0].event == ids[1].pos.seq));
+}
+
+#[test]
+fn release_takes_what_is_held_and_delete_takes_events() {
+    let (fake, ids) = three();
+    let filters = Filters { source: Some("app".into()), ..Filters::default() };
+    act(&fake, &Act { filters: filters.clone(), ..asked(Verb::Release) }, "me").unwrap();
+    act(&fake, &Act { filters, ..asked(Verb::Delete) }, "me").unwrap();
+    assert_eq!(targets(&fake), [(ids[2].pos.seq, "billing".into()), (ids[2].pos.seq, String::new())]);
+}
+
+#[test]
+fn ids_that_lead_nowhere_and_deliveries_that_cannot_change_are_named() {
+    let (fake, ids) = three();
+    let missing = EventId { pos: crate::event::Pos { seq: 77, ..ids[0].pos }, ..ids[0] };
+    let acted =
+        act(&fake, &Act { ids: vec![missing.to_string(), ids[0].to_string()], ..asked(Verb::Hold) }, "me").unwrap();
+    assert_eq!((acted.count, acted.missing_count, acted.skipped.len()), (0, 1, 1));
+    assert_eq!(acted.missing, [missing.to_string()]);
+    let wrong = Act { ids: vec!["x".into()], ..asked(Verb::Hold) };
+    assert!(matches!(act(&fake, &wrong, "me"), Err(ActError::Usage(_))));
+}
+
+#[test]
+fn a_dry_run_counts_and_changes_nothing() {
+    let (fake, _) = three();
+    let acted = act(&fake, &Act { all: true, dry_run: true, ..asked(Verb::Delete) }, "me").unwrap();
+    assert_eq!((acted.count, acted.dry_run), (3, true));
+    assert!(fake.commands().is_empty());
+    fake.accept("late", b"4");
+    let confirmed = Act { all: true, before: Some(acted.before), ..asked(Verb::Delete) };
+    assert_eq!(act(&fake, &confirmed, "me").unwrap().count, 3);
+}
+
+#[test]
+fn many_targets_are_dealt_out_to_entries_that_the_log_takes_at_the_rate_that_was_asked_for() {
+    let (fake, _) = three();
+    let targets: Vec<Target> = (0..30_000).map(|event| Target { event, upstream: "billing".into() }).collect();
+    let made = actions(&Act { interval_us: Some(100), ..asked(Verb::Replay) }, &fake, targets);
+    assert!(made.len() > 1);
+    let mut total = 0;
+    for action in &made {
+        let bytes = serde_json::to_vec(&Command { actor: "me".into(), action: action.clone() }).unwrap();
+        assert!(bytes.len() < crate::log::ENTRY_BYTES_MAX);
+        let Action::Replay { targets, interval_us, .. } = action else { panic!() };
+        assert_eq!(*interval_us, Some(100 * made.len() as u64));
+        total += targets.len();
+    }
+    assert_eq!(total, 30_000);
+}

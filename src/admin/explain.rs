@@ -1,0 +1,203 @@
+//! Owns the answer to "why is it where it is", in sentences.
+//!
+//! Promises that every sentence is read from what is stored or configured now; nothing is guessed. Pure.
+
+use super::wire::{Attempt, Show, ShownDelivery, Status, Upstream};
+use crate::clock::Timestamp;
+
+/// Explains an event, given the figures of the running instance.
+#[must_use]
+pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
+    let mut told = vec![received(show), verified(show)];
+    match show.duplicates {
+        0 => {}
+        1 => told.push("It was sent once more and recognised as a duplicate.".to_owned()),
+        more => told.push(format!("It was sent {more} more times and recognised as a duplicate.")),
+    }
+    if show.event.deliveries.is_empty() {
+        told.push(without_delivery(show));
+    }
+    for found in &show.event.deliveries {
+        told.push(delivery(show, found, now));
+        if let Some(last) = found.attempts.last().filter(|_| found.state != "delivered") {
+            told.push(tried(last));
+        }
+        if matches!(found.state.as_str(), "pending" | "held") {
+            told.extend(gates(found, status.upstreams.iter().find(|upstream| upstream.name == found.upstream)));
+        }
+    }
+    told
+}
+
+fn received(show: &Show) -> String {
+    let event = &show.event;
+    let kind = event.event_type.as_deref().map_or(String::new(), |kind| format!(" of type {kind}"));
+    format!(
+        "Event {}{kind} came to source {} at {} from {}: {} {}, {} bytes.",
+        event.id, event.source, event.received_at, show.client, event.method, event.path, event.size
+    )
+}
+
+fn verified(show: &Show) -> String {
+    let config = show.config.as_deref().map_or(String::new(), |hash| format!(" (configuration {hash:.12})"));
+    match (&show.verification.secret, show.verification.scheme.as_str()) {
+        (_, "none") => format!("Its source checks no signature{config}."),
+        (Some(secret), scheme) => format!("Its {scheme} signature was made with the secret {secret}{config}."),
+        (None, scheme) => format!("It passed the check of {scheme}{config}."),
+    }
+}
+
+fn without_delivery(show: &Show) -> String {
+    let event = &show.event;
+    match event.state.as_str() {
+        "ignored" if matches!(event.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE") => {
+            format!("A {} request is handed through once and never delivered from the log.", event.method)
+        }
+        "ignored" => "A route took it and discarded it on purpose (its `to` is empty).".to_owned(),
+        "unrouted" => format!(
+            "No route wanted it: it is stored and goes nowhere. After a change of the routes, \
+             `stagepost replay {}` sends it where they say.",
+            event.id
+        ),
+        _ => "Routing has not decided yet where it goes.".to_owned(),
+    }
+}
+
+fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
+    let (upstream, id) = (&found.upstream, &show.event.id);
+    let tries = match found.attempts_total {
+        0 => "no attempt was made yet".to_owned(),
+        1 => "after 1 attempt".to_owned(),
+        more => format!("after {more} attempts"),
+    };
+    let why = found.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+    match found.state.as_str() {
+        "delivered" => match found.attempts.last() {
+            Some(last) => format!("{upstream} took it at {}, {tries}.", last.at),
+            None => format!("{upstream} took it, {tries}."),
+        },
+        "pending" if found.in_flight => format!("It is being sent to {upstream} at this moment, {tries}."),
+        "pending" => match found.due_at {
+            Some(due) if due > now => format!("It waits for {upstream}, {tries}; the next attempt is due at {due}."),
+            _ => format!("It waits for {upstream}, {tries}; the next attempt is due now."),
+        },
+        "dead" => format!(
+            "It was given up for {upstream}, {tries}{why}. `stagepost replay {id} --upstream {upstream}` makes it due again."
+        ),
+        "held" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("upstream_removed")) => {
+            format!("It is held: {upstream} is not in the configuration. It goes on when the upstream returns.")
+        }
+        "held" => format!(
+            "It is held for {upstream}, {tries}{why}. `stagepost release {id} --upstream {upstream}` lets it go."
+        ),
+        "review" => format!("{upstream} answered in a way that a person must judge, {tries}."),
+        "superseded" => format!("A newer event took its place for {upstream}."),
+        "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
+        other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),
+    }
+}
+
+fn tried(last: &Attempt) -> String {
+    let answer = match (last.status, last.error.as_deref()) {
+        (Some(status), Some(error)) => format!("answered {status} ({error})"),
+        (Some(status), None) => format!("answered {status}"),
+        (None, Some(error)) => format!("got no answer ({error})"),
+        (None, None) => "got no answer".to_owned(),
+    };
+    format!("Attempt {} at {} to {} {answer}: {}.", last.number, last.at, last.sent.url, last.outcome)
+}
+
+fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
+    let Some(upstream) = upstream else {
+        return vec![format!("No upstream {} is configured now.", found.upstream)];
+    };
+    let mut told = Vec::new();
+    if let Some(until) = upstream.held_until {
+        let reason = upstream.held_reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
+        told.push(match for_ever(until) {
+            true => format!("The upstream {} is held until it is released{reason}.", upstream.name),
+            false => format!("The upstream {} is held until {until}{reason}.", upstream.name),
+        });
+    }
+    match upstream.breaker.as_str() {
+        "open" => told.push(format!(
+            "The breaker of {} is open: nothing is sent and no attempt is spent until its cool-down ends.",
+            upstream.name
+        )),
+        "half-open" => told.push(format!("The breaker of {} is half-open: one probe decides.", upstream.name)),
+        _ => {}
+    }
+    told
+}
+
+/// Whether a hold has no end.
+#[must_use]
+pub fn for_ever(until: Timestamp) -> bool {
+    /// 9999-01-01T00:00:00Z.
+    const YEAR_9999: u64 = 253_370_764_800_000;
+    until.as_millis() >= YEAR_9999
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            fake::{Fake, delivery},
+            find, show,
+        },
+        Status, Timestamp, Upstream, explain,
+    };
+    use crate::{
+        admin::ports::DeliveryView,
+        event::{Reason, Status as Delivered},
+    };
+
+    #[test]
+    fn a_dead_delivery_is_explained_by_its_last_attempt() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let last = fake.attempt(id, "billing", 3, Some(503), None);
+        let status = Delivered::Dead(Reason::with("given_up", "5 days are over"));
+        fake.set(id, DeliveryView { last: Some(last), attempts: 3, ..delivery("billing", status) });
+        let told = explain(&show(&fake, &find(&fake, id).unwrap(), false).unwrap(), &Status::default(), fake.clock());
+        let text = told.join("\n");
+        for part in ["source stripe", "given up for billing, after 3 attempts: given_up: 5 days", "answered 503", "replay"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_pending_delivery_is_explained_by_what_holds_it_back() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let due = fake.clock().after(std::time::Duration::from_secs(5));
+        fake.set(id, delivery("billing", Delivered::Pending { due }));
+        let shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+        let upstream = Upstream {
+            name: "billing".into(),
+            breaker: "open".into(),
+            held_until: Some(Timestamp::from_millis(253_402_300_799_999)),
+            ..Upstream::default()
+        };
+        let status = Status { upstreams: vec![upstream], ..Status::default() };
+        let text = explain(&shown, &status, fake.clock()).join("\n");
+        for part in ["the next attempt is due at", "held until it is released", "breaker of billing is open"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_deliveries_says_why() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        let text = |fake: &Fake| {
+            let shown = show(fake, &find(fake, id).unwrap(), false).unwrap();
+            explain(&shown, &Status::default(), fake.clock()).join("\n")
+        };
+        assert!(text(&fake).contains("has not decided yet"));
+        fake.plan(&[(id, &[])]);
+        assert!(text(&fake).contains("No route wanted it"));
+    }
+}

@@ -1,0 +1,325 @@
+//! Owns the test form of the ports: a log in memory and states that are set by hand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::{
+    ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
+    wire,
+};
+use crate::{
+    clock::Timestamp,
+    event::{Attempt, Change, DeliveryState, Event, EventId, Outcome, Pos, Reason, Scheme, Sent, Seq, Status},
+    log::{
+        Append, AppendError, DedupeKey, Follower, Kind, Log, LogStats, ReadError,
+        entry::{self, Accepting, Attempted, Carried, Command, Entry, Planned, PlannedEvent, Target},
+    },
+};
+
+const START: u64 = 1_767_323_045_678;
+
+#[derive(Default)]
+pub(crate) struct FakeLog {
+    entries: Mutex<BTreeMap<Seq, Entry>>,
+    damaged: Mutex<BTreeSet<Seq>>,
+}
+
+impl FakeLog {
+    fn push(&self, kind: Kind, payload: Bytes) -> Seq {
+        let mut entries = self.entries.lock().unwrap();
+        let seq = entries.last_key_value().map_or(1, |(last, _)| last + 1);
+        let time = Timestamp::from_millis(START + seq);
+        entries.insert(seq, Entry { pos: Pos { partition: 0, seq }, time, kind, refs: Vec::new(), payload });
+        seq
+    }
+
+    fn check(&self, first: Seq, last: Seq) -> Result<(), ReadError> {
+        match self.damaged.lock().unwrap().range(first..=last).next_back() {
+            Some(seq) => Err(ReadError::Damaged { file: "0001.seg".into(), first: *seq, last: *seq }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Log for FakeLog {
+    fn append(&self, append: Append) {
+        append.done.answer(Err(AppendError::Closed));
+    }
+    fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+        Ok(None)
+    }
+    fn fingerprint(&self, _: &str, _: &[u8]) -> u128 {
+        0
+    }
+    fn forget(&self, _: u128) {}
+    fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        self.check(seq, seq)?;
+        self.entries.lock().unwrap().get(&seq).cloned().ok_or(ReadError::Missing(seq))
+    }
+    fn scan(&self, from: Seq, _: usize) -> Result<Vec<Entry>, ReadError> {
+        let found: Vec<Entry> = self.entries.lock().unwrap().range(from..).take(3).map(|(_, e)| e.clone()).collect();
+        if let Some(last) = found.last() {
+            self.check(from, last.pos.seq)?;
+        }
+        Ok(found)
+    }
+    fn scan_back(&self, before: Seq) -> Result<Vec<Entry>, ReadError> {
+        let entries = self.entries.lock().unwrap();
+        let mut found: Vec<Entry> = entries.range(..before).rev().take(2).map(|(_, e)| e.clone()).collect();
+        found.reverse();
+        if let Some(first) = found.first() {
+            self.check(first.pos.seq, before.saturating_sub(1))?;
+        }
+        Ok(found)
+    }
+    fn end(&self) -> Seq {
+        self.entries.lock().unwrap().last_key_value().map_or(1, |(last, _)| last + 1)
+    }
+    fn log_id(&self) -> u128 {
+        1
+    }
+    fn expire(&self, _: Seq) {}
+    fn follow(&self, _: Arc<dyn Follower>) {}
+    fn stats(&self) -> LogStats {
+        let first_seq = self.entries.lock().unwrap().first_key_value().map_or(1, |(first, _)| *first);
+        LogStats { first_seq, next_seq: self.end(), ..LogStats::default() }
+    }
+    fn writable(&self) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+/// The ports, by hand.
+#[derive(Default)]
+pub(crate) struct Fake {
+    log: Arc<FakeLog>,
+    views: Mutex<BTreeMap<(Seq, Box<str>), DeliveryView>>,
+    deleted: Mutex<BTreeSet<Seq>>,
+    carried: Mutex<BTreeMap<Seq, Seq>>,
+    commands: Mutex<Vec<Command>>,
+}
+
+pub(crate) fn delivery(upstream: &str, status: Status) -> DeliveryView {
+    DeliveryView { upstream: upstream.into(), status, attempts: 1, last: None, due: None, in_flight: false }
+}
+
+impl Fake {
+    pub(crate) fn clock(&self) -> Timestamp {
+        Timestamp::from_millis(START)
+    }
+
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        self.commands.lock().unwrap().clone()
+    }
+
+    pub(crate) fn event(&self, id: EventId) -> Event {
+        crate::log::read_event(&*self.log, id.pos.seq).unwrap()
+    }
+
+    pub(crate) fn accept(&self, source: &str, body: &[u8]) -> EventId {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("relay.example"));
+        headers.insert("x-kind", HeaderValue::from_static("test"));
+        headers.insert("authorization", HeaderValue::from_static("Bearer sesame"));
+        headers.insert("x-bytes", HeaderValue::from_bytes(b"\xff").unwrap());
+        let payload = Accepting {
+            received_at: self.clock(),
+            source,
+            event_type: Some("invoice.paid"),
+            method: &Method::POST,
+            scheme: Scheme::Https,
+            path: "/hooks/stripe",
+            query: Some("a=1"),
+            headers: &headers,
+            client: "192.0.2.7",
+            captures: &[("tenant".into(), "acme".into())],
+            verification_scheme: "stripe",
+            verification_secret: Some("env:STRIPE_SECRET"),
+            config_generation: 1,
+            dedupe: None,
+            body: Some(&[Bytes::copy_from_slice(body)]),
+            body_length: body.len() as u64,
+        }
+        .encode();
+        let seq = self.log.push(Kind::Accepted, payload);
+        self.log.read(seq).unwrap().id()
+    }
+
+    pub(crate) fn plan(&self, events: &[(EventId, &[&str])]) {
+        let mut planned = Planned { generation: 1, ..Planned::default() };
+        for (id, upstreams) in events {
+            let targets = upstreams.iter().map(|name| {
+                planned.upstreams.push((*name).into());
+                planned.upstreams.len() as u32 - 1
+            });
+            let targets = targets.collect();
+            planned.events.push(PlannedEvent { event: id.pos.seq, targets, ignored: false });
+        }
+        self.log.push(Kind::Planned, entry::encode_planned(&planned));
+    }
+
+    pub(crate) fn attempt(
+        &self,
+        id: EventId,
+        upstream: &str,
+        number: u32,
+        status: Option<u16>,
+        previous: Option<Seq>,
+    ) -> Seq {
+        let delivered = status.is_some_and(|status| status < 300);
+        let attempt = Attempt {
+            number,
+            at: self.clock(),
+            outcome: if delivered { Outcome::Delivered } else { Outcome::Deferred },
+            status,
+            error: status.is_none().then(|| "connection refused".into()),
+            latency_ms: 12,
+            excerpt: Bytes::from_static(b"ok"),
+            sent: Sent { url: "http://127.0.0.1:3000/hooks/stripe".into(), sha256: None },
+        };
+        let change = if delivered { Change::Delivered } else { Change::Retry(self.clock()) };
+        self.attempted(id, upstream, Some(attempt), change, previous)
+    }
+
+    pub(crate) fn die(&self, id: EventId, upstream: &str, reason: Reason) -> Seq {
+        self.attempted(id, upstream, None, Change::Die(reason), None)
+    }
+
+    fn attempted(
+        &self,
+        id: EventId,
+        upstream: &str,
+        attempt: Option<Attempt>,
+        change: Change,
+        previous: Option<Seq>,
+    ) -> Seq {
+        let attempted = Attempted { event: id.pos.seq, upstream: upstream.into(), attempt, change, previous };
+        self.log.push(Kind::Attempted, entry::encode_attempted(&attempted))
+    }
+
+    /// Sets the record of a delivery.
+    pub(crate) fn set(&self, id: EventId, view: DeliveryView) {
+        self.views.lock().unwrap().insert((id.pos.seq, view.upstream.clone()), view);
+    }
+
+    pub(crate) fn delete(&self, id: EventId) {
+        self.deleted.lock().unwrap().insert(id.pos.seq);
+    }
+
+    pub(crate) fn damage(&self, seq: Seq) {
+        self.log.damaged.lock().unwrap().insert(seq);
+    }
+
+    /// Appends the event again and forgets the original.
+    pub(crate) fn carry(&self, id: EventId, upstreams: &[&str]) {
+        let accepted = self.log.entries.lock().unwrap().remove(&id.pos.seq).unwrap().payload;
+        let history = upstreams.iter().map(|name| ((*name).into(), 0)).collect();
+        let seq = self.log.push(Kind::Carried, entry::encode_carried(&Carried { id, history, accepted }));
+        self.carried.lock().unwrap().insert(id.pos.seq, seq);
+    }
+}
+
+impl Reads for Fake {
+    fn log(&self) -> Arc<dyn Log> {
+        self.log.clone()
+    }
+    fn now(&self) -> Timestamp {
+        self.clock()
+    }
+    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+        let records = self.views.lock().unwrap();
+        let view = |planned: &PlannedFor| EventView {
+            deliveries: planned
+                .upstreams
+                .iter()
+                .map(|name| {
+                    let key = (planned.event, name.clone());
+                    records.get(&key).cloned().unwrap_or_else(|| delivery(name, Status::Delivered))
+                })
+                .collect(),
+            deleted: self.deleted.lock().unwrap().contains(&planned.event),
+            duplicates: 0,
+        };
+        events.iter().map(view).collect()
+    }
+    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+        let records = self.views.lock().unwrap();
+        let all = records.iter().filter(|(_, view)| view.status.state() == state);
+        let all = all.map(|((event, name), _)| Target { event: *event, upstream: name.clone() });
+        let all = all.filter(|target| upstream.is_none_or(|wanted| wanted == &*target.upstream));
+        let later = |target: &Target| {
+            after.is_none_or(|after| (target.event, &*target.upstream) > (after.event, &*after.upstream))
+        };
+        all.filter(later).take(limit).collect()
+    }
+    fn stored_at(&self, event: Seq) -> Option<Seq> {
+        self.carried.lock().unwrap().get(&event).copied()
+    }
+    fn filter(&self, expression: &str) -> Result<Predicate, String> {
+        if expression == "(" {
+            return Err("unexpected end".into());
+        }
+        let expression = expression.to_owned();
+        Ok(Box::new(move |_, body| match expression.as_str() {
+            "error" => Err("cannot index".into()),
+            text => Ok(body == text.as_bytes()),
+        }))
+    }
+    fn route(&self, name: &str) -> Option<RouteFilter> {
+        (name == "paid").then(|| RouteFilter { takes: Box::new(|_, _| Ok(true)), to: vec!["billing".into()] })
+    }
+    fn decoded(&self, _: &Event, body: Bytes) -> Bytes {
+        body
+    }
+    fn hidden_headers(&self) -> Vec<HeaderName> {
+        Vec::new()
+    }
+    fn config_hash(&self, _: u64) -> Option<String> {
+        Some("c0ffee".into())
+    }
+}
+
+impl Ports for Fake {
+    fn status(&self) -> wire::Status {
+        let upstream = |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
+        wire::Status { upstreams: vec![upstream("billing"), upstream("crm")], ..wire::Status::default() }
+    }
+    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
+        Err(wire::ReloadRefused { problems: vec!["stagepost.toml:3: source.stripe: no path".into()] })
+    }
+    fn command(&self, command: Command) -> Result<(), String> {
+        self.commands.lock().unwrap().push(command);
+        Ok(())
+    }
+    fn refused(&self, after: u64) -> Vec<wire::Refused> {
+        let one = wire::Refused {
+            number: 1,
+            at: self.clock(),
+            reason: "bad_signature".into(),
+            source: Some("stripe".into()),
+            client: "192.0.2.7".into(),
+            method: "POST".into(),
+            path: "/hooks/\u{1b}[2J".into(),
+            size: 5,
+            status: 401,
+        };
+        if after < 1 { vec![one] } else { Vec::new() }
+    }
+    fn upstreams(&self) -> Vec<Box<str>> {
+        vec!["billing".into(), "crm".into()]
+    }
+    fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
+        Ok(vec!["today".into()])
+    }
+    fn metrics(&self) -> String {
+        crate::telemetry::Metrics::default().render()
+    }
+    fn ready(&self) -> Result<(), String> {
+        Err("the log is full".into())
+    }
+}

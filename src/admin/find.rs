@@ -1,0 +1,283 @@
+//! Owns the way from an id to the stored event, its plan and the history of its deliveries.
+//!
+//! Promises bounded work: plan and first attempts are sought in the [`TRAIL_BYTES_MAX`] of log after the event. An
+//! entry that can't be read is an error, never "not there".
+
+use std::ops::ControlFlow;
+
+use super::ports::{DeliveryView, EventView, PlannedFor, Reads};
+use crate::{
+    event::{DeliveryState, Event, EventId, EventState, Seq, event_state},
+    log::{
+        Kind, Log, ReadError,
+        entry::{self, Attempted, Entry},
+    },
+};
+
+/// How much of the log after an event is searched for its plan and for attempts that left no record.
+pub(super) const TRAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Read at once while searching.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Attempts of one delivery that are walked back.
+const HISTORY_MAX: usize = 1_000;
+
+/// Where routing sent an event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To these.
+    pub upstreams: Vec<Box<str>>,
+    /// A route took it and discarded it on purpose.
+    pub ignored: bool,
+}
+
+/// An event with all that is known about it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// As stored.
+    pub event: Event,
+    /// None: not planned yet (or its plan stands too far away).
+    pub plan: Option<Plan>,
+    /// The states of its deliveries.
+    pub view: EventView,
+    /// Where its entry stands: not its own number if it was carried.
+    pub stored_at: Seq,
+}
+
+impl Found {
+    /// The state of the event.
+    #[must_use]
+    pub fn state(&self) -> EventState {
+        let states: Vec<DeliveryState> = self.view.deliveries.iter().map(|found| found.status.state()).collect();
+        match &self.plan {
+            _ if !states.is_empty() => event_state(&states),
+            _ if self.event.method.is_safe() => EventState::Ignored,
+            Some(plan) if plan.ignored => EventState::Ignored,
+            Some(_) => EventState::Unrouted,
+            None => EventState::Pending,
+        }
+    }
+}
+
+/// Why an id leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// Not an id.
+    #[error(transparent)]
+    Id(#[from] crate::event::IdError),
+    /// Never stored, expired, or deleted.
+    #[error("no event {0} is stored")]
+    NoSuch(EventId),
+    /// The log can't be read there.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Finds an event by id.
+///
+/// # Errors
+/// See [`FindError`].
+pub fn find(reads: &dyn Reads, id: EventId) -> Result<Found, FindError> {
+    let log = reads.log();
+    let seq = id.pos.seq;
+    let stored = match log.read(seq) {
+        Err(ReadError::Missing(_)) => carried_copy(reads, &*log, seq)?,
+        read => Some((seq, read?)),
+    };
+    let (stored_at, entry) = stored.ok_or(FindError::NoSuch(id))?;
+    if !matches!(entry.kind, Kind::Accepted | Kind::Carried) {
+        return Err(FindError::NoSuch(id));
+    }
+    let event = entry::decode_event(&entry).ok_or(ReadError::Format(stored_at))?;
+    if event.id != id {
+        return Err(FindError::NoSuch(id));
+    }
+    let plan = match carried_plan(&entry) {
+        Some(plan) => Some(plan),
+        None if event.method.is_safe() => None,
+        None => planned_after(&*log, seq)?,
+    };
+    let planned = PlannedFor { event: seq, upstreams: plan.clone().unwrap_or_default().upstreams };
+    let view = reads.views(&[planned]).pop().unwrap_or_default();
+    if view.deleted {
+        return Err(FindError::NoSuch(id));
+    }
+    Ok(Found { event, plan, view, stored_at })
+}
+
+fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, ReadError> {
+    reads.stored_at(seq).map(|at| log.read(at).map(|entry| (at, entry))).transpose()
+}
+
+/// The plan of a carried event: what was carried with it, since the `planned` entry may be gone.
+pub(super) fn carried_plan(entry: &Entry) -> Option<Plan> {
+    if entry.kind != Kind::Carried {
+        return None;
+    }
+    let carried = entry::decode_carried(&entry.payload)?;
+    Some(Plan { upstreams: carried.history.into_iter().map(|(upstream, _)| upstream).collect(), ignored: false })
+}
+
+/// What one `planned` entry says about its events.
+pub(super) fn plans(entry: &Entry) -> Vec<(Seq, Plan)> {
+    let Some(planned) = (entry.kind == Kind::Planned).then(|| entry::decode_planned(&entry.payload)).flatten() else {
+        return Vec::new();
+    };
+    let name = |target: &u32| planned.upstreams.get(*target as usize).cloned();
+    let plan = |targets: &[u32], ignored| Plan { upstreams: targets.iter().filter_map(name).collect(), ignored };
+    planned.events.iter().map(|event| (event.event, plan(&event.targets, event.ignored))).collect()
+}
+
+fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
+    let mut found = None;
+    forward(log, seq, &mut |entry| match plans(entry).into_iter().find(|(event, _)| *event == seq) {
+        Some((_, plan)) => {
+            found = Some(plan);
+            ControlFlow::Break(())
+        }
+        None => ControlFlow::Continue(()),
+    })?;
+    Ok(found)
+}
+
+/// The attempts of one delivery, oldest first: walked back from its record, or sought after the event if it was
+/// delivered at the first attempt. Shorter than the delivery's count where the log no longer reaches back.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(super) fn history(
+    log: &dyn Log,
+    event: Seq,
+    stored_at: Seq,
+    delivery: &DeliveryView,
+) -> Result<Vec<Attempted>, ReadError> {
+    let Some(last) = delivery.last else {
+        let delivered = delivery.status.state() == DeliveryState::Delivered && event == stored_at;
+        return if delivered { first_attempt(log, event, &delivery.upstream) } else { Ok(Vec::new()) };
+    };
+    let mut found = Vec::new();
+    let mut next = Some(last);
+    while let Some(seq) = next.take().filter(|_| found.len() < HISTORY_MAX) {
+        let entry = match log.read(seq) {
+            Err(ReadError::Missing(_)) => break,
+            read => read?,
+        };
+        if entry.kind != Kind::Attempted {
+            break;
+        }
+        let attempted = entry::decode_attempted(&entry.payload).ok_or(ReadError::Format(seq))?;
+        next = attempted.previous.filter(|previous| *previous < seq);
+        found.push(attempted);
+    }
+    found.reverse();
+    Ok(found)
+}
+
+fn first_attempt(log: &dyn Log, event: Seq, upstream: &str) -> Result<Vec<Attempted>, ReadError> {
+    let mut found = Vec::new();
+    forward(log, event, &mut |entry| {
+        if entry.kind == Kind::Attempted
+            && let Some(attempted) = entry::decode_attempted(&entry.payload)
+            && attempted.event == event
+            && &*attempted.upstream == upstream
+        {
+            found.push(attempted);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Shows the entries from `from` on until it is told to stop, at most [`TRAIL_BYTES_MAX`]. Damage is stepped over:
+/// the event itself is readable, and what is sought may stand behind.
+fn forward(log: &dyn Log, from: Seq, visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>) -> Result<(), ReadError> {
+    let (mut next, mut left) = (from, TRAIL_BYTES_MAX);
+    loop {
+        let entries = match log.scan(next, CHUNK_BYTES.min(left)) {
+            Err(ReadError::Damaged { last, .. }) if last >= next => {
+                next = last.saturating_add(1);
+                continue;
+            }
+            scanned => scanned?,
+        };
+        let Some(last) = entries.last() else { return Ok(()) };
+        next = last.pos.seq.saturating_add(1);
+        for entry in &entries {
+            left = left.saturating_sub(entry.payload.len());
+            if visit(entry).is_break() {
+                return Ok(());
+            }
+        }
+        if left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fake::*, *};
+    use crate::event::{Reason, Status};
+
+    #[test]
+    fn an_id_leads_to_the_event_its_plan_and_its_first_attempt() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.accept("other", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        fake.attempt(id, "billing", 1, Some(200), None);
+        let found = find(&fake, id).unwrap();
+        assert_eq!(found.plan.as_ref().unwrap().upstreams, vec!["billing".into()]);
+        assert_eq!(found.state(), EventState::Delivered);
+        let attempts = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
+        assert_eq!(attempts.len(), 1);
+    }
+
+    #[test]
+    fn a_history_is_walked_back_and_given_oldest_first() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let one = fake.attempt(id, "billing", 1, Some(503), None);
+        let two = fake.attempt(id, "billing", 2, None, Some(one));
+        fake.set(id, DeliveryView { last: Some(two), ..delivery("billing", Status::Dead(Reason::new("given_up"))) });
+        let found = find(&fake, id).unwrap();
+        let attempts = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
+        let numbers: Vec<u32> = attempts.iter().filter_map(|found| Some(found.attempt.as_ref()?.number)).collect();
+        assert_eq!(numbers, [1, 2]);
+    }
+
+    #[test]
+    fn what_is_not_stored_is_no_such_id_but_what_cannot_be_read_is_an_error() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        let never = EventId { pos: crate::event::Pos { seq: 99, ..id.pos }, ..id };
+        assert!(matches!(find(&fake, never), Err(FindError::NoSuch(_))));
+        let other_time = EventId { time: crate::clock::Timestamp::ZERO, ..id };
+        assert!(matches!(find(&fake, other_time), Err(FindError::NoSuch(_))));
+        fake.damage(id.pos.seq);
+        assert!(matches!(find(&fake, id), Err(FindError::Read(_))));
+    }
+
+    #[test]
+    fn a_deleted_event_is_not_there() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.delete(id);
+        assert!(matches!(find(&fake, id), Err(FindError::NoSuch(_))));
+    }
+
+    #[test]
+    fn a_carried_event_is_found_by_its_own_id_with_its_plan() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.accept("stripe", b"{}");
+        fake.carry(id, &["billing"]);
+        let found = find(&fake, id).unwrap();
+        assert_eq!(found.event.id, id);
+        assert_ne!(found.stored_at, id.pos.seq);
+        assert_eq!(found.plan.unwrap().upstreams, vec!["billing".into()]);
+    }
+}

@@ -1,0 +1,417 @@
+//! Owns the listing of events: newest first through the log, and on with what comes.
+//!
+//! Promises bounded memory: one stored block at a time, and the plans of events that were not reached yet (they
+//! follow their events closely; at most [`PLANS_MAX`], an event without its plan is shown as pending). Damage is
+//! reported and stepped over. Carried copies come last, since they are the oldest events.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    filter::Compiled,
+    find::{Found, Plan, carried_plan, plans},
+    ports::{DeliveryView, EventView, PlannedFor, Reads},
+    wire,
+};
+use crate::{
+    event::{Body, Event, EventId, Seq, Status},
+    log::{
+        Kind, Log, ReadError,
+        entry::{self, Entry},
+        read_body,
+    },
+};
+
+/// Plans and answer statuses remembered on the way back to their events.
+const PLANS_MAX: usize = 500_000;
+
+/// Carried copies remembered until the older log is through.
+const CARRIED_MAX: usize = 1_000_000;
+
+/// Read at once when following.
+const FOLLOW_BYTES: usize = 1024 * 1024;
+
+/// What a listing gives.
+#[derive(Debug)]
+pub enum Item {
+    /// An event that is meant.
+    Event(Box<Found>),
+    /// Something the operator must know.
+    Note(String),
+}
+
+/// Shows the events that are meant, newest first, older than `before`, until it is told to stop.
+///
+/// # Errors
+/// A [`ReadError`] that can't be stepped over.
+pub fn newest(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    before: Seq,
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), ReadError> {
+    let log = reads.log();
+    let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
+    let first = log.stats().first_seq;
+    let mut carried: Vec<(EventId, Seq)> = Vec::new();
+    let mut seen: HashSet<Seq> = HashSet::new();
+    let mut end = log.end();
+    loop {
+        let entries = match log.scan_back(end) {
+            Err(ReadError::Damaged { file, first, last }) if first < end => {
+                end = first;
+                let note = ReadError::Damaged { file, first, last }.to_string();
+                if emit(Item::Note(note)).is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
+            read => read?,
+        };
+        let Some(oldest) = entries.first() else { break };
+        let reached = wanted.filters().since.is_some_and(|since| oldest.time < since);
+        end = oldest.pos.seq;
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Carried).rev() {
+            if let Some(copy) = entry::decode_carried(&entry.payload)
+                && copy.id.pos.seq < first
+                && carried.len() < CARRIED_MAX
+                && seen.insert(copy.id.pos.seq)
+            {
+                carried.push((copy.id, entry.pos.seq));
+            }
+        }
+        if walk.block(&entries, before, emit).is_break() {
+            return Ok(());
+        }
+        if reached {
+            break;
+        }
+    }
+    carried.sort_unstable_by(|one, two| two.cmp(one));
+    for (id, at) in carried.into_iter().filter(|(id, _)| id.pos.seq < before) {
+        let entry = log.read(at)?;
+        let Some(event) = entry::decode_event(&entry).filter(|event| event.id == id) else { continue };
+        if walk.show(vec![(at, event, carried_plan(&entry))], emit).is_break() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Shows the events from `from` on that are meant, oldest first, as far as the log reaches now; gives where to go on.
+///
+/// # Errors
+/// A [`ReadError`] that can't be stepped over.
+pub fn follow_once(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    from: Seq,
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<Seq, ReadError> {
+    let log = reads.log();
+    let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
+    let mut next = from;
+    loop {
+        let entries = match log.scan(next, FOLLOW_BYTES) {
+            Err(ReadError::Damaged { file, first, last }) if last >= next => {
+                next = last.saturating_add(1);
+                if emit(Item::Note(ReadError::Damaged { file, first, last }.to_string())).is_break() {
+                    return Ok(next);
+                }
+                continue;
+            }
+            read => read?,
+        };
+        let Some(last) = entries.last() else { return Ok(next) };
+        next = last.pos.seq.saturating_add(1);
+        walk.plans = entries.iter().flat_map(plans).collect();
+        let events = walk.events(entries.iter(), Seq::MAX);
+        if walk.show(events, emit).is_break() {
+            return Ok(next);
+        }
+    }
+}
+
+/// A walk through the log with what was met on the way.
+struct Walk<'a> {
+    reads: &'a dyn Reads,
+    wanted: &'a Compiled,
+    log: &'a dyn Log,
+    plans: HashMap<Seq, Plan>,
+    /// Newest answer statuses of deliveries, kept only if they are asked for.
+    statuses: HashMap<Seq, Vec<(Box<str>, Option<u16>)>>,
+}
+
+impl Walk<'_> {
+    fn block(&mut self, entries: &[Entry], before: Seq, emit: &mut dyn FnMut(Item) -> ControlFlow<()>) -> ControlFlow<()> {
+        for entry in entries.iter().rev() {
+            if self.plans.len() < PLANS_MAX {
+                self.plans.extend(plans(entry));
+            }
+            if self.wanted.wants_status() && entry.kind == Kind::Attempted && self.statuses.len() < PLANS_MAX {
+                self.note_status(entry);
+            }
+        }
+        let events = self.events(entries.iter().rev(), before);
+        self.show(events, emit)
+    }
+
+    fn note_status(&mut self, entry: &Entry) {
+        let Some(attempted) = entry::decode_attempted(&entry.payload) else { return };
+        let Some(attempt) = attempted.attempt else { return };
+        let known = self.statuses.entry(attempted.event).or_default();
+        if !known.iter().any(|(upstream, _)| *upstream == attempted.upstream) {
+            known.push((attempted.upstream, attempt.status));
+        }
+    }
+
+    /// The events among entries whose heads are meant, with their plans.
+    fn events<'e>(
+        &mut self,
+        entries: impl Iterator<Item = &'e Entry>,
+        before: Seq,
+    ) -> Vec<(Seq, Event, Option<Plan>)> {
+        let mut events = Vec::new();
+        for entry in entries.filter(|entry| entry.kind == Kind::Accepted) {
+            let plan = self.plans.remove(&entry.pos.seq);
+            let Some(event) = entry::decode_event(entry) else { continue };
+            if entry.pos.seq < before && self.wanted.takes_event(&event) {
+                events.push((entry.pos.seq, event, plan));
+            } else {
+                self.statuses.remove(&entry.pos.seq);
+            }
+        }
+        events
+    }
+
+    fn show(
+        &mut self,
+        events: Vec<(Seq, Event, Option<Plan>)>,
+        emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let planned: Vec<PlannedFor> = events
+            .iter()
+            .map(|(_, event, plan)| PlannedFor {
+                event: event.id.pos.seq,
+                upstreams: plan.clone().unwrap_or_default().upstreams,
+            })
+            .collect();
+        let views = if planned.is_empty() { Vec::new() } else { self.reads.views(&planned) };
+        for ((stored_at, event, plan), view) in events.into_iter().zip(views) {
+            let statuses = self.statuses.remove(&event.id.pos.seq).unwrap_or_default();
+            if view.deleted || !self.wanted.takes_event(&event) {
+                continue;
+            }
+            let found = Found { event, plan, view, stored_at };
+            match self.meant(&found, &statuses) {
+                Ok(false) => {}
+                Ok(true) => emit(Item::Event(Box::new(found)))?,
+                Err(note) => emit(Item::Note(format!("{}: {note}", found.event.id)))?,
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn meant(&self, found: &Found, statuses: &[(Box<str>, Option<u16>)]) -> Result<bool, String> {
+        let mut status = |delivery: &DeliveryView| {
+            let known = statuses.iter().find(|(upstream, _)| *upstream == delivery.upstream);
+            known.map_or_else(|| last_status(self.log, delivery), |(_, status)| *status)
+        };
+        if !self.wanted.takes_deliveries(&found.view, found.state(), &mut status) {
+            return Ok(false);
+        }
+        let body = || read_body(self.log, &found.event).map_err(|error| error.to_string());
+        self.wanted.takes_content(&found.event, &body, self.reads)
+    }
+}
+
+/// The status of the last answer of a delivery that has a record.
+pub(super) fn last_status(log: &dyn Log, delivery: &DeliveryView) -> Option<u16> {
+    let entry = log.read(delivery.last?).ok()?;
+    entry::decode_attempted(&entry.payload)?.attempt?.status
+}
+
+/// The wire form of an event in a listing.
+///
+/// # Errors
+/// A [`ReadError`] if its body can't be read.
+pub(super) fn line(log: &dyn Log, found: &Found) -> Result<wire::Line, ReadError> {
+    let deliveries = found.view.deliveries.iter().map(|delivery| wire::Delivery {
+        upstream: delivery.upstream.to_string(),
+        state: delivery.status.state().as_str().to_owned(),
+        attempts: delivery.attempts,
+        reason: reason(log, delivery),
+        due_at: due_at(delivery),
+    });
+    Ok(head(found, hex::encode(body_sha256(log, &found.event)?), deliveries.collect()))
+}
+
+/// The part that listing and showing have in common.
+pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire::Line<D> {
+    let event = &found.event;
+    wire::Line {
+        id: event.id.to_string(),
+        received_at: event.received_at,
+        source: event.source.to_string(),
+        event_type: event.event_type.as_deref().map(str::to_owned),
+        method: event.method.as_str().to_owned(),
+        path: event.path.to_string(),
+        size: event.body.length(),
+        sha256,
+        state: found.state().as_str().to_owned(),
+        deliveries,
+    }
+}
+
+/// When a delivery that waits is due.
+pub(super) const fn due_at(delivery: &DeliveryView) -> Option<crate::clock::Timestamp> {
+    match delivery.status {
+        Status::Pending { .. } if delivery.in_flight => None,
+        Status::Pending { due } => match delivery.due {
+            Some(due) => Some(due),
+            None => Some(due),
+        },
+        _ => None,
+    }
+}
+
+/// Why a delivery is dead or held, with the detail that only the log has.
+pub(super) fn reason(log: &dyn Log, delivery: &DeliveryView) -> Option<String> {
+    use crate::event::Change;
+    let reason = delivery.status.reason()?;
+    if reason.detail.is_some() {
+        return Some(reason.to_string());
+    }
+    let entry = delivery.last.and_then(|last| log.read(last).ok());
+    match entry.and_then(|entry| entry::decode_attempted(&entry.payload)).map(|attempted| attempted.change) {
+        Some(Change::Die(stored) | Change::Hold(stored)) if stored.code == reason.code => Some(stored.to_string()),
+        _ => Some(reason.to_string()),
+    }
+}
+
+/// The digest of an event's body, part by part.
+pub(super) fn body_sha256(log: &dyn Log, event: &Event) -> Result<[u8; 32], ReadError> {
+    let mut digest = Sha256::new();
+    match &event.body {
+        Body::Inline(bytes) => digest.update(bytes),
+        Body::Parts { seqs, .. } => {
+            for seq in seqs {
+                digest.update(&log.read(*seq)?.payload);
+            }
+        }
+    }
+    Ok(digest.finalize().into())
+}
+
+impl Found {
+    /// A view of one event without deliveries, for selections that only need its head.
+    pub(super) const fn bare(event: Event, view: EventView, stored_at: Seq) -> Self {
+        Self { event, plan: None, view, stored_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fake::*, *};
+    use crate::{admin::wire::Filters, event::Reason};
+
+    fn ids(fake: &Fake, change: impl FnOnce(&mut Filters)) -> Vec<String> {
+        let mut filters = Filters::default();
+        change(&mut filters);
+        let wanted = Compiled::new(filters, fake).unwrap();
+        let mut found = Vec::new();
+        newest(fake, &wanted, Seq::MAX, &mut |item| {
+            found.push(match item {
+                Item::Event(event) => event.event.id.to_string(),
+                Item::Note(note) => note,
+            });
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        found
+    }
+
+    fn filled(count: usize) -> (Fake, Vec<EventId>) {
+        let fake = Fake::default();
+        let all: Vec<EventId> = (0..count)
+            .map(|number| {
+                let id = fake.accept(if number % 2 == 0 { "even" } else { "odd" }, format!("{number}").as_bytes());
+                fake.plan(&[(id, &["billing"])]);
+                fake.attempt(id, "billing", 1, Some(200), None);
+                id
+            })
+            .collect();
+        (fake, all)
+    }
+
+    #[test]
+    fn events_come_newest_first_with_their_states() {
+        let (fake, all) = filled(10);
+        let expected: Vec<String> = all.iter().rev().map(ToString::to_string).collect();
+        assert_eq!(ids(&fake, |_| {}), expected);
+        assert_eq!(ids(&fake, |f| f.state = Some("delivered".into())), expected);
+        assert!(ids(&fake, |f| f.state = Some("pending".into())).is_empty());
+        assert_eq!(ids(&fake, |f| f.source = Some("odd".into())).len(), 5);
+        assert_eq!(ids(&fake, |f| f.status = Some("2xx".into())), expected);
+        assert!(ids(&fake, |f| f.status = Some("500".into())).is_empty());
+        assert_eq!(ids(&fake, |f| f.grep = Some("7".into())), [all[7].to_string()]);
+    }
+
+    #[test]
+    fn an_event_without_a_plan_is_pending() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        assert_eq!(ids(&fake, |f| f.state = Some("pending".into())), [id.to_string()]);
+    }
+
+    #[test]
+    fn damage_is_reported_and_the_rest_is_shown() {
+        let (fake, all) = filled(3);
+        fake.damage(all[1].pos.seq);
+        let found = ids(&fake, |_| {});
+        assert_eq!(found.first(), Some(&all[2].to_string()));
+        assert_eq!(found.last(), Some(&all[0].to_string()));
+        assert!(found[1].contains("damaged"), "{found:?}");
+    }
+
+    #[test]
+    fn a_carried_event_is_listed_once_and_last() {
+        let fake = Fake::default();
+        let old = fake.accept("stripe", b"{}");
+        let young = fake.accept("stripe", b"{}");
+        fake.carry(old, &["billing"]);
+        assert_eq!(ids(&fake, |_| {}), [young.to_string(), old.to_string()]);
+    }
+
+    #[test]
+    fn the_reason_of_a_dead_delivery_has_the_detail_of_its_last_attempt() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let last = fake.die(id, "billing", Reason::with("refused", "404 Not Found"));
+        fake.set(id, DeliveryView { last: Some(last), ..delivery("billing", Status::Dead(Reason::new("refused"))) });
+        let found = super::super::find(&fake, id).unwrap();
+        let line = line(&*fake.log(), &found).unwrap();
+        assert_eq!(line.deliveries[0].reason.as_deref(), Some("refused: 404 Not Found"));
+        assert_eq!(line.state, "dead");
+    }
+
+    #[test]
+    fn following_goes_on_where_it_stopped() {
+        let (fake, _) = filled(2);
+        let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+        let mut count = 0;
+        let mut emit = |_: Item| {
+            count += 1;
+            ControlFlow::Continue(())
+        };
+        let next = follow_once(&fake, &wanted, 0, &mut emit).unwrap();
+        fake.accept("stripe", b"{}");
+        let after = follow_once(&fake, &wanted, next, &mut emit).unwrap();
+        assert_eq!((count, after > next), (3, true));
+    }
+}

@@ -1,0 +1,31 @@
+//! Owns the operators' side: the admin socket, the wire types of its JSON, and the questions that are answered from
+//! the log and the state of deliveries.
+//!
+//! Promises that reading never changes anything, that memory is bounded whatever the log holds, and that a command
+//! is durable when it is answered. What only a running instance can do stands behind [`Ports`]; what the directory
+//! of a stopped one can answer needs [`Reads`] alone. Deliberately absent: printing, which is the CLI's.
+
+mod act;
+mod explain;
+mod filter;
+mod find;
+mod list;
+mod ports;
+mod privacy;
+pub mod server;
+mod show;
+mod socket;
+pub mod wire;
+
+#[cfg(test)]
+mod fake;
+
+pub use act::{SELECTED_MAX, act};
+pub use explain::{explain, for_ever};
+pub use filter::{Compiled, FilterError};
+pub use find::{FindError, Found, find};
+pub use list::{Item, follow_once, newest};
+pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter};
+pub use privacy::Hidden;
+pub use show::show;
+pub use socket::{SocketError, bind, user_name};

@@ -1,0 +1,150 @@
+//! Owns the ports: what the admin side asks of the rest of the process, implemented by `app`.
+//!
+//! Promises that nothing here is called on an async thread: every call may read the disk or wait for the committer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderName;
+
+use super::wire;
+use crate::{
+    clock::Timestamp,
+    event::{DeliveryState, Event, Seq, Status},
+    log::{
+        Log,
+        entry::{Command, Target},
+    },
+};
+
+/// Whether an expression or a route takes an event with this body (as received).
+pub type Predicate = Box<dyn Fn(&Event, &[u8]) -> Result<bool, String> + Send + Sync>;
+
+/// An event and the upstreams that its `planned` entry names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedFor {
+    /// The event's own sequence number.
+    pub event: Seq,
+    /// Empty if it is not planned yet, or goes nowhere.
+    pub upstreams: Vec<Box<str>>,
+}
+
+/// What the state of deliveries knows about one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventView {
+    /// One for each planned upstream, in that order, then those that a replay added.
+    pub deliveries: Vec<DeliveryView>,
+    /// An operator deleted it: it is to be treated as if it were not there.
+    pub deleted: bool,
+    /// Resends so far.
+    pub duplicates: u64,
+}
+
+/// The state of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryView {
+    /// Its upstream.
+    pub upstream: Box<str>,
+    /// Its state. The detail of a reason may be missing; it is read from the log then.
+    pub status: Status,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// The last `attempted` entry; the history is walked back from there. None: no attempt yet, or delivered at the
+    /// first, which leaves no record.
+    pub last: Option<Seq>,
+    /// When the next attempt is due, steady time.
+    pub due: Option<Timestamp>,
+    /// An attempt is under way.
+    pub in_flight: bool,
+}
+
+/// A configured route, as a filter.
+pub struct RouteFilter {
+    /// Whether its sources and its `when` take the event.
+    pub takes: Predicate,
+    /// Its upstreams.
+    pub to: Vec<Box<str>>,
+}
+
+/// What the directory of an instance answers, running or stopped.
+pub trait Reads: Send + Sync {
+    /// The log.
+    fn log(&self) -> Arc<dyn Log>;
+
+    /// Wall time.
+    fn now(&self) -> Timestamp;
+
+    /// The states of events; as many as were asked for, in that order. A planned delivery without a record is
+    /// delivered at the first attempt unless it still waits.
+    fn views(&self, events: &[PlannedFor]) -> Vec<EventView>;
+
+    /// At most `limit` deliveries in a state that keeps records (dead, held, review), in the order of the log and
+    /// then of names, after the given one; of one upstream, or of all.
+    fn records(
+        &self,
+        state: DeliveryState,
+        upstream: Option<&str>,
+        after: Option<&Target>,
+        limit: usize,
+    ) -> Vec<Target>;
+
+    /// Where the event with this original sequence number stands now, if it was carried.
+    fn stored_at(&self, event: Seq) -> Option<Seq>;
+
+    /// Compiles an expression to a filter.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn filter(&self, expression: &str) -> Result<Predicate, String>;
+
+    /// A configured route. None if there is none of this name, or no configuration at hand.
+    fn route(&self, name: &str) -> Option<RouteFilter>;
+
+    /// The body without its `Content-Encoding`, for searching; as it is if it can't be decoded within the limits.
+    fn decoded(&self, event: &Event, body: Bytes) -> Bytes;
+
+    /// Header names, lower case, that are hidden besides the built-in list.
+    fn hidden_headers(&self) -> Vec<HeaderName>;
+
+    /// The hash of the configuration of a generation.
+    fn config_hash(&self, generation: u64) -> Option<String>;
+}
+
+/// What only a running instance can do.
+pub trait Ports: Reads + 'static {
+    /// The figures of `stagepost status`.
+    fn status(&self) -> wire::Status;
+
+    /// Applies the configuration as it stands on disk, whole or not at all.
+    ///
+    /// # Errors
+    /// The problems; the old configuration is still active.
+    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused>;
+
+    /// Appends a command. Durable and applied when it returns.
+    ///
+    /// # Errors
+    /// Why it was not appended, in words.
+    fn command(&self, command: Command) -> Result<(), String>;
+
+    /// The refused requests with numbers above `after`, oldest first, at most 1,000.
+    fn refused(&self, after: u64) -> Vec<wire::Refused>;
+
+    /// The names of the configured upstreams.
+    fn upstreams(&self) -> Vec<Box<str>>;
+
+    /// Where today's routes send an event.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
+
+    /// The metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
+
+    /// Whether new events can be stored. May write to the disk at most once a second; never asks an upstream.
+    ///
+    /// # Errors
+    /// Why not, in words without paths.
+    fn ready(&self) -> Result<(), String>;
+}

@@ -1,0 +1,96 @@
+//! Owns what is hidden when stored requests are shown: headers that carry credentials.
+//!
+//! Promises that a value is hidden wherever it is shown, unless the operator says `--reveal`. Deliberately absent:
+//! searching bodies for secrets.
+
+use http::{HeaderMap, HeaderName};
+
+use super::wire::Text;
+
+/// In place of a value.
+const HIDDEN: &str = "[hidden]";
+
+/// Headers that carry credentials or signatures, whatever the configuration says.
+const BUILT_IN: [&str; 20] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-access-token",
+    "x-csrf-token",
+    "x-gitlab-token",
+    "x-hub-signature",
+    "x-hub-signature-256",
+    "stripe-signature",
+    "webhook-signature",
+    "svix-signature",
+    "x-signature",
+    "x-slack-signature",
+    "x-shopify-hmac-sha256",
+    "x-amz-security-token",
+];
+
+/// Endings of names that are hidden as well.
+const ENDINGS: [&str; 6] = ["-signature", "-signature-256", "-hmac-sha256", "-token", "-secret", "-password"];
+
+/// Decides which headers are hidden.
+pub struct Hidden {
+    more: Vec<HeaderName>,
+    reveal: bool,
+}
+
+impl Hidden {
+    /// The built-in list and these; nothing at all with `reveal`.
+    #[must_use]
+    pub const fn new(more: Vec<HeaderName>, reveal: bool) -> Self {
+        Self { more, reveal }
+    }
+
+    /// Whether the values of this header are hidden.
+    #[must_use]
+    pub fn hides(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        !self.reveal
+            && (BUILT_IN.contains(&text) || ENDINGS.iter().any(|end| text.ends_with(end)) || self.more.contains(name))
+    }
+
+    /// The headers as they may be shown, and the names that were hidden.
+    #[must_use]
+    pub fn headers(&self, headers: &HeaderMap) -> (Vec<(String, Text)>, Vec<String>) {
+        let mut hidden: Vec<String> = Vec::new();
+        let shown = headers
+            .iter()
+            .map(|(name, value)| {
+                if !self.hides(name) {
+                    return (name.as_str().to_owned(), Text::new(value.as_bytes()));
+                }
+                if hidden.last().is_none_or(|last| last != name.as_str()) {
+                    hidden.push(name.as_str().to_owned());
+                }
+                (name.as_str().to_owned(), Text::Plain(HIDDEN.to_owned()))
+            })
+            .collect();
+        (shown, hidden)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_hidden_unless_revealed() {
+        let more = vec![HeaderName::from_static("x-customer")];
+        let hidden = Hidden::new(more.clone(), false);
+        for name in ["authorization", "x-gitlab-token", "x-acme-signature", "x-customer", "cookie"] {
+            let name = HeaderName::from_static(name);
+            assert!(hidden.hides(&name), "{name}");
+            assert!(!Hidden::new(more.clone(), true).hides(&name), "{name}");
+        }
+        assert!(!hidden.hides(&HeaderName::from_static("content-type")));
+    }
+}

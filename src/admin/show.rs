@@ -1,0 +1,108 @@
+//! Owns the full account of one event: as received, every delivery, every attempt.
+//!
+//! Promises that credentials are hidden unless they are asked for. The body is not part of it: it is fetched on its
+//! own, as bytes.
+
+use super::{
+    find::{Found, history},
+    list::{body_sha256, due_at, head, reason},
+    ports::{DeliveryView, Reads},
+    privacy::Hidden,
+    wire,
+};
+use crate::{
+    event::Attempt,
+    log::{Log, ReadError},
+};
+
+/// The account of an event.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show, ReadError> {
+    let (log, event) = (reads.log(), &found.event);
+    let sha256 = hex::encode(body_sha256(&*log, event)?);
+    let shown = |delivery| shown(&*log, found, delivery, &sha256);
+    let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, _>>()?;
+    let (headers, hidden) = Hidden::new(reads.hidden_headers(), reveal).headers(&event.headers);
+    let unverified = &*event.verification.scheme == "none";
+    Ok(wire::Show {
+        event: head(found, sha256.clone(), deliveries),
+        query: event.query.as_deref().map(str::to_owned),
+        headers,
+        client: event.client.to_string(),
+        verification: wire::Verification {
+            scheme: event.verification.scheme.to_string(),
+            result: if unverified { "unchecked" } else { "verified" }.to_owned(),
+            secret: event.verification.secret.as_deref().map(str::to_owned),
+        },
+        schema_version: None,
+        answered: Some(if event.method.is_safe() { "proxied" } else { "ack" }.to_owned()),
+        duplicates: found.view.duplicates,
+        config: reads.config_hash(event.config_generation),
+        scheme: event.scheme.as_str().to_owned(),
+        planned: found.plan.is_some(),
+        hidden,
+    })
+}
+
+fn shown(
+    log: &dyn Log,
+    found: &Found,
+    delivery: &DeliveryView,
+    own_sha256: &str,
+) -> Result<wire::ShownDelivery, ReadError> {
+    let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
+    let attempts = history.into_iter().filter_map(|attempted| attempted.attempt);
+    Ok(wire::ShownDelivery {
+        upstream: delivery.upstream.to_string(),
+        state: delivery.status.state().as_str().to_owned(),
+        reason: reason(log, delivery),
+        due_at: due_at(delivery),
+        in_flight: delivery.in_flight,
+        attempts_total: delivery.attempts,
+        attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
+    })
+}
+
+fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {
+    wire::Attempt {
+        number: attempt.number,
+        at: attempt.at,
+        outcome: attempt.outcome.as_str().to_owned(),
+        status: attempt.status,
+        error: attempt.error.map(Into::into),
+        latency_ms: attempt.latency_ms,
+        excerpt: wire::Text::new(&attempt.excerpt),
+        sent: wire::Sent {
+            url: attempt.sent.url.into(),
+            sha256: attempt.sent.sha256.map_or_else(|| own_sha256.to_owned(), hex::encode),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{fake::*, find},
+        *,
+    };
+
+    #[test]
+    fn the_account_of_an_event_is_the_golden_file() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", br#"{"id":1}"#);
+        fake.plan(&[(id, &["billing"])]);
+        fake.attempt(id, "billing", 1, Some(200), None);
+        let found = find(&fake, id).unwrap();
+        let json = serde_json::to_string_pretty(&show(&fake, &found, false).unwrap()).unwrap() + "\n";
+        if std::env::var_os("STAGEPOST_WRITE_GOLDEN").is_some() {
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/show.golden.json"), &json).unwrap();
+        }
+        assert_eq!(json, include_str!("show.golden.json"));
+        assert_eq!(serde_json::from_str::<wire::Show>(&json).unwrap(), show(&fake, &found, false).unwrap());
+        assert!(!json.contains("sesame"), "a credential is shown");
+        let revealed = serde_json::to_string(&show(&fake, &found, true).unwrap()).unwrap();
+        assert!(revealed.contains("sesame"));
+    }
+}

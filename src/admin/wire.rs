@@ -1,0 +1,457 @@
+//! Owns the wire types: the JSON of the admin socket and of the CLI's `--json`.
+//!
+//! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
+
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// Bytes from outside: text if they are UTF-8, else `{"base64": "…"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Text {
+    /// UTF-8.
+    Plain(String),
+    /// Anything else.
+    Encoded {
+        /// Standard alphabet, padded.
+        base64: String,
+    },
+}
+
+impl Text {
+    /// From bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Plain(text.to_owned()),
+            Err(_) => Self::Encoded { base64: STANDARD.encode(bytes) },
+        }
+    }
+
+    /// The bytes again.
+    #[must_use]
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Plain(text) => Cow::Borrowed(text.as_bytes()),
+            Self::Encoded { base64 } => Cow::Owned(STANDARD.decode(base64).unwrap_or_default()),
+        }
+    }
+}
+
+/// An event in `log --json`, generic over what it tells about a delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Line<D = Delivery> {
+    pub id: String,
+    pub received_at: Timestamp,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    pub method: String,
+    pub path: String,
+    pub size: u64,
+    pub sha256: String,
+    pub state: String,
+    pub deliveries: Vec<D>,
+}
+
+/// A delivery in `log --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Delivery {
+    pub upstream: String,
+    pub state: String,
+    pub attempts: u32,
+    pub reason: Option<String>,
+    pub due_at: Option<Timestamp>,
+}
+
+/// `show --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Show {
+    #[serde(flatten)]
+    pub event: Line<ShownDelivery>,
+    pub query: Option<String>,
+    pub headers: Vec<(String, Text)>,
+    pub client: String,
+    pub verification: Verification,
+    pub schema_version: Option<String>,
+    pub answered: Option<String>,
+    pub duplicates: u64,
+    pub config: Option<String>,
+    /// `http` or `https`: how the sender reached us.
+    pub scheme: String,
+    /// Routing has decided where it goes.
+    pub planned: bool,
+    /// Headers whose values are not shown.
+    pub hidden: Vec<String>,
+}
+
+/// How a request was verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Verification {
+    pub scheme: String,
+    pub result: String,
+    /// The reference, never the value.
+    pub secret: Option<String>,
+}
+
+/// A delivery in `show --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct ShownDelivery {
+    pub upstream: String,
+    pub state: String,
+    pub reason: Option<String>,
+    pub due_at: Option<Timestamp>,
+    pub in_flight: bool,
+    /// How often it was tried; more than there are `attempts` if the beginning of its history is no longer stored.
+    pub attempts_total: u32,
+    pub attempts: Vec<Attempt>,
+}
+
+/// One attempt in `show --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Attempt {
+    pub number: u32,
+    pub at: Timestamp,
+    pub outcome: String,
+    pub status: Option<u16>,
+    pub error: Option<String>,
+    pub latency_ms: u32,
+    pub excerpt: Text,
+    pub sent: Sent,
+}
+
+/// What an attempt sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Sent {
+    pub url: String,
+    pub sha256: String,
+}
+
+/// `status --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Status {
+    pub version: String,
+    pub node: String,
+    pub uptime_s: u64,
+    pub config: ConfigInfo,
+    pub upstreams: Vec<Upstream>,
+    pub store: Store,
+    pub quarantine: Quarantine,
+}
+
+/// The active configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct ConfigInfo {
+    pub hash: String,
+    pub loaded_at: Timestamp,
+}
+
+/// An upstream's figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Upstream {
+    pub name: String,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: String,
+    /// Held by an operator until then; the year 9999 for a hold without an end.
+    pub held_until: Option<Timestamp>,
+    /// In the operator's words.
+    #[serde(default)]
+    pub held_reason: Option<String>,
+    pub pending: u64,
+    /// Deliveries held, one by one or because the upstream is held.
+    #[serde(default)]
+    pub held: u64,
+    pub dead: u64,
+    pub oldest_at: Option<Timestamp>,
+    pub in_flight: u64,
+    /// Deliveries a second, over the last minute or so.
+    pub rate: f64,
+}
+
+/// The log's figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Store {
+    pub bytes: u64,
+    pub limit: u64,
+    /// When the budget is used up if nothing is delivered and events come as they do now: how long an outage may
+    /// last. None if nothing comes.
+    pub full_at: Option<Timestamp>,
+    pub segments: u64,
+    pub oldest_at: Option<Timestamp>,
+}
+
+/// What was refused after reading and kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
+pub struct Quarantine {
+    pub count: u64,
+    pub bytes: u64,
+}
+
+/// A reload that took effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Hash of what is active now.
+    pub hash: String,
+    /// Whether anything is different from before.
+    pub changed: bool,
+    /// Warnings, and what needs a restart to take effect.
+    pub messages: Vec<String>,
+}
+
+/// A reload that was refused; the old configuration is still active.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadRefused {
+    /// All problems, each with file, line and key.
+    pub problems: Vec<String>,
+}
+
+/// One refused request in `refused --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Ascending; what `-f` follows.
+    pub number: u64,
+    /// Wall time.
+    pub at: Timestamp,
+    /// A word.
+    pub reason: String,
+    /// If the request got as far as that.
+    pub source: Option<String>,
+    /// The client's address.
+    pub client: String,
+    /// As received.
+    pub method: String,
+    /// As received, cut.
+    pub path: String,
+    /// Bytes of body that were read.
+    pub size: u64,
+    /// The answer's status.
+    pub status: u16,
+}
+
+/// FILTERS of the contract, section 5. All that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filters {
+    /// The source's name.
+    pub source: Option<String>,
+    /// A delivery to this upstream.
+    pub upstream: Option<String>,
+    /// What a configured route takes today.
+    pub route: Option<String>,
+    /// The event type.
+    #[serde(rename = "type")]
+    pub event_type: Option<String>,
+    /// What the path captured as `tenant`.
+    pub tenant: Option<String>,
+    /// The state of the event or of one of its deliveries.
+    pub state: Option<String>,
+    /// The last answer's status: `503`, `5xx`.
+    pub status: Option<String>,
+    /// Why a delivery is dead or held: a code, or a part of the text.
+    pub reason: Option<String>,
+    /// Received then or later.
+    pub since: Option<Timestamp>,
+    /// Received before.
+    pub until: Option<Timestamp>,
+    /// A text in headers, path, query or decoded body.
+    pub grep: Option<String>,
+    /// A jq expression that is true.
+    #[serde(rename = "where")]
+    pub expression: Option<String>,
+}
+
+impl Filters {
+    /// Whether none is given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The upstream, if that and nothing else is given.
+    #[must_use]
+    pub fn only_upstream(&self) -> Option<&str> {
+        let rest = Self { upstream: None, ..self.clone() };
+        self.upstream.as_deref().filter(|_| rest.is_empty())
+    }
+}
+
+/// The question of `stagepost log`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// Which events.
+    pub filters: Filters,
+    /// How many, counted from the newest.
+    pub limit: u64,
+    /// Go on with what comes; oldest first.
+    pub follow: bool,
+}
+
+/// One line of the answer to [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// An event.
+    Event(Line),
+    /// Something the operator must know: damage, an expression that failed.
+    Note(String),
+    /// The answer ends here because of this.
+    Failed(String),
+}
+
+/// What an operator does to deliveries or events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Makes deliveries due again.
+    Replay,
+    /// Holds them.
+    Hold,
+    /// Lets them go.
+    Release,
+    /// Hides events.
+    Delete,
+}
+
+impl Verb {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A command as the CLI asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Act {
+    /// What.
+    pub verb: Verb,
+    /// Which events, by id.
+    pub ids: Vec<String>,
+    /// Which, by filter.
+    pub filters: Filters,
+    /// Everything, on purpose.
+    pub all: bool,
+    /// Replay to this upstream instead of the event's own.
+    pub to: Option<String>,
+    /// Replay: microseconds between two deliveries.
+    pub interval_us: Option<u64>,
+    /// Replay: a fresh idempotency key.
+    pub new_key: bool,
+    /// Hold: for so many milliseconds.
+    pub for_ms: Option<u64>,
+    /// Hold: in the operator's words.
+    pub reason: Option<String>,
+    /// Select and count, change nothing.
+    pub dry_run: bool,
+    /// Only events before this sequence number: what a dry run has counted, nothing newer.
+    pub before: Option<u64>,
+}
+
+/// What a command did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acted {
+    /// The upstream that was held or released as a whole.
+    pub upstream: Option<String>,
+    /// Deliveries (events for `delete`) that were changed, or would be.
+    pub count: u64,
+    /// Different events among them.
+    pub events: u64,
+    /// The first of them: id and upstream (none for `delete`), at most 20.
+    pub sample: Vec<(String, Option<String>)>,
+    /// Ids that lead to no stored event, at most 100.
+    pub missing: Vec<String>,
+    /// How many ids lead to no stored event.
+    pub missing_count: u64,
+    /// What was selected but left alone, with the reason, at most 100.
+    pub skipped: Vec<String>,
+    /// There was more than one command takes: run it again.
+    pub truncated: bool,
+    /// The end of the log when the selection was made.
+    pub before: u64,
+    /// Nothing was changed.
+    pub dry_run: bool,
+}
+
+/// What is wrong, in an error answer (`application/problem+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// In words.
+    pub title: String,
+    /// More of them, one a line.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_keeps_every_byte() {
+        for bytes in [&b"plain"[..], b"\xff\x00", "ü".as_bytes(), b""] {
+            assert_eq!(&*Text::new(bytes).bytes(), bytes);
+        }
+        assert_eq!(serde_json::to_string(&Text::new(b"\xff")).unwrap(), r#"{"base64":"/w=="}"#);
+    }
+
+    #[test]
+    fn an_upstream_and_nothing_else_is_recognised() {
+        let upstream = Filters { upstream: Some("billing".into()), ..Filters::default() };
+        assert_eq!(upstream.only_upstream(), Some("billing"));
+        assert_eq!(Filters { source: Some("stripe".into()), ..upstream }.only_upstream(), None);
+        assert_eq!(Filters::default().only_upstream(), None);
+    }
+
+    #[test]
+    fn the_json_of_a_line_has_the_names_of_the_contract() {
+        let line = Line {
+            id: "ID".into(),
+            received_at: Timestamp::from_millis(1_767_323_045_678),
+            source: "stripe".into(),
+            event_type: None,
+            method: "POST".into(),
+            path: "/hooks/stripe".into(),
+            size: 2,
+            sha256: "44".into(),
+            state: "pending".into(),
+            deliveries: vec![Delivery {
+                upstream: "billing".into(),
+                state: "pending".into(),
+                attempts: 1,
+                reason: None,
+                due_at: Some(Timestamp::from_millis(1_767_323_046_000)),
+            }],
+        };
+        let expected = concat!(
+            r#"{"id":"ID","received_at":"2026-01-02T03:04:05.678Z","source":"stripe","type":null,"method":"POST","#,
+            r#""path":"/hooks/stripe","size":2,"sha256":"44","state":"pending","deliveries":[{"upstream":"billing","#,
+            r#""state":"pending","attempts":1,"reason":null,"due_at":"2026-01-02T03:04:06.000Z"}]}"#,
+        );
+        let json = serde_json::to_string(&line).unwrap();
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
+    }
+}

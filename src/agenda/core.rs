@@ -1,0 +1,798 @@
+//! Owns the agenda's step: committed entries in, work out. A pure state machine; time, routing and what was read are
+//! arguments, and everything that touches the world is an order in [`Effects`].
+//!
+//! Promises: an event is planned once; a delivery is in flight once at a time; an upstream that hangs, is held or is
+//! gone costs the others nothing but their share of memory; first attempts go before retries and retries before
+//! replays, none of them starving.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use roaring::RoaringTreemap;
+
+use super::{
+    duplicates::Resends,
+    lane::{Lane, Lease, READ_EVENTS, READY_MAX, Work},
+    plan::{Answer, Decision, Routes, Verdict},
+};
+use crate::{
+    clock::Timestamp,
+    event::{Change, DeliveryState, Event, Job, Reason, Seq},
+    expr::Evaluator,
+    log::{
+        Entry, Kind, NewEntry,
+        entry::{self, Action, Attempted, Command, Planned, PlannedEvent, Target},
+    },
+    routing::Table,
+    state::{Cause, Key, NEVER, Note, Record, State, StateError, UpstreamId},
+};
+
+/// Jobs an upstream gets in one turn before the next upstream's turn comes.
+const QUANTUM: usize = 32;
+
+/// Numbers in one `planned` entry, so that it stays far below the largest entry.
+const PLAN_NUMBERS_MAX: usize = 20_000;
+
+/// Filters that may be under way in the pool at once; more wait in the log.
+const ASKING_MAX: usize = 256;
+
+/// A job that the engine has neither settled nor returned for so long is taken back: its settlement was lost.
+const LEASE: Duration = Duration::from_secs(15 * 60);
+
+/// After a read that failed for a passing reason.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// Limits of the agenda.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of events at hand, all upstreams together; each upstream has an equal share, at least 1 MiB.
+    pub events_bytes: usize,
+    /// Due times in memory for one upstream.
+    pub retries_each: usize,
+    /// Due times in memory, all upstreams together.
+    pub retries_all: usize,
+}
+
+impl Bounds {
+    /// 64 MiB of events; 200,000 due times an upstream, 500,000 in all.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self { events_bytes: 64 << 20, retries_each: 200_000, retries_all: 500_000 }
+    }
+}
+
+/// What a step wants done. Appends come before dispatches.
+#[derive(Default)]
+pub struct Effects {
+    /// To be appended, in this order, without waiting.
+    pub append: Vec<NewEntry>,
+    /// To be handed to the engine.
+    pub dispatch: Vec<Job>,
+    /// To be read from the log; the answer goes to [`Core::loaded`].
+    pub read: Vec<ReadOrder>,
+    /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
+    pub ask: Vec<Question>,
+    /// Upstreams whose stored records are to be searched; the answer goes to [`Core::refilled`].
+    pub refill: Vec<UpstreamId>,
+}
+
+/// Events to be read, in the order of the log as far as possible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOrder {
+    /// What for.
+    pub purpose: Purpose,
+    /// Events by their own number, and where they are stored.
+    pub events: Vec<(Seq, Seq)>,
+}
+
+/// What events are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be planned.
+    Plan,
+    /// To be sent for the first time.
+    Fresh(UpstreamId),
+    /// To be sent again.
+    Retry(UpstreamId),
+    /// To be sent again because of a replay.
+    Replay(UpstreamId),
+    /// To find out whether a resend revives it.
+    Revive,
+}
+
+/// What reading an event gave.
+#[derive(Debug)]
+pub enum Read {
+    /// The event.
+    Event(Arc<Event>),
+    /// It can't be read and never will be: why.
+    Lost(String),
+    /// Not now: too many bytes at once, or the system failed to read.
+    Later(Hurry),
+}
+
+/// How soon to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurry {
+    /// At once.
+    AtOnce,
+    /// After a while.
+    AfterAWhile,
+}
+
+/// A question to the pool of evaluators.
+#[derive(Clone)]
+pub struct Question {
+    /// The event.
+    pub event: Arc<Event>,
+    /// The routing snapshot.
+    pub routes: Arc<Routes>,
+    /// Whose filters: indexes into the table's routes.
+    pub ask: Vec<usize>,
+}
+
+/// The agenda's state machine.
+pub struct Core {
+    pub(super) state: State,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) resends: Resends,
+    routes: Arc<Routes>,
+    evaluator: Evaluator,
+    bounds: Bounds,
+    /// Unplanned events that are not at hand.
+    unread: RoaringTreemap,
+    planning: bool,
+    plan_after: Timestamp,
+    asking: usize,
+    turn: usize,
+    plans: Vec<(Seq, Decision)>,
+    out: Effects,
+}
+
+impl Core {
+    /// Goes on from a state that has applied the log so far.
+    ///
+    /// # Errors
+    /// [`StateError`] if the stored records can't be read.
+    pub fn new(
+        state: State,
+        table: Arc<Table>,
+        evaluator: Evaluator,
+        bounds: Bounds,
+        now: Timestamp,
+    ) -> Result<Self, StateError> {
+        let mut core = Self {
+            unread: state.unplanned().clone(),
+            state,
+            lanes: Vec::new(),
+            resends: Resends::default(),
+            routes: Arc::new(Routes::new(table)),
+            evaluator,
+            bounds,
+            planning: false,
+            plan_after: Timestamp::ZERO,
+            asking: 0,
+            turn: 0,
+            plans: Vec::new(),
+            out: Effects::default(),
+        };
+        core.configure(now);
+        for (id, lane) in (0..).zip(&mut core.lanes) {
+            if let Some(upstream) = core.state.upstream_mut(id) {
+                upstream.pauses.set(Cause::Breaker, false, now);
+                lane.absent = upstream.waiting.clone();
+            }
+        }
+        let Self { state, lanes, .. } = &mut core;
+        for record in state.layers().scan(Key::new(0, 0)) {
+            let (key, record) = record?;
+            schedule_record(lanes, key, &record, now);
+        }
+        Ok(core)
+    }
+
+    /// Takes a state that was rebuilt in place of one that could not be read; what is in flight stays in flight.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn replace_state(&mut self, state: State, now: Timestamp) -> Result<(), StateError> {
+        let table = self.routes.table.clone();
+        let mut fresh = Self::new(state, table, self.evaluator.clone(), self.bounds, now)?;
+        for (id, old) in (0..).zip(&self.lanes) {
+            let Some(name) = self.state.upstream(id).map(|upstream| upstream.name.clone()) else { continue };
+            let id = fresh.state.intern(&name);
+            fresh.grow();
+            let Some(lane) = fresh.lanes.get_mut(id as usize) else { continue };
+            lane.window = old.window;
+            for (event, lease) in &old.leases {
+                if matches!(lease, Lease::Sent(_)) {
+                    lane.leases.insert(*event, *lease);
+                    lane.absent.remove(*event);
+                    lane.in_flight += 1;
+                }
+            }
+        }
+        fresh.asking = 0;
+        *self = fresh;
+        Ok(())
+    }
+
+    /// One step: applies committed entries, plans, and hands out what may be sent now.
+    ///
+    /// # Errors
+    /// [`StateError`]: the state must be rebuilt, see [`Core::replace_state`].
+    pub fn step(&mut self, entries: &[Entry], now: Timestamp, table: &Arc<Table>) -> Result<Effects, StateError> {
+        if !Arc::ptr_eq(&self.routes.table, table) {
+            self.routes = Arc::new(Routes::new(table.clone()));
+            self.configure(now);
+        }
+        let mut notes = Vec::new();
+        for entry in entries {
+            self.state.apply(entry, &mut |note| notes.push(note))?;
+            for note in notes.drain(..) {
+                self.heed(note, entry, now);
+            }
+        }
+        self.grow();
+        self.read_unplanned(now)?;
+        self.write_plans();
+        self.write_resends(now);
+        self.end_timed_holds(now);
+        for id in 0..self.lanes.len() {
+            self.fetch(id as UpstreamId, now)?;
+        }
+        self.dispatch(now)?;
+        Ok(mem::take(&mut self.out))
+    }
+
+    /// When the next step is needed if nothing happens before.
+    #[must_use]
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let due = self.lanes.iter().filter(|lane| lane.live && lane.window > lane.in_flight);
+        let due = due.flat_map(|lane| [lane.retries.next(), lane.replays.next(), Some(lane.read_after)]);
+        let holds = self.state.upstreams().iter().map(|upstream| upstream.hold.as_ref().and_then(|hold| hold.until));
+        due.chain(holds).chain([Some(self.plan_after), self.resends.next(now)]).flatten().filter(|due| *due > now).min()
+    }
+
+    /// The engine takes so many jobs of an upstream at once from now on.
+    pub fn window(&mut self, upstream: &str, window: usize) {
+        let id = self.state.intern(upstream);
+        self.grow();
+        if let Some(lane) = self.lanes.get_mut(id as usize) {
+            lane.window = window;
+        }
+    }
+
+    /// The engine gave a job back without an attempt.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn returned(&mut self, event: Seq, upstream: &str, now: Timestamp) -> Result<(), StateError> {
+        let key = Key::new(event, self.state.intern(upstream));
+        self.grow();
+        if self.end_lease(key) { self.reschedule(key, now) } else { Ok(()) }
+    }
+
+    /// The breaker of an upstream opened or closed.
+    pub fn paused(&mut self, upstream: &str, paused: bool, now: Timestamp) {
+        let id = self.state.intern(upstream);
+        if let Some(upstream) = self.state.upstream_mut(id) {
+            upstream.pauses.set(Cause::Breaker, paused, now);
+        }
+    }
+
+    /// The answer to a [`ReadOrder`].
+    pub fn loaded(&mut self, purpose: Purpose, events: Vec<(Seq, Read)>, now: Timestamp) {
+        match purpose {
+            Purpose::Plan => {
+                self.planning = false;
+                for (event, read) in events {
+                    self.loaded_unplanned(event, read, now);
+                }
+            }
+            Purpose::Revive => self.loaded_resent(events),
+            Purpose::Fresh(id) => self.loaded_due(id, Work::Fresh, events, now),
+            Purpose::Retry(id) => self.loaded_due(id, Work::Retry, events, now),
+            Purpose::Replay(id) => self.loaded_due(id, Work::Replay, events, now),
+        }
+    }
+
+    /// The pool's answer to a [`Question`].
+    pub fn answered(&mut self, question: &Question, answers: &[(usize, Answer)]) {
+        self.asking = self.asking.saturating_sub(1);
+        let event = &question.event;
+        if !self.state.unplanned().contains(event.id.pos.seq) {
+            return;
+        }
+        match question.routes.plan(event, &self.evaluator, answers) {
+            Verdict::Decided(decision) => self.decided(event, decision),
+            Verdict::Ask(_) => {
+                self.unread.insert(event.id.pos.seq);
+            }
+        }
+    }
+
+    /// What a search of the stored records gave: all that is due before `until`. `now` is the time the search took
+    /// for the present.
+    pub fn refilled(&mut self, id: UpstreamId, found: &[(Key, Record)], until: Option<(u64, Seq)>, now: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return };
+        lane.refilling = false;
+        lane.retries.refilled(until);
+        lane.replays.refilled(until);
+        let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id);
+        for (key, record) in found.iter().copied().chain(changed) {
+            schedule_record(&mut self.lanes, key, &record, now);
+        }
+    }
+
+    /// The state that this agenda works on.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The state, for checkpoints and expiry.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    /// Whether an attempt of a delivery is under way.
+    #[must_use]
+    pub fn is_in_flight(&self, key: Key) -> bool {
+        let lane = self.lanes.get(key.upstream as usize);
+        lane.is_some_and(|lane| matches!(lane.leases.get(&key.event), Some(Lease::Sent(_))))
+    }
+
+    /// Attempts under way for an upstream, and whether it is configured.
+    #[must_use]
+    pub fn lane(&self, id: UpstreamId) -> (usize, bool) {
+        self.lanes.get(id as usize).map_or((0, false), |lane| (lane.in_flight, lane.live))
+    }
+
+    /// How many due times a lane may hold.
+    #[must_use]
+    pub fn retries_each(&self) -> usize {
+        self.bounds.retries_each.min(self.bounds.retries_all / self.lanes.len().max(1)).max(1000)
+    }
+
+    /// Takes jobs back whose settlement never came. Called now and then.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn end_old_leases(&mut self, now: Timestamp) -> Result<(), StateError> {
+        let mut old = Vec::new();
+        for (id, lane) in (0..).zip(&self.lanes) {
+            let lost =
+                lane.leases.iter().filter(|(_, lease)| matches!(lease, Lease::Sent(at) if now.since(*at) > LEASE));
+            old.extend(lost.map(|(event, _)| Key::new(*event, id)));
+        }
+        for key in old {
+            tracing::warn!(event = key.event, "a job was neither settled nor returned: it is due again");
+            self.end_lease(key);
+            self.reschedule(key, now)?;
+        }
+        Ok(())
+    }
+
+    fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) {
+        match note {
+            Note::Accepted(seq) => match entry::decode_event(entry) {
+                Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event)),
+                _ => self.lost_unplanned(seq, "its format is not known"),
+            },
+            Note::Planned(key) => {
+                self.grow();
+                if let Some(lane) = self.lanes.get_mut(key.upstream as usize)
+                    && !lane.leases.contains_key(&key.event)
+                {
+                    lane.absent.insert(key.event);
+                }
+            }
+            Note::Attempted(key) => {
+                self.grow();
+                self.end_lease(key);
+                if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
+                    lane.absent.remove(key.event);
+                }
+            }
+            Note::Due(key, due) => {
+                self.grow();
+                schedule(&mut self.lanes, key, due, Work::Retry, now);
+            }
+            Note::Replayed(key, due) => {
+                self.grow();
+                schedule(&mut self.lanes, key, due, Work::Replay, now);
+            }
+            Note::Stopped(key) => {
+                self.grow();
+                if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
+                    lane.absent.remove(key.event);
+                    if lane.leases.get(&key.event) == Some(&Lease::Queued) {
+                        lane.leases.remove(&key.event);
+                    }
+                }
+            }
+            Note::Gate(_) => {}
+        }
+    }
+
+    /// New upstreams get lanes; those that are not configured stand still.
+    fn configure(&mut self, now: Timestamp) {
+        let table = self.routes.table.clone();
+        for name in table.upstreams.keys() {
+            self.state.intern(name);
+        }
+        self.grow();
+        for (id, lane) in (0..).zip(&mut self.lanes) {
+            let Some(upstream) = self.state.upstream_mut(id) else { continue };
+            let configured = table.upstreams.get(&*upstream.name);
+            upstream.pauses.set(Cause::Removed, configured.is_none(), now);
+            if let (Some(configured), false) = (configured, lane.live) {
+                // Until the engine says otherwise.
+                lane.window = lane.window.max(configured.concurrency.saturating_mul(4)).max(16);
+            }
+            lane.live = configured.is_some();
+        }
+    }
+
+    /// A lane for every upstream of the state.
+    fn grow(&mut self) {
+        let count = self.state.upstreams().len();
+        if self.lanes.len() == count {
+            return;
+        }
+        self.lanes.resize_with(count, || Lane::new(0));
+        let most = self.retries_each();
+        for lane in &mut self.lanes {
+            lane.retries.bound(most);
+            lane.replays.bound(most);
+        }
+    }
+
+    fn plan(&mut self, event: &Arc<Event>) {
+        match self.routes.plan(event, &self.evaluator, &[]) {
+            Verdict::Decided(decision) => self.decided(event, decision),
+            Verdict::Ask(_) if self.asking >= ASKING_MAX => {
+                self.unread.insert(event.id.pos.seq);
+            }
+            Verdict::Ask(ask) => {
+                self.asking += 1;
+                self.out.ask.push(Question { event: event.clone(), routes: self.routes.clone(), ask });
+            }
+        }
+    }
+
+    fn decided(&mut self, event: &Arc<Event>, decision: Decision) {
+        let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
+        for name in &decision.targets {
+            let id = self.state.intern(name);
+            self.grow();
+            if let Some(lane) = self.lanes.get_mut(id as usize)
+                && decision.dead.iter().all(|(dead, _)| dead != name)
+            {
+                lane.offer(event, share);
+            }
+        }
+        self.plans.push((event.id.pos.seq, decision));
+    }
+
+    /// Writes what was decided in this step: deaths first, so that no crash can leave a plan without them.
+    fn write_plans(&mut self) {
+        if self.plans.is_empty() {
+            return;
+        }
+        self.plans.sort_by_key(|(event, _)| *event);
+        let mut planned = Planned { generation: self.routes.table.generation, ..Planned::default() };
+        let mut numbers = 0;
+        for (event, decision) in mem::take(&mut self.plans) {
+            numbers += 2 + decision.targets.len();
+            if numbers > PLAN_NUMBERS_MAX {
+                let full = Planned { generation: planned.generation, ..Planned::default() };
+                let full = mem::replace(&mut planned, full);
+                self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&full) });
+                numbers = 2 + decision.targets.len();
+            }
+            for (upstream, reason) in decision.dead {
+                let change = Change::Die(reason);
+                self.out.append.push(attempted(Attempted { event, upstream, attempt: None, change, previous: None }));
+            }
+            let mut targets = Vec::with_capacity(decision.targets.len());
+            for name in decision.targets {
+                let known = planned.upstreams.iter().position(|known| *known == name);
+                let index = known.unwrap_or_else(|| {
+                    planned.upstreams.push(name);
+                    planned.upstreams.len() - 1
+                });
+                targets.push(u32::try_from(index).unwrap_or(u32::MAX));
+            }
+            planned.events.push(PlannedEvent { event, targets, ignored: decision.ignored });
+        }
+        self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&planned) });
+    }
+
+    fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
+        if self.planning || self.unread.is_empty() || self.asking >= ASKING_MAX / 2 || now < self.plan_after {
+            return Ok(());
+        }
+        let events: Vec<Seq> = self.unread.iter().take(READ_EVENTS).collect();
+        let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
+        for event in events {
+            self.unread.remove(event);
+            order.events.push((event, self.state.stored_at(event)?));
+        }
+        self.planning = true;
+        self.out.read.push(order);
+        Ok(())
+    }
+
+    fn loaded_unplanned(&mut self, event: Seq, read: Read, now: Timestamp) {
+        if !self.state.unplanned().contains(event) {
+            return;
+        }
+        match read {
+            Read::Event(event) => self.plan(&event),
+            Read::Lost(why) => self.lost_unplanned(event, &why),
+            Read::Later(hurry) => {
+                self.unread.insert(event);
+                if hurry == Hurry::AfterAWhile {
+                    self.plan_after = now.after(READ_AGAIN);
+                }
+            }
+        }
+    }
+
+    fn lost_unplanned(&mut self, event: Seq, why: &str) {
+        tracing::error!(event, why, "a stored event can't be read: it goes nowhere");
+        self.plans.push((event, Decision::default()));
+    }
+
+    /// Orders reads of what should be sent next and is not at hand.
+    fn fetch(&mut self, id: UpstreamId, now: Timestamp) -> Result<(), StateError> {
+        if !self.is_open(id, now) {
+            return Ok(());
+        }
+        let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+        if !lane.refilling && (lane.retries.wants_refill() || lane.replays.wants_refill()) {
+            lane.refilling = true;
+            self.out.refill.push(id);
+        }
+        if now < lane.read_after || lane.bytes() >= share {
+            return Ok(());
+        }
+        if !lane.reading(Work::Fresh) && !lane.absent.is_empty() && lane.ready(Work::Fresh) < READ_EVENTS / 2 {
+            let events: Vec<Seq> = lane.absent.iter().take(READ_EVENTS).collect();
+            for event in &events {
+                lane.absent.remove(*event);
+            }
+            self.order(id, Work::Fresh, events)?;
+        }
+        self.fetch_due(id, Work::Retry, now)?;
+        self.fetch_due(id, Work::Replay, now)
+    }
+
+    fn fetch_due(&mut self, id: UpstreamId, work: Work, now: Timestamp) -> Result<(), StateError> {
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+        if lane.reading(work) || lane.ready(work) >= READY_MAX / 2 {
+            return Ok(());
+        }
+        let mut events = Vec::new();
+        let mut release = Vec::new();
+        for event in lane.agenda(work).take(now, READ_EVENTS) {
+            let Some(record) = self.state.record(Key::new(event, id))? else { continue };
+            match record.state {
+                // A stale entry: the record was made due at another time since, or as another kind of work.
+                _ if record.due > now => {}
+                DeliveryState::Held => release.push(event),
+                DeliveryState::Pending if record.replayed == (work == Work::Replay) => events.push(event),
+                _ => {}
+            }
+        }
+        if let Some(name) = self.state.upstream(id).map(|upstream| upstream.name.clone())
+            && !release.is_empty()
+        {
+            let targets = release.into_iter().map(|event| Target { event, upstream: (&*name).into() }).collect();
+            self.relay(Action::Release { targets });
+        }
+        self.order(id, work, events)
+    }
+
+    fn order(&mut self, id: UpstreamId, work: Work, events: Vec<Seq>) -> Result<(), StateError> {
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+        let mut order = Vec::with_capacity(events.len());
+        for event in events {
+            if lane.leases.contains_key(&event) {
+                continue;
+            }
+            lane.leases.insert(event, Lease::Queued);
+            order.push((event, self.state.stored_at(event)?));
+        }
+        if order.is_empty() {
+            return Ok(());
+        }
+        lane.set_reading(work, true);
+        let purpose = match work {
+            Work::Fresh => Purpose::Fresh(id),
+            Work::Retry => Purpose::Retry(id),
+            Work::Replay => Purpose::Replay(id),
+        };
+        self.out.read.push(ReadOrder { purpose, events: order });
+        Ok(())
+    }
+
+    fn loaded_due(&mut self, id: UpstreamId, work: Work, events: Vec<(Seq, Read)>, now: Timestamp) {
+        let Some(name) = self.state.upstream(id).map(|upstream| upstream.name.clone()) else { return };
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return };
+        lane.set_reading(work, false);
+        for (event, read) in events {
+            // Whoever was held, deleted or settled meanwhile has no lease any more.
+            if lane.leases.get(&event) != Some(&Lease::Queued) {
+                continue;
+            }
+            match read {
+                Read::Event(event) => lane.push(work, event),
+                Read::Later(hurry) => {
+                    lane.leases.remove(&event);
+                    if hurry == Hurry::AfterAWhile {
+                        lane.read_after = now.after(READ_AGAIN);
+                    }
+                    match work {
+                        Work::Fresh => {
+                            lane.absent.insert(event);
+                        }
+                        Work::Retry | Work::Replay => lane.agenda(work).insert(event, now, now),
+                    }
+                }
+                Read::Lost(why) => {
+                    tracing::error!(event, upstream = %name, why, "a stored event can't be read: its delivery is dead");
+                    lane.leases.remove(&event);
+                    let change = Change::Die(Reason::with("body_unreadable", why));
+                    let previous = self.state.record(Key::new(event, id)).ok().flatten().and_then(|record| record.last);
+                    let upstream = (&*name).into();
+                    self.out.append.push(attempted(Attempted { event, upstream, attempt: None, change, previous }));
+                }
+            }
+        }
+    }
+
+    /// Upstreams take turns, a quantum each, until nobody has work or room.
+    fn dispatch(&mut self, now: Timestamp) -> Result<(), StateError> {
+        let count = self.lanes.len();
+        let mut idle = 0;
+        while idle < count {
+            self.turn = (self.turn + 1) % count;
+            let before = self.out.dispatch.len();
+            self.dispatch_from(self.turn as UpstreamId, now)?;
+            idle = if self.out.dispatch.len() == before { idle + 1 } else { 0 };
+        }
+        Ok(())
+    }
+
+    fn dispatch_from(&mut self, id: UpstreamId, now: Timestamp) -> Result<(), StateError> {
+        if !self.is_open(id, now) {
+            return Ok(());
+        }
+        let (Some(lane), Some(upstream)) = (self.lanes.get_mut(id as usize), self.state.upstream(id)) else {
+            return Ok(());
+        };
+        let mut jobs = 0;
+        while jobs < QUANTUM && lane.in_flight < lane.window {
+            let Some((work, event)) = lane.pop() else { break };
+            let seq = event.id.pos.seq;
+            if lane.leases.get(&seq) != Some(&Lease::Queued) {
+                continue;
+            }
+            let record = match work {
+                Work::Fresh => Record::waiting(event.id.time),
+                Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
+                    Some(record) if record.state == DeliveryState::Pending => record,
+                    _ => {
+                        lane.leases.remove(&seq);
+                        continue;
+                    }
+                },
+            };
+            lane.leases.insert(seq, Lease::Sent(now));
+            lane.in_flight += 1;
+            jobs += 1;
+            self.out.dispatch.push(Job {
+                event,
+                upstream: upstream.name.clone(),
+                number: record.attempts.saturating_add(1),
+                replays: record.replays,
+                new_keys: record.new_keys,
+                planned_at: record.planned_at,
+                paused: upstream.pauses.overlap(record.planned_at, now),
+                previous: record.last,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether an upstream is configured, not held, and its engine takes anything at all.
+    fn is_open(&self, id: UpstreamId, now: Timestamp) -> bool {
+        let lane = self.lanes.get(id as usize).is_some_and(|lane| lane.live && lane.window > 0);
+        let hold = self.state.upstream(id).and_then(|upstream| upstream.hold.as_ref());
+        lane && hold.is_none_or(|hold| hold.until.is_some_and(|until| until <= now))
+    }
+
+    fn end_timed_holds(&mut self, now: Timestamp) {
+        let mut ended = Vec::new();
+        for (lane, upstream) in self.lanes.iter_mut().zip(self.state.upstreams()) {
+            if let Some(hold) = &upstream.hold
+                && hold.until.is_some_and(|until| until <= now)
+                && lane.released != Some(hold.seq)
+            {
+                lane.released = Some(hold.seq);
+                ended.push((&*upstream.name).into());
+            }
+        }
+        for upstream in ended {
+            self.relay(Action::ReleaseUpstream { upstream });
+        }
+    }
+
+    /// Ends a lease; whether there was one.
+    fn end_lease(&mut self, key: Key) -> bool {
+        let Some(lane) = self.lanes.get_mut(key.upstream as usize) else { return false };
+        let sent = matches!(lane.leases.get(&key.event), Some(Lease::Sent(_)));
+        if sent {
+            lane.leases.remove(&key.event);
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        sent
+    }
+
+    /// Puts a delivery that is in nobody's hands back where its state says it belongs.
+    fn reschedule(&mut self, key: Key, now: Timestamp) -> Result<(), StateError> {
+        let waiting = self.state.upstream(key.upstream).is_some_and(|upstream| upstream.waiting.contains(key.event));
+        if waiting {
+            if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
+                lane.absent.insert(key.event);
+            }
+            return Ok(());
+        }
+        if let Some(record) = self.state.record(key)? {
+            schedule_record(&mut self.lanes, key, &record, now);
+        }
+        Ok(())
+    }
+
+    /// A command by the relay itself.
+    pub(super) fn relay(&mut self, action: Action) {
+        let payload = entry::encode_json(&Command { actor: "relay".into(), action });
+        self.out.append.push(NewEntry { kind: Kind::Command, payload });
+    }
+
+    pub(super) fn append(&mut self, entry: NewEntry) {
+        self.out.append.push(entry);
+    }
+
+    pub(super) fn want(&mut self, order: ReadOrder) {
+        self.out.read.push(order);
+    }
+
+    /// The routing snapshot of the last step.
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.routes.table
+    }
+}
+
+fn schedule_record(lanes: &mut [Lane], key: Key, record: &Record, now: Timestamp) {
+    match record.state {
+        DeliveryState::Pending if record.replayed => schedule(lanes, key, record.due, Work::Replay, now),
+        DeliveryState::Pending => schedule(lanes, key, record.due, Work::Retry, now),
+        DeliveryState::Held if record.due != NEVER => schedule(lanes, key, record.due, Work::Retry, now),
+        _ => {}
+    }
+}
+
+fn schedule(lanes: &mut [Lane], key: Key, due: Timestamp, work: Work, now: Timestamp) {
+    if let Some(lane) = lanes.get_mut(key.upstream as usize) {
+        lane.absent.remove(key.event);
+        lane.agenda(work).insert(key.event, due, now);
+    }
+}
+
+fn attempted(attempted: Attempted) -> NewEntry {
+    NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) }
+}

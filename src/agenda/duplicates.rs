@@ -1,0 +1,130 @@
+//! Owns resends: aggregated to at most one `duplicate` entry a minute for each event, and reviving dead deliveries.
+//!
+//! Promises a bound of [`EVENTS_MAX`] events; resends of more at once are not recorded (they are still answered).
+//! A revival is written as a replay by the relay, so that it is durable and counted like one.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::core::{Core, Purpose, Read, ReadOrder};
+use crate::{
+    clock::Timestamp,
+    event::{EventId, Seq},
+    log::{
+        Kind, NewEntry,
+        entry::{self, Action, Duplicate, Target},
+    },
+    routing::OnDuplicate,
+};
+
+/// The most events whose resends are remembered.
+pub(super) const EVENTS_MAX: usize = 10_000;
+
+/// Between two `duplicate` entries of one event.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether an event's dead deliveries should be revived.
+const REVIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Resends noted by request threads and not yet taken.
+#[derive(Default)]
+pub struct Noted(Mutex<HashMap<Seq, (u64, u64)>>);
+
+impl Noted {
+    /// Notes one resend. Never blocks for long. False if there is no room to remember it.
+    pub fn note(&self, first: EventId, body_differs: bool) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = first.pos.seq;
+        if noted.len() >= EVENTS_MAX && !noted.contains_key(&seq) {
+            return false;
+        }
+        let (count, differs) = noted.entry(seq).or_default();
+        *count += 1;
+        *differs += u64::from(body_differs);
+        true
+    }
+
+    /// Takes all.
+    pub fn take(&self) -> HashMap<Seq, (u64, u64)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Resends that are counted and perhaps not yet written.
+#[derive(Default)]
+pub(super) struct Resends(HashMap<Seq, Counted>);
+
+#[derive(Default)]
+struct Counted {
+    count: u64,
+    body_differs: u64,
+    write_after: Timestamp,
+    revive_after: Timestamp,
+}
+
+impl Resends {
+    /// When the next entry is to be written.
+    pub(super) fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        let waiting = self.0.values().filter(|counted| counted.count > 0).map(|counted| counted.write_after);
+        waiting.filter(|at| *at > now).min()
+    }
+}
+
+impl Core {
+    /// An event was sent again, so many times since the last call.
+    pub fn resent(&mut self, first: Seq, count: u64, body_differs: u64, now: Timestamp) {
+        let dead = self.state.upstreams().iter().any(|upstream| upstream.dead.contains(first));
+        if self.resends.0.len() >= EVENTS_MAX && !self.resends.0.contains_key(&first) {
+            return;
+        }
+        let counted = self.resends.0.entry(first).or_default();
+        counted.count += count;
+        counted.body_differs += body_differs;
+        if dead && now >= counted.revive_after {
+            counted.revive_after = now.after(REVIVE_EVERY);
+            let stored_at = self.state.stored_at(first).unwrap_or(first);
+            self.want(ReadOrder { purpose: Purpose::Revive, events: vec![(first, stored_at)] });
+        }
+    }
+
+    /// Writes the counts whose minute has passed and forgets events that were not resent for a minute.
+    pub(super) fn write_resends(&mut self, now: Timestamp) {
+        let mut write = Vec::new();
+        self.resends.0.retain(|first, counted| {
+            if now < counted.write_after {
+                return true;
+            }
+            if counted.count == 0 {
+                return false;
+            }
+            write.push(Duplicate { first: *first, count: counted.count, body_differs: counted.body_differs });
+            *counted =
+                Counted { write_after: now.after(EVERY), revive_after: counted.revive_after, ..Counted::default() };
+            true
+        });
+        for duplicate in write {
+            self.append(NewEntry { kind: Kind::Duplicate, payload: entry::encode_duplicate(&duplicate) });
+        }
+    }
+
+    /// Revives dead deliveries of events whose source wants that.
+    pub(super) fn loaded_resent(&mut self, events: Vec<(Seq, Read)>) {
+        for (seq, read) in events {
+            let Read::Event(event) = read else { continue };
+            let source = self.table().sources.iter().find(|source| *source.name == *event.source);
+            let rule = source.and_then(|source| source.dedupe.as_ref()).map(|rule| rule.on_duplicate);
+            if rule != Some(OnDuplicate::Revive) {
+                continue;
+            }
+            let dead = self.state.upstreams().iter().filter(|upstream| upstream.dead.contains(seq));
+            let targets: Vec<Target> =
+                dead.map(|upstream| Target { event: seq, upstream: (&*upstream.name).into() }).collect();
+            if !targets.is_empty() {
+                self.relay(Action::Replay { targets, new_key: false, interval_us: None });
+            }
+        }
+    }
+}

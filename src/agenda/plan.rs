@@ -1,0 +1,165 @@
+//! Owns planning: which upstreams an event goes to, decided once, with one routing snapshot.
+//!
+//! Promises to be pure: expressions that can't run away are evaluated here, the answers of the others are arguments.
+//! Deliberately absent: transforms. They run for each attempt, in `delivery`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    event::{Body, Event, Reason},
+    expr::{EvalError, Evaluator, Input},
+    routing::{Route, Table},
+};
+
+/// One routing snapshot, with its routes sorted by source.
+pub struct Routes {
+    /// The snapshot.
+    pub table: Arc<Table>,
+    by_source: HashMap<Box<str>, Vec<usize>>,
+    for_all: Vec<usize>,
+}
+
+/// A filter's answer: it matched or not, or why there is no answer.
+pub type Answer = Result<bool, EvalError>;
+
+/// What routing decided about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// These upstreams get it.
+    Decided(Decision),
+    /// These routes' filters have to be asked first (indexes into the table's routes).
+    Ask(Vec<usize>),
+}
+
+/// Where an event goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Upstreams, each once.
+    pub targets: Vec<Box<str>>,
+    /// Of these, deliveries that are dead before they begin.
+    pub dead: Vec<(Box<str>, Reason)>,
+    /// A route took it and discarded it on purpose.
+    pub ignored: bool,
+}
+
+impl Routes {
+    /// Sorts a snapshot's routes by source.
+    #[must_use]
+    pub fn new(table: Arc<Table>) -> Self {
+        let for_all = (0..).zip(&table.routes).filter(|(_, route)| route.sources.is_none()).map(|(index, _)| index);
+        let for_all: Vec<usize> = for_all.collect();
+        let mut by_source: HashMap<Box<str>, Vec<usize>> = HashMap::new();
+        for source in &table.sources {
+            let takes = |route: &Route| match &route.sources {
+                None => true,
+                Some(names) => names.iter().any(|name| **name == *source.name),
+            };
+            let routes = (0..).zip(&table.routes).filter(|(_, route)| takes(route)).map(|(index, _)| index);
+            by_source.insert((&*source.name).into(), routes.collect());
+        }
+        Self { table, by_source, for_all }
+    }
+
+    /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].
+    #[must_use]
+    pub fn plan(&self, event: &Event, evaluator: &Evaluator, answers: &[(usize, Answer)]) -> Verdict {
+        let routes = self.by_source.get(&event.source).unwrap_or(&self.for_all);
+        let mut ask = Vec::new();
+        let mut matched: Vec<&Route> = Vec::new();
+        let mut failed: Vec<(&Route, &EvalError)> = Vec::new();
+        let mut own_answers: Vec<(&Route, Answer)> = Vec::new();
+        for index in routes {
+            let Some(route) = self.table.routes.get(*index) else { continue };
+            match (&route.when, answers.iter().find(|(asked, _)| asked == index)) {
+                (None, _) | (_, Some((_, Ok(true)))) => matched.push(route),
+                (_, Some((_, Ok(false)))) => {}
+                (_, Some((_, Err(error)))) => failed.push((route, error)),
+                (Some(when), None) => match inline_input(event).and_then(|input| evaluator.now(when, &input)) {
+                    None => ask.push(*index),
+                    Some(answer) => own_answers.push((route, answer.map(|output| output.truthy()))),
+                },
+            }
+        }
+        if !ask.is_empty() {
+            return Verdict::Ask(ask);
+        }
+        for (route, answer) in &own_answers {
+            match answer {
+                Ok(true) => matched.push(route),
+                Ok(false) => {}
+                Err(error) => failed.push((route, error)),
+            }
+        }
+        Verdict::Decided(decide(&matched, &failed))
+    }
+}
+
+/// What an expression sees of an event whose body is at hand.
+fn inline_input(event: &Event) -> Option<Input<'_>> {
+    match &event.body {
+        Body::Inline(body) => Some(input(event, body)),
+        Body::Parts { .. } => None,
+    }
+}
+
+/// What an expression sees of an event.
+#[must_use]
+pub fn input<'a>(event: &'a Event, body: &'a [u8]) -> Input<'a> {
+    Input {
+        body,
+        headers: &event.headers,
+        query: event.query.as_deref(),
+        path: &event.path,
+        captures: &event.captures,
+        method: event.method.as_str(),
+        source: &event.source,
+        id: Some(event.id),
+        received_at: event.received_at,
+    }
+}
+
+fn decide(matched: &[&Route], failed: &[(&Route, &EvalError)]) -> Decision {
+    let mut decision = Decision::default();
+    let mut first: Vec<(&str, &Route)> = Vec::new();
+    for route in matched {
+        for upstream in &route.to {
+            match first.iter().find(|(name, _)| **name == **upstream) {
+                None => {
+                    first.push((upstream, route));
+                    decision.targets.push(upstream.clone());
+                }
+                Some((_, other)) if changes_alike(other, route) => {}
+                Some((_, other)) => {
+                    let names = format!("{}, {}", other.name, route.name);
+                    add_dead(&mut decision, upstream, Reason::with("conflicting_routes", names));
+                }
+            }
+        }
+    }
+    for (route, error) in failed {
+        for upstream in &route.to {
+            // A route that matches without trouble makes the delivery; the failed one can't say that it would not.
+            if !decision.targets.contains(upstream) {
+                decision.targets.push(upstream.clone());
+                let why = format!("route {}: {error}", route.name);
+                add_dead(&mut decision, upstream, Reason::with("filter_failed", why));
+            }
+        }
+    }
+    decision.ignored = decision.targets.is_empty() && matched.iter().any(|route| route.to.is_empty());
+    decision
+}
+
+fn add_dead(decision: &mut Decision, upstream: &str, reason: Reason) {
+    if decision.dead.iter().all(|(name, _)| **name != *upstream) {
+        decision.dead.push((upstream.into(), reason));
+    }
+}
+
+/// Whether two routes do the same to what is sent.
+fn changes_alike(one: &Route, two: &Route) -> bool {
+    one.transform.as_ref().map(crate::expr::Expr::text) == two.transform.as_ref().map(crate::expr::Expr::text)
+        && one.headers == two.headers
+        && one.path == two.path
+        && one.method == two.method
+}

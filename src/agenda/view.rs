@@ -1,0 +1,115 @@
+//! Owns what operators and retention may ask the running agenda. All of it blocks for an answer of the agenda's
+//! thread: not for async threads.
+
+use super::{Agenda, AskError, core::Core};
+use crate::{
+    event::{DeliveryState, Reason, Seq},
+    state::{EventView, Expiry, Key, Listed, StateError, UpstreamStats},
+    telemetry::Metrics,
+};
+
+/// The most events in one question, so that the thread is not held up.
+const VIEW_MAX: usize = 1_000;
+
+impl Agenda {
+    /// The deliveries of events, in the order asked for; beyond the first 1,000 nothing is answered. See
+    /// [`crate::state::deliveries`] for those that were delivered at the first attempt.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn view(&self, events: &[Seq]) -> Result<Vec<EventView>, AskError> {
+        let events: Vec<Seq> = events.iter().copied().take(VIEW_MAX).collect();
+        let views = self.ask(move |core, _| events.iter().map(|event| core.view(*event)).collect::<Result<_, _>>())?;
+        views.map_err(|_: StateError| AskError::Rebuilding)
+    }
+
+    /// The figures of every upstream.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn upstreams(&self) -> Result<Vec<UpstreamStats>, AskError> {
+        self.ask(|core, _| core.upstream_stats())
+    }
+
+    /// Deliveries in a state, in the order of the log: of one upstream or all, of events after `after`, about `limit`
+    /// (an event is never cut in two).
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn list(
+        &self,
+        state: DeliveryState,
+        upstream: Option<&str>,
+        after: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, AskError> {
+        let upstream: Option<Box<str>> = upstream.map(Into::into);
+        self.ask(move |core, _| core.state.list(state, upstream.as_deref(), after, limit))
+    }
+
+    /// What must be appended again before the entries before `before` may be deleted: at most `limit` events.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn plan_expiry(&self, before: Seq, limit: usize) -> Result<Expiry, AskError> {
+        let (log, keep) = (self.0.deps.log.clone(), self.0.settings.keep);
+        let expiry = self.ask(move |core, now| core.state.plan_expiry(&*log, before, now, keep, limit))?;
+        expiry.map_err(|_| AskError::Rebuilding)
+    }
+
+    /// The oldest event that is not settled.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn oldest_live(&self) -> Result<Option<Seq>, AskError> {
+        self.ask(|core, _| core.state.oldest_live())
+    }
+}
+
+impl Core {
+    /// The deliveries of one event.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn view(&self, event: Seq) -> Result<EventView, StateError> {
+        let table = self.table();
+        let mut view = self.state.view(event, &|name| table.upstreams.contains_key(name))?;
+        for delivery in &mut view.deliveries {
+            let id = self.state.id(&delivery.upstream);
+            delivery.in_flight = id.is_some_and(|id| self.is_in_flight(Key::new(event, id)));
+        }
+        Ok(view)
+    }
+
+    /// The figures of every upstream. What waits for one that is not configured counts as held.
+    #[must_use]
+    pub fn upstream_stats(&self) -> Vec<UpstreamStats> {
+        let mut stats = self.state.stats();
+        for (id, stats) in (0..).zip(&mut stats) {
+            let (in_flight, live) = self.lane(id);
+            stats.in_flight = in_flight as u64;
+            stats.removed = !live;
+            if !live {
+                stats.held += std::mem::take(&mut stats.pending);
+            }
+        }
+        stats
+    }
+
+    /// Sets the gauges.
+    pub(super) fn measure(&self, metrics: &Metrics, now: crate::clock::Timestamp) {
+        for stats in self.upstream_stats() {
+            let gauges = metrics.upstream(&stats.name);
+            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            gauges.pending.set(number(stats.pending));
+            gauges.held.set(number(stats.held));
+            let oldest = stats.oldest_pending_at.filter(|_| stats.pending > 0);
+            gauges.oldest_pending_seconds.set(oldest.map_or(0, |at| number(now.since(at).as_secs())));
+            let mut dead = gauges.dead.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            dead.values_mut().for_each(|count| *count = 0);
+            for (code, count) in &stats.dead {
+                *dead.entry(Reason::new(code).code).or_default() += number(*count);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Owns the metric handles of a routing table: resolved once when a table comes into force, then only counted.
+
+use std::{collections::HashMap, sync::Arc, sync::PoisonError};
+
+use crate::{
+    routing::{Source, Table},
+    telemetry::{Counter, Metrics, RequestResult, SourceMetrics},
+};
+
+/// A routing table with the metric handles of its sources.
+pub(super) struct Doors {
+    pub(super) table: Arc<Table>,
+    by_source: HashMap<usize, Arc<Door>, nohash::Build>,
+}
+
+/// The metric handles of one source.
+pub(super) struct Door {
+    pub(super) metrics: Arc<SourceMetrics>,
+    /// Types that the configuration names; the app registers them before the table comes into force.
+    named: HashMap<Box<str>, Arc<Counter>>,
+    other: Arc<Counter>,
+}
+
+impl Doors {
+    pub(super) fn new(table: Arc<Table>, metrics: &Metrics) -> Self {
+        let by_source = table
+            .sources
+            .iter()
+            .map(|source| (key(source), Arc::new(Door::new(metrics.source(&source.name)))))
+            .collect();
+        Self { table, by_source }
+    }
+
+    /// The door of a source of this table.
+    pub(super) fn door(&self, source: &Arc<Source>) -> Option<&Arc<Door>> {
+        self.by_source.get(&key(source))
+    }
+}
+
+impl Door {
+    fn new(metrics: Arc<SourceMetrics>) -> Self {
+        let (named, other) = {
+            let mut events = metrics.events.lock().unwrap_or_else(PoisonError::into_inner);
+            let other = events.entry("other".into()).or_default().clone();
+            (events.iter().map(|(name, counter)| (name.clone(), counter.clone())).collect(), other)
+        };
+        Self { metrics, named, other }
+    }
+
+    /// Counts what became of a request.
+    pub(super) fn count(&self, result: RequestResult) {
+        if let Some(counter) = self.metrics.requests.get(result as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts an accepted event by its type.
+    pub(super) fn count_type(&self, event_type: Option<&str>) {
+        event_type.and_then(|name| self.named.get(name)).unwrap_or(&self.other).inc();
+    }
+}
+
+/// The address of a source: a key as long as the table that holds it is alive.
+fn key(source: &Arc<Source>) -> usize {
+    Arc::as_ptr(source).addr()
+}
+
+/// Hashes an address by spreading its bits once: no stranger chooses it.
+mod nohash {
+    use std::hash::{BuildHasherDefault, Hasher};
+
+    pub(super) type Build = BuildHasherDefault<Spread>;
+
+    #[derive(Default)]
+    pub(super) struct Spread(u64);
+
+    impl Hasher for Spread {
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.write_usize(usize::from(*byte));
+            }
+        }
+
+        fn write_usize(&mut self, number: usize) {
+            self.0 = (self.0 ^ number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        }
+
+        fn finish(&self) -> u64 {
+            self.0
+        }
+    }
+}

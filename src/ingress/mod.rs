@@ -1,0 +1,226 @@
+//! Owns admission: from a request's head to the answer that says it is durable, and every refusal on the way.
+//!
+//! Promises that a 2xx leaves only after the log has said that the event would survive a power cut, that nothing
+//! unverified enters the log, that limits are applied while reading, and that a fault of ours is never a 4xx.
+//! Knows nothing of deliveries and nothing of sockets: it meets the first in the log and is called by the second.
+
+mod admit;
+mod body;
+mod budget;
+mod client;
+mod door;
+mod proxy;
+mod refused;
+mod reply;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+use std::{convert::Infallible, error::Error, io, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+pub use client::Caller;
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
+pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
+pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
+
+use self::{admit::Progress, budget::Budget, door::Doors, reply::Refusal, spool::Spool};
+use crate::{
+    clock::Clock,
+    expr::Evaluator,
+    jitter::Jitter,
+    log::{AckLane, Log},
+    routing::Live,
+    telemetry::{Counter, Metrics},
+};
+
+/// What admission works with.
+pub struct Setup {
+    /// The routing table in force.
+    pub live: Live,
+    /// Where events are stored.
+    pub log: Arc<dyn Log>,
+    /// Time.
+    pub clock: Clock,
+    /// For `Retry-After`.
+    pub jitter: Jitter,
+    /// For dedupe keys and event types.
+    pub evaluator: Evaluator,
+    /// Counted into.
+    pub metrics: Arc<Metrics>,
+    /// Answers safe methods.
+    pub proxy: Arc<dyn Proxy>,
+    /// Is told about resends.
+    pub duplicates: Arc<dyn DuplicateSink>,
+    /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
+    pub spool_dir: PathBuf,
+}
+
+/// The front door of the process.
+pub struct Ingress {
+    live: Live,
+    log: Arc<dyn Log>,
+    clock: Clock,
+    jitter: Jitter,
+    evaluator: Evaluator,
+    metrics: Arc<Metrics>,
+    proxy: Arc<dyn Proxy>,
+    duplicates: Arc<dyn DuplicateSink>,
+    memory: Budget,
+    spool_budget: Budget,
+    spool: Spool,
+    refused: Refused,
+}
+
+/// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
+pub struct Gate {
+    ingress: Arc<Ingress>,
+    lane: Arc<AckLane>,
+    doors: ArcSwap<Doors>,
+}
+
+impl Ingress {
+    /// Opens the door.
+    ///
+    /// # Errors
+    /// When the spool directory can't be made or emptied.
+    pub fn open(setup: Setup) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            live: setup.live,
+            log: setup.log,
+            clock: setup.clock,
+            jitter: setup.jitter,
+            evaluator: setup.evaluator,
+            metrics: setup.metrics,
+            proxy: setup.proxy,
+            duplicates: setup.duplicates,
+            memory: Budget::memory(),
+            spool_budget: Budget::spool(),
+            spool: Spool::open(setup.spool_dir)?,
+            refused: Refused::default(),
+        }))
+    }
+
+    /// The last refused requests.
+    #[must_use]
+    pub const fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
+    pub fn record_broken(&self, caller: &Caller, reason: &'static str, status: u16) {
+        tracing::info!(target: "access", client = %caller.shown(), reason, status, "refused");
+        self.refused.record(RefusedRequest {
+            number: 0,
+            at: self.clock.now(),
+            reason,
+            status,
+            source: None,
+            client: caller.shown().clone(),
+            method: Box::default(),
+            path: Box::default(),
+            size: 0,
+        });
+    }
+}
+
+impl Gate {
+    /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
+    #[must_use]
+    pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
+        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics));
+        Arc::new(Self { ingress, lane, doors })
+    }
+
+    /// The service of one connection.
+    pub fn service<B>(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+    ) -> impl hyper::service::Service<
+        Request<B>,
+        Response = Response<ReplyBody>,
+        Error = Infallible,
+        Future = impl Future<Output = Result<Response<ReplyBody>, Infallible>> + Send + use<B>,
+    > + Send
+    + Sync
+    + use<B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        hyper::service::service_fn(move |request| {
+            let (gate, caller) = (self.clone(), caller.clone());
+            async move { Ok(gate.handle(&caller, request).await) }
+        })
+    }
+
+    /// Answers one request.
+    pub async fn handle<B>(&self, caller: &Caller, request: Request<B>) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let begun = self.ingress.clock.elapsed();
+        let (head, mut body) = request.into_parts();
+        let doors = self.doors();
+        let mut progress = Progress::default();
+        match self.admit(&doors, caller, &head, &mut body, &mut progress).await {
+            Ok(taken) => {
+                let source = progress.source.as_ref();
+                if let Some(door) = source.and_then(|source| doors.door(source)) {
+                    door.count(taken.result());
+                    door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
+                }
+                tracing::debug!(target: "access", result = taken.result().as_str(), "taken");
+                taken.answer(source.and_then(|source| source.reply.as_ref()))
+            }
+            Err(refusal) => {
+                let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
+                self.record(&doors, caller, &head, &progress, &refusal);
+                refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
+            }
+        }
+    }
+
+    /// Counts and remembers a refusal.
+    fn record(&self, doors: &Doors, caller: &Caller, head: &Parts, progress: &Progress, refusal: &Refusal) {
+        let ingress = &*self.ingress;
+        let (reason, status) = (refusal.word(), refusal.status().as_u16());
+        match progress.source.as_ref().and_then(|source| doors.door(source)) {
+            Some(door) => door.count(refusal.result()),
+            None => _ = ingress.metrics.unmatched.get(refusal.result() as usize).map(Counter::inc),
+        }
+        let (client, _) = caller.client(&head.headers, &doors.table.limits.trusted_proxies);
+        let source = progress.source.as_ref().map(|source| source.name.clone());
+        if refusal.status().is_server_error() {
+            tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
+        } else {
+            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, "refused");
+        }
+        ingress.refused.record(RefusedRequest {
+            number: 0,
+            at: ingress.clock.now(),
+            reason,
+            status,
+            source,
+            client,
+            method: head.method.as_str().into(),
+            path: refused::cut(head.uri.path()),
+            size: progress.read,
+        });
+    }
+
+    /// The doors of the table in force.
+    fn doors(&self) -> Arc<Doors> {
+        let (doors, table) = (self.doors.load_full(), self.ingress.live.snapshot());
+        if Arc::ptr_eq(&doors.table, &table) {
+            return doors;
+        }
+        let doors = Arc::new(Doors::new(table, &self.ingress.metrics));
+        self.doors.store(doors.clone());
+        doors
+    }
+}

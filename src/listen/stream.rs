@@ -1,0 +1,162 @@
+//! Owns the byte stream of a connection: TCP or Unix, plain or TLS, watched as it is read and written.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::server::TlsStream;
+
+use super::watch::Activity;
+
+/// A stream of bytes below TLS.
+pub(super) enum Raw {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A stream of HTTP.
+pub(super) enum Stream {
+    Plain(Raw),
+    Tls(Box<TlsStream<Raw>>),
+}
+
+/// A stream that notes what happens on it, and that first gives back what was read from it before.
+///
+/// Its shutdown does nothing: whoever owns the stream closes it after hyper is done with it.
+pub(super) struct Metered {
+    pub(super) stream: Stream,
+    activity: Arc<Activity>,
+    ahead: Ahead,
+}
+
+/// Bytes that were read to find out which protocol is spoken.
+#[derive(Default)]
+pub(super) struct Ahead {
+    bytes: [u8; 24],
+    filled: usize,
+    given: usize,
+}
+
+impl Ahead {
+    /// What was read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.given..self.filled).unwrap_or_default()
+    }
+
+    /// Where to read more.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// So many bytes were read into the room.
+    pub(super) fn add(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.bytes.len());
+    }
+}
+
+impl Metered {
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>, ahead: Ahead) -> Self {
+        Self { stream, activity, ahead }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let ahead = this.ahead.bytes();
+        if !ahead.is_empty() {
+            let now = ahead.get(..ahead.len().min(buf.remaining())).unwrap_or_default();
+            buf.put_slice(now);
+            this.ahead.given += now.len();
+            this.activity.read();
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        match &polled {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => this.activity.read(),
+            Poll::Ready(_) => this.activity.ended(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.activity.wrote(polled.is_pending());
+        polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.activity.wrote(polled.is_pending());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+/// Passes the reading and writing of an enum on to whichever stream it holds.
+macro_rules! passed_on {
+    ($name:ty { $($variant:path),+ }) => {
+        impl AsyncRead for $name {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(inner) => Pin::new(inner).poll_read(cx, buf),)+ }
+            }
+        }
+
+        impl AsyncWrite for $name {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $($variant(inner) => Pin::new(inner).poll_write(cx, buf),)+ }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $($variant(inner) => Pin::new(inner).poll_write_vectored(cx, bufs),)+ }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $($variant(inner) => inner.is_write_vectored(),)+ }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(inner) => Pin::new(inner).poll_flush(cx),)+ }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant(inner) => Pin::new(inner).poll_shutdown(cx),)+ }
+            }
+        }
+    };
+}
+
+passed_on!(Raw { Raw::Tcp, Raw::Unix });
+passed_on!(Stream { Stream::Plain, Stream::Tls });

@@ -1,0 +1,206 @@
+//! Owns reading: by position, forwards and backwards, through a small cache of decoded blocks.
+//!
+//! A failed read is never taken for "empty": damage comes back as an error that names the sequence numbers, and the
+//! caller goes on behind them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use super::{Active, OpenSegment, SegmentError, Segments, Shared};
+use crate::{
+    event::Seq,
+    log::{Entry, ReadError, frame, segment::Sealed},
+};
+
+/// Decoded blocks that are kept, of about 256 KiB each.
+const CACHE_BLOCKS: usize = 24;
+
+type Block = Arc<Vec<Entry>>;
+
+/// The last blocks that were read. Bounded; the least recently used goes first.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<VecDeque<Block>>);
+
+impl Cache {
+    fn find(&self, seq: Seq) -> Option<Block> {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = blocks.iter().position(|block| holds(block, seq))?;
+        let block = blocks.remove(index)?;
+        blocks.push_back(block.clone());
+        Some(block)
+    }
+
+    fn keep(&self, block: &Block) {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() >= CACHE_BLOCKS {
+            blocks.pop_front();
+        }
+        blocks.push_back(block.clone());
+    }
+}
+
+fn holds(block: &[Entry], seq: Seq) -> bool {
+    block.first().is_some_and(|first| first.pos.seq <= seq) && block.last().is_some_and(|last| seq <= last.pos.seq)
+}
+
+/// Where a position is to be looked for.
+enum Place {
+    Sealed(Arc<Sealed>),
+    Open(Arc<OpenSegment>, Seq),
+}
+
+impl Segments {
+    /// The first segment that may hold `seq` or something after it. For an open segment, its end too.
+    fn at(&self, seq: Seq) -> Option<Place> {
+        if let Some(sealed) = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq)) {
+            return Some(Place::Sealed(sealed.clone()));
+        }
+        let after = self.open.partition_point(|open| open.first_seq <= seq);
+        let index = after.saturating_sub(1);
+        let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
+        self.open.get(index).map(|open| Place::Open(open.clone(), limit))
+    }
+
+    fn before(&self, seq: Seq) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for (index, open) in self.open.iter().enumerate().rev() {
+            if open.first_seq < seq {
+                let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
+                places.push(Place::Open(open.clone(), limit.min(seq)));
+            }
+        }
+        let sealed = self.sealed.iter().rev().filter(|sealed| sealed.first_seq() < seq);
+        places.extend(sealed.map(|sealed| Place::Sealed(sealed.clone())));
+        places
+    }
+}
+
+impl Shared {
+    pub(super) fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        if seq >= self.end.load(Ordering::Acquire) {
+            return Err(ReadError::Missing(seq));
+        }
+        let block = self.block_from(seq)?.ok_or(ReadError::Missing(seq))?;
+        let index = block.binary_search_by_key(&seq, |entry| entry.pos.seq).map_err(|_| ReadError::Missing(seq))?;
+        block.get(index).cloned().ok_or(ReadError::Missing(seq))
+    }
+
+    pub(super) fn scan(&self, from: Seq, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+        let end = self.end.load(Ordering::Acquire);
+        let (mut found, mut bytes, mut next) = (Vec::new(), 0, from);
+        while bytes < bytes_max && next < end {
+            let block = match self.block_from(next) {
+                Ok(Some(block)) => block,
+                Ok(None) => break,
+                Err(_) if !found.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            let start = block.partition_point(|entry| entry.pos.seq < next);
+            for entry in block.iter().skip(start).take_while(|entry| entry.pos.seq < end) {
+                bytes += entry.payload.len() + 32;
+                found.push(entry.clone());
+            }
+            match block.last() {
+                Some(last) => next = last.pos.seq + 1,
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn scan_back(&self, before: Seq) -> Result<Vec<Entry>, ReadError> {
+        let before = before.min(self.end.load(Ordering::Acquire));
+        for place in self.segments.load().before(before) {
+            let block = match place {
+                Place::Sealed(sealed) => match sealed.block_before(before) {
+                    Some(block) => self.sealed_block(&sealed, block)?,
+                    None => continue,
+                },
+                Place::Open(open, limit) => {
+                    match open.active.frame_at(limit.min(before).saturating_sub(1)).map_err(|error| io(&open, error))? {
+                        Some(bytes) => self.open_block(&open.active, &bytes)?,
+                        None => continue,
+                    }
+                }
+            };
+            let found: Vec<Entry> = block.iter().take_while(|entry| entry.pos.seq < before).cloned().collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The block that holds `seq`, or the first one after it.
+    fn block_from(&self, seq: Seq) -> Result<Option<Block>, ReadError> {
+        if let Some(block) = self.cache.find(seq) {
+            return Ok(Some(block));
+        }
+        let mut seq = seq;
+        loop {
+            match self.segments.load().at(seq) {
+                None => return Ok(None),
+                Some(Place::Sealed(sealed)) => match sealed.block_at(seq) {
+                    Some(block) => return self.sealed_block(&sealed, block).map(Some),
+                    None => seq = sealed.end(),
+                },
+                Some(Place::Open(open, limit)) => {
+                    let frame = frame_holding(&open.active, seq).map_err(|error| io(&open, error))?;
+                    let first = frame.as_deref().and_then(super::active::first_seq_of);
+                    match frame {
+                        Some(bytes) if first.is_some_and(|first| first < limit) => {
+                            return self.open_block(&open.active, &bytes).map(Some);
+                        }
+                        _ if limit == Seq::MAX => return Ok(None),
+                        _ => seq = limit,
+                    }
+                }
+            }
+        }
+    }
+
+    fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {
+        if let Some(cached) = self.cache.find(block.first_seq) {
+            return Ok(cached);
+        }
+        let entries = Arc::new(sealed.read(block, self.partition)?);
+        self.cache.keep(&entries);
+        Ok(entries)
+    }
+
+    fn open_block(&self, active: &Active, bytes: &[u8]) -> Result<Block, ReadError> {
+        match frame::decode(bytes, self.partition) {
+            Ok(entries) => {
+                let entries = Arc::new(entries);
+                self.cache.keep(&entries);
+                Ok(entries)
+            }
+            Err(frame::Damaged) => {
+                let first = super::active::first_seq_of(bytes).unwrap_or(0);
+                let next = active.frame_from(first.saturating_add(1)).ok().flatten();
+                let last = next.as_deref().and_then(super::active::first_seq_of).unwrap_or(first + 1) - 1;
+                Err(ReadError::Damaged { file: active.path().display().to_string(), first, last: last.max(first) })
+            }
+        }
+    }
+}
+
+/// The frame that holds `seq`, else the first one after it.
+fn frame_holding(active: &Active, seq: Seq) -> Result<Option<Vec<u8>>, SegmentError> {
+    if let Some(bytes) = active.frame_at(seq)?
+        && !frame::Header::read(&bytes).is_ok_and(|header| header.end() <= seq)
+    {
+        return Ok(Some(bytes));
+    }
+    active.frame_from(seq)
+}
+
+fn io(open: &OpenSegment, error: SegmentError) -> ReadError {
+    let source = match error {
+        SegmentError::Io { source, .. } => source,
+        other => std::io::Error::other(other),
+    };
+    ReadError::Io { file: open.active.path().display().to_string(), source }
+}

@@ -1,0 +1,235 @@
+//! Owns the sealer: the thread that does the log's slow work, so that the committer never waits for it.
+//!
+//! It makes segments ahead of need, turns finished ones into flat files, writes older dedupe keys, deletes expired
+//! segments, and watches space once a second.
+
+use std::{
+    cell::Cell,
+    fs,
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use super::{Active, OpenSegment, SegmentError, Shared, active::first_seq_of};
+use crate::{
+    event::Seq,
+    log::{
+        dedupe::Frozen,
+        disk::{self, Reserve},
+        segment::{self, Sealed},
+    },
+};
+
+/// How often space is watched.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the sealer is asked to do.
+pub(super) enum Work {
+    /// Make the next segment ahead of need.
+    Prepare,
+    /// Seal a finished segment.
+    Seal(Arc<OpenSegment>),
+    /// Reopen a segment that met a full disk, then seal it.
+    Repair(Arc<OpenSegment>),
+    /// Write older dedupe keys.
+    Publish(Frozen),
+    /// Delete segments that end at or before this.
+    Expire(Seq),
+    /// Finish the active segment now.
+    Roll,
+    /// No more work.
+    End,
+}
+
+pub(super) struct Sealer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) work: Receiver<Work>,
+    /// Keys whose run could not be written; tried again every second.
+    pub(super) unpublished: Cell<Option<Frozen>>,
+}
+
+impl Sealer {
+    pub(super) fn run(self) {
+        self.watch_space();
+        loop {
+            match self.work.recv_timeout(TICK) {
+                Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(work) => self.do_work(work),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(frozen) = self.unpublished.take() {
+                self.publish(frozen);
+            }
+            self.watch_space();
+        }
+    }
+
+    fn do_work(&self, work: Work) {
+        match work {
+            Work::Prepare => self.prepare(),
+            Work::Seal(open) => self.seal(&open),
+            Work::Repair(open) => self.repair(open),
+            Work::Publish(frozen) => self.publish(frozen),
+            Work::Expire(before) => self.expire(before),
+            Work::Roll => {
+                self.prepare();
+                self.shared.roll_asked.store(true, Ordering::SeqCst);
+                self.shared.queue.knock();
+            }
+            Work::End => {}
+        }
+    }
+
+    fn prepare(&self) {
+        let shared = &self.shared;
+        if shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return;
+        }
+        let segments = shared.segments.load();
+        let last = segments.open.last().map(|open| open.active.number);
+        let number = last.or(segments.sealed.last().map(|sealed| sealed.number)).unwrap_or(0) + 1;
+        match Active::create(&shared.log_directory(), number, &shared.settings.barrier) {
+            Ok(active) => *shared.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(active),
+            Err(error) => tracing::warn!(%error, "the next segment can't be made yet; the active one grows on"),
+        }
+    }
+
+    fn seal(&self, open: &Arc<OpenSegment>) {
+        let limit = self.limit_of(open);
+        let path = self.shared.log_directory().join(format!("{:08}.seg", open.active.number));
+        let result = seal_segment(&open.active, &path, limit, self.shared.partition);
+        match result {
+            Ok((sealed, damaged)) => {
+                for seq in damaged {
+                    tracing::error!(seq, segment = open.active.number, "a damaged frame could not be sealed");
+                }
+                self.replace(open, sealed);
+                self.shared.metrics.seals.inc();
+            }
+            Err(error) => {
+                tracing::error!(%error, segment = open.active.number, "sealing did not work; it is tried again at the next start");
+            }
+        }
+    }
+
+    /// Readers see the file from now on; the directory goes once nobody reads from it any more.
+    fn replace(&self, open: &Arc<OpenSegment>, sealed: Option<Sealed>) {
+        let sealed = sealed.map(Arc::new);
+        self.shared.change_segments(|segments| {
+            segments.open.retain(|other| !Arc::ptr_eq(other, open));
+            if let Some(sealed) = &sealed {
+                let place = segments.sealed.partition_point(|other| other.number < sealed.number);
+                segments.sealed.insert(place, sealed.clone());
+            }
+        });
+        let path = open.active.path().to_path_buf();
+        let _failed = fs::remove_dir_all(&path);
+        let _failed = disk::sync_directory_of(&path);
+    }
+
+    fn repair(&self, broken: Arc<OpenSegment>) {
+        let number = broken.active.number;
+        let (first_seq, first_time) = (broken.first_seq, broken.first_time.load(Ordering::Relaxed));
+        self.shared.change_segments(|segments| segments.open.retain(|other| !Arc::ptr_eq(other, &broken)));
+        drop(broken);
+        match Active::open(&self.shared.log_directory(), number) {
+            Ok(active) => {
+                let open = Arc::new(OpenSegment { active, first_seq, first_time: first_time.into() });
+                self.shared.change_segments(|segments| {
+                    let place = segments.open.partition_point(|other| other.active.number < number);
+                    segments.open.insert(place, open.clone());
+                });
+                self.seal(&open);
+            }
+            Err(error) => self.shared.poison(&error),
+        }
+    }
+
+    /// The first sequence number that no longer belongs to an open segment.
+    fn limit_of(&self, open: &Arc<OpenSegment>) -> Seq {
+        let segments = self.shared.segments.load();
+        let next = segments.open.iter().find(|other| other.active.number > open.active.number);
+        next.map_or(Seq::MAX, |next| next.first_seq)
+    }
+
+    fn publish(&self, frozen: Frozen) {
+        let now = self.shared.clock.now();
+        match self.shared.runs.publish(&frozen, now) {
+            Ok(version) => {
+                self.shared.published.lock().unwrap_or_else(PoisonError::into_inner).push((frozen, version));
+                self.shared.queue.knock();
+            }
+            Err(error) => {
+                tracing::warn!(%error, "dedupe keys stay in memory: their run can't be written");
+                self.unpublished.set(Some(frozen));
+                return;
+            }
+        }
+        if let Err(error) = self.shared.runs.tidy(now) {
+            tracing::warn!(%error, "runs of dedupe keys can't be merged; look-ups get slower");
+        }
+    }
+
+    fn expire(&self, before: Seq) {
+        let segments = self.shared.segments.load_full();
+        for sealed in segments.sealed.iter().take_while(|sealed| sealed.end() <= before) {
+            self.shared.change_segments(|segments| {
+                segments.sealed.retain(|other| other.number != sealed.number);
+            });
+            if let Err(error) = fs::remove_file(sealed.path()) {
+                tracing::warn!(%error, file = %sealed.path().display(), "an expired segment can't be deleted");
+            }
+        }
+    }
+
+    /// Keeps the figures and the two reasons to refuse new events: the budget and the disk.
+    fn watch_space(&self) {
+        let shared = &self.shared;
+        let directory = &shared.settings.directory;
+        let bytes = disk::used_bytes(&directory.join("log"))
+            + disk::used_bytes(&directory.join("dedupe"))
+            + disk::used_bytes(&directory.join("state"));
+        shared.bytes.store(bytes, Ordering::Relaxed);
+        shared.metrics.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        shared.metrics.store_limit_bytes.set(i64::try_from(shared.settings.max_size).unwrap_or(i64::MAX));
+        let Ok(free) = disk::free_bytes(directory) else { return };
+        let full = bytes >= shared.settings.max_size || free < shared.settings.reserve;
+        if shared.full.swap(full, Ordering::SeqCst) != full {
+            if full {
+                tracing::error!(bytes, free, "the store is full: new events are refused with 503; settlements go on");
+            } else {
+                tracing::info!(bytes, free, "the store has room again");
+            }
+        }
+        if !full {
+            let _no_room_yet = Reserve::of(directory).fill();
+        }
+    }
+}
+
+/// Writes a segment's frames before `limit` to a flat file. None if there are none.
+pub(super) fn seal_segment(
+    active: &Active,
+    path: &std::path::Path,
+    limit: Seq,
+    partition: u16,
+) -> Result<(Option<Sealed>, Vec<Seq>), SegmentError> {
+    let mut frames = active
+        .frames()
+        .take_while(|frame| match frame {
+            Ok(bytes) => first_seq_of(bytes).is_none_or(|seq| seq < limit),
+            Err(_) => true,
+        })
+        .map(|frame| frame.map_err(std::io::Error::other))
+        .peekable();
+    if frames.peek().is_none() {
+        return Ok((None, Vec::new()));
+    }
+    segment::seal(path, active.number, partition, frames)
+        .map(|(sealed, damaged)| (Some(sealed), damaged))
+        .map_err(|source| SegmentError::Io { path: path.display().to_string(), source })
+}

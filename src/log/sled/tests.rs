@@ -1,0 +1,301 @@
+//! Tests of what only the engine on disk promises: recovery, sealing, damage, a full queue of segments, a failed sync.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{Settings, SledLog};
+use crate::{
+    clock::{Clock, Timestamp},
+    log::{
+        AppendError, Log, ReadError,
+        contract::{append, id},
+    },
+    telemetry::Metrics,
+};
+
+/// A directory that goes with the test.
+pub(crate) struct Scratch {
+    directory: tempfile::TempDir,
+    settings: Settings,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            directory: directory.path().into(),
+            segment_bytes: 64 << 20,
+            max_size: 1 << 40,
+            reserve: 0,
+            barrier: Settings::sync_data(),
+        };
+        Self { directory, settings }
+    }
+}
+
+impl Scratch {
+    pub(crate) fn open(&self) -> Arc<SledLog> {
+        let (clock, _) = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
+        Arc::new(SledLog::open(self.settings.clone(), Arc::new(Metrics::default()), clock).unwrap())
+    }
+
+    fn log_files(&self, ending: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.directory.path().join("log")).unwrap();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.retain(|path| path.to_str().unwrap().ends_with(ending));
+        files.sort();
+        files
+    }
+}
+
+fn payloads(log: &dyn Log) -> Vec<Vec<u8>> {
+    let (mut all, mut from) = (Vec::new(), 0);
+    loop {
+        match log.scan(from, 1 << 20) {
+            Ok(some) => {
+                let Some(last) = some.last() else { return all };
+                from = last.pos.seq + 1;
+                all.extend(some.into_iter().map(|entry| entry.payload.to_vec()));
+            }
+            Err(ReadError::Damaged { last, .. }) => from = last + 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+fn text(number: u32) -> Vec<u8> {
+    format!("{number:08}").repeat(200).into_bytes()
+}
+
+fn wait_until_sealed(log: &SledLog, segments: usize) {
+    while log.segments().iter().filter(|segment| segment.sealed).count() < segments {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn everything_acknowledged_is_there_after_a_restart_and_numbers_jump() {
+    let scratch = Scratch::default();
+    let mut last = 0;
+    for round in 0..4_u32 {
+        let log = scratch.open();
+        assert_eq!(payloads(&*log).len(), round as usize * 50);
+        for number in 0..50 {
+            let id = id(append(&*log, text(round * 50 + number), &[], None));
+            assert!(id.pos.seq > last);
+            last = id.pos.seq;
+        }
+        log.close();
+    }
+    let log = scratch.open();
+    assert_eq!(payloads(&*log), (0..200).map(text).collect::<Vec<_>>());
+    assert!(log.end() > last && log.end() % super::SEQ_STRIDE == 0);
+}
+
+#[test]
+fn segments_roll_are_sealed_and_stay_readable_in_order() {
+    let mut scratch = Scratch::default();
+    scratch.settings.segment_bytes = 20_000;
+    let log = scratch.open();
+    let mut ids = Vec::new();
+    for number in 0..2_000_u32 {
+        ids.push(id(append(&*log, text(number), &[], None)));
+    }
+    log.roll();
+    wait_until_sealed(&log, 2);
+    assert_eq!(payloads(&*log), (0..2_000).map(text).collect::<Vec<_>>());
+    for (number, id) in (0..).zip(&ids).step_by(97) {
+        assert_eq!(log.read(id.pos.seq).unwrap().payload, text(number));
+    }
+    assert!(!scratch.log_files(".seg").is_empty());
+    let half = ids[1_000].pos.seq;
+    log.expire(half);
+    while log.segments()[0].end <= half {
+        std::thread::yield_now();
+    }
+    assert!(log.read(ids[1_999].pos.seq).is_ok());
+}
+
+#[test]
+fn a_flipped_bit_in_a_sealed_segment_costs_one_block_and_names_it() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let ids: Vec<_> = (0..1_000).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    log.roll();
+    wait_until_sealed(&log, 1);
+    log.close();
+    drop(log);
+    let file = &scratch.log_files(".seg")[0];
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(file, bytes).unwrap();
+
+    let log = scratch.open();
+    let (mut lost, mut served) = (0, 0);
+    for (number, id) in (0..).zip(&ids) {
+        match log.read(id.pos.seq) {
+            Ok(entry) => {
+                assert_eq!(entry.payload, text(number));
+                served += 1;
+            }
+            Err(ReadError::Damaged { first, last, .. }) => {
+                assert!((first..=last).contains(&id.pos.seq));
+                lost += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(lost > 0 && served > 500, "{lost} lost, {served} served");
+    assert_eq!(payloads(&*log).len(), served);
+}
+
+#[test]
+fn a_damaged_index_is_rebuilt_from_the_blocks() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    for number in 0..1_000 {
+        id(append(&*log, text(number), &[], None));
+    }
+    log.roll();
+    wait_until_sealed(&log, 1);
+    log.close();
+    drop(log);
+    let file = &scratch.log_files(".seg")[0];
+    let mut bytes = fs::read(file).unwrap();
+    let end = bytes.len();
+    bytes[end - 40] ^= 4;
+    fs::write(file, bytes).unwrap();
+    let log = scratch.open();
+    assert_eq!(log.recovered.salvaged.len(), 1);
+    assert_eq!(payloads(&*log), (0..1_000).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_kill_at_any_step_of_sealing_loses_and_doubles_nothing() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    for number in 0..300 {
+        id(append(&*log, text(number), &[], None));
+    }
+    log.close();
+    drop(log);
+    let directory = scratch.log_files("1").pop().unwrap();
+    let sealed = directory.with_extension("seg");
+    let whole = {
+        let copy = Scratch::default();
+        copy_tree(&scratch.directory.path().join("log"), &copy.directory.path().join("log"));
+        let log = copy.open();
+        wait_until_sealed(&log, 1);
+        log.close();
+        fs::read(copy.directory.path().join("log").join(sealed.file_name().unwrap())).unwrap()
+    };
+    let steps: [(&str, &[u8]); 5] = [
+        ("seg.tmp", &whole[..whole.len() / 3]),
+        ("seg.tmp", &whole),
+        ("seg", &[]),
+        ("seg", &whole[..whole.len() - 5]),
+        ("seg", &whole),
+    ];
+    for (extension, bytes) in steps {
+        let image = Scratch::default();
+        copy_tree(&scratch.directory.path().join("log"), &image.directory.path().join("log"));
+        let name = directory.with_extension(extension);
+        fs::write(image.directory.path().join("log").join(name.file_name().unwrap()), bytes).unwrap();
+        let log = image.open();
+        assert_eq!(payloads(&*log), (0..300).map(text).collect::<Vec<_>>(), "{extension} {}", bytes.len());
+        log.close();
+        assert!(image.log_files(".tmp").is_empty());
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_the_log_and_a_restart_finds_what_was_acknowledged() {
+    let mut scratch = Scratch::default();
+    let broken = Arc::new(AtomicBool::new(false));
+    let fail = broken.clone();
+    scratch.settings.barrier = Arc::new(move |file| match fail.load(Ordering::SeqCst) {
+        true => Err(std::io::Error::from_raw_os_error(5)),
+        false => file.sync_data(),
+    });
+    let log = scratch.open();
+    id(append(&*log, "kept", &[], None));
+    broken.store(true, Ordering::SeqCst);
+    assert_eq!(append(&*log, "lost", &[], None), Err(AppendError::Poisoned));
+    broken.store(false, Ordering::SeqCst);
+    assert_eq!(append(&*log, "refused", &[], None), Err(AppendError::Poisoned));
+    assert_eq!(log.writable(), Err(AppendError::Poisoned));
+    assert_eq!(log.end(), id_end(&*log));
+    log.close();
+    drop(log);
+    let log = scratch.open();
+    assert_eq!(payloads(&*log)[0], b"kept");
+    id(append(&*log, "works again", &[], None));
+}
+
+fn id_end(log: &dyn Log) -> u64 {
+    log.scan(0, 1 << 20).unwrap().last().unwrap().pos.seq + 1
+}
+
+#[test]
+fn a_full_disk_moves_the_log_to_a_new_segment_and_loses_nothing() {
+    let mut scratch = Scratch::default();
+    let full = Arc::new(AtomicBool::new(false));
+    let fail = full.clone();
+    scratch.settings.barrier = Arc::new(move |file| match fail.swap(false, Ordering::SeqCst) {
+        true => Err(std::io::Error::from_raw_os_error(28)),
+        false => file.sync_data(),
+    });
+    let log = scratch.open();
+    for number in 0..100 {
+        id(append(&*log, text(number), &[], None));
+    }
+    full.store(true, Ordering::SeqCst);
+    id(append(&*log, text(100), &[], None));
+    log.set_full(false);
+    for number in 101..200 {
+        id(append(&*log, text(number), &[], None));
+    }
+    wait_until_sealed(&log, 1);
+    assert_eq!(payloads(&*log), (0..200).map(text).collect::<Vec<_>>());
+    log.close();
+    drop(log);
+    assert_eq!(payloads(&*scratch.open()), (0..200).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_value_ever_reaches_the_directory_that_sled_does_not_sync() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    for number in 0..40_u32 {
+        let mut seed = u64::from(number) + 1;
+        let noise = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as u8
+        });
+        id(append(&*log, noise.take(200_000).collect::<Vec<u8>>(), &[], None));
+    }
+    for directory in scratch.log_files("1").iter().filter(|path| path.is_dir()) {
+        let blobs = fs::read_dir(directory.join("blobs")).map_or(0, Iterator::count);
+        assert_eq!(blobs, 0);
+    }
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Owns how an entry of the log changes the state: the only writer of deliveries' states.
+//!
+//! Promises to be deterministic, to go on after entries it does not know (they are named in the diagnostics), and to
+//! refuse impossible changes. Events with a safe method (GET, HEAD, OPTIONS) are no deliveries and leave no trace.
+
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::{EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
+use crate::{
+    clock::Timestamp,
+    event::{Change, DeliveryState, Reason, Seq},
+    log::{
+        Entry, Kind,
+        entry::{self, Action, Reader, Target},
+    },
+};
+
+/// What an entry changed, for whoever schedules deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// An event waits for its plan.
+    Accepted(Seq),
+    /// A delivery waits for its first attempt.
+    Planned(Key),
+    /// The attempt that was under way is over (or a change came without one).
+    Attempted(Key),
+    /// A delivery has (again) something to happen at a time: pending from then on, or held until then.
+    Due(Key, Timestamp),
+    /// A replay made a delivery due: it runs below live traffic.
+    Replayed(Key, Timestamp),
+    /// A delivery must not be sent now.
+    Stopped(Key),
+    /// An upstream is held or released.
+    Gate(UpstreamId),
+}
+
+impl State {
+    /// Applies one committed entry. Entries that were applied before are skipped.
+    ///
+    /// # Errors
+    /// [`StateError`] if a record can't be read; the state must be thrown away then.
+    pub fn apply(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        if entry.pos.seq < self.next {
+            return Ok(());
+        }
+        let known = match entry.kind {
+            Kind::Accepted => self.accepted(entry, note),
+            Kind::Planned => self.planned(entry, note)?,
+            Kind::Attempted => self.attempted(entry, note)?,
+            Kind::Duplicate => self.duplicate(entry)?,
+            Kind::Carried => self.carried(entry, note)?,
+            Kind::Command => self.command(entry, note)?,
+            Kind::Part | Kind::Config => Some(()),
+        };
+        if known.is_none() {
+            warn!(seq = entry.pos.seq, kind = ?entry.kind, "an entry has a format this version does not know: skipped");
+        }
+        self.next = entry.pos.seq.saturating_add(1);
+        Ok(())
+    }
+
+    fn accepted(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Option<()> {
+        self.timeline.note(entry.pos.seq, entry.time);
+        if !has_safe_method(&entry.payload)? {
+            self.unplanned.insert(entry.pos.seq);
+            note(Note::Accepted(entry.pos.seq));
+        }
+        Some(())
+    }
+
+    fn planned(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
+        let Some(planned) = entry::decode_planned(&entry.payload) else { return Ok(None) };
+        let ids: Vec<UpstreamId> = planned.upstreams.iter().map(|name| self.intern(name)).collect();
+        for event in planned.events {
+            // A second plan of the same event changes nothing: the first one counts.
+            if !self.unplanned.remove(event.event) {
+                continue;
+            }
+            let early = self.early.remove(event.event);
+            for id in event.targets.iter().filter_map(|index| ids.get(*index as usize)) {
+                let key = Key::new(event.event, *id);
+                if early && self.layers.get(key)?.is_some() {
+                    continue;
+                }
+                if let Some(upstream) = self.upstream_mut(*id) {
+                    upstream.waiting.insert(event.event);
+                }
+                note(Note::Planned(key));
+            }
+        }
+        Ok(Some(()))
+    }
+
+    fn attempted(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
+        let Some(attempted) = entry::decode_attempted(&entry.payload) else { return Ok(None) };
+        let key = Key::new(attempted.event, self.intern(&attempted.upstream));
+        note(Note::Attempted(key));
+        let Some(old) = self.before(key)? else { return Ok(Some(())) };
+        let status = match old.status().change(attempted.change.clone()) {
+            Ok(status) => status,
+            Err(impossible) => {
+                debug!(event = key.event, upstream = %attempted.upstream, %impossible, "an entry changes nothing");
+                return Ok(Some(()));
+            }
+        };
+        let mut new = old;
+        new.set_status(&status, entry.time);
+        new.last = Some(entry.pos.seq);
+        if matches!(attempted.change, Change::Die(_) | Change::Hold(_)) {
+            new.reason_at = Some(entry.pos.seq);
+        }
+        if let Some(attempt) = &attempted.attempt {
+            new.attempts = attempt.number;
+            new.replayed = false;
+            new.origin_unknown = false;
+        }
+        let first = old.last.is_none() && old.replays == 0 && new.attempts == 1;
+        let prompt = entry.time.since(self.timeline.at(key.event)) < PROMPT;
+        if first && prompt && status.state() == DeliveryState::Delivered && self.take_waiting(key) {
+            return Ok(Some(()));
+        }
+        self.put(key, &old, new);
+        tell(key, &new, note);
+        Ok(Some(()))
+    }
+
+    fn duplicate(&mut self, entry: &Entry) -> Result<Option<()>, StateError> {
+        let Some(duplicate) = entry::decode_duplicate(&entry.payload) else { return Ok(None) };
+        let key = Key::new(duplicate.first, EVENT);
+        let mut about = self.layers.get(key)?.unwrap_or(about_event(entry.time));
+        let add = |to: u32, more: u64| to.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        about.attempts = add(about.attempts, duplicate.count);
+        about.replays = add(about.replays, duplicate.body_differs);
+        self.layers.put(key, about);
+        Ok(Some(()))
+    }
+
+    fn carried(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
+        let Some(carried) = entry::decode_carried(&entry.payload) else { return Ok(None) };
+        let event = carried.id.pos.seq;
+        let key = Key::new(event, EVENT);
+        let mut about = self.layers.get(key)?.unwrap_or(about_event(carried.id.time));
+        about.reason_at = Some(entry.pos.seq);
+        self.layers.put(key, about);
+        self.carried.insert(event);
+        if carried.history.is_empty() && event < self.next && self.first_seen(event) {
+            // Nothing was planned before its segment went: it is planned from here on.
+            self.unplanned.insert(event);
+            note(Note::Accepted(event));
+        }
+        for (upstream, attempts) in &carried.history {
+            let key = Key::new(event, self.intern(upstream));
+            if self.record(key)?.is_some() {
+                continue;
+            }
+            let mut record = Record::waiting(carried.id.time);
+            record.attempts = *attempts;
+            if *attempts == 0 {
+                if let Some(upstream) = self.upstream_mut(key.upstream) {
+                    upstream.waiting.insert(event);
+                }
+                note(Note::Planned(key));
+            } else {
+                record.due = entry.time;
+                self.put(key, &about, record);
+                tell(key, &record, note);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Whether the state has never heard of an event: it is neither planned nor unplanned in here.
+    fn first_seen(&self, event: Seq) -> bool {
+        !self.unplanned.contains(event) && self.timeline.samples().first().is_none_or(|(first, _)| event < *first)
+    }
+
+    fn command(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
+        let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return Ok(None) };
+        match command.action {
+            Action::HoldUpstream { upstream, until_ms, reason } => {
+                let until = until_ms.map(Timestamp::from_millis);
+                let hold = Hold { seq: entry.pos.seq, since: entry.time, until, reason, actor: command.actor };
+                self.gate(&upstream, Some(hold), entry.time, note);
+            }
+            Action::ReleaseUpstream { upstream } => self.gate(&upstream, None, entry.time, note),
+            Action::Hold { targets, until_ms, .. } => {
+                let until = until_ms.map_or(NEVER, Timestamp::from_millis);
+                self.change_all(entry, &targets, &Change::Hold(Reason::new("operator")), note, |record, _| {
+                    record.due = until;
+                })?;
+            }
+            Action::Release { targets } => {
+                self.change_all(entry, &targets, &Change::Release(entry.time), note, |_, _| {})?;
+            }
+            Action::Replay { targets, new_key, interval_us } => {
+                self.change_all(entry, &targets, &Change::Replay(entry.time), note, |record, index| {
+                    let spread = interval_us.unwrap_or(0).saturating_mul(index);
+                    record.due = entry.time.after(Duration::from_micros(spread));
+                    record.planned_at = record.due;
+                    record.replayed = true;
+                    record.replays = record.replays.saturating_add(1);
+                    record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
+                })?;
+            }
+            Action::Delete { events } => {
+                for event in events {
+                    self.delete(event, entry, note)?;
+                }
+            }
+        }
+        Ok(Some(()))
+    }
+
+    fn gate(&mut self, upstream: &str, hold: Option<Hold>, at: Timestamp, note: &mut impl FnMut(Note)) {
+        let id = self.intern(upstream);
+        if let Some(upstream) = self.upstream_mut(id) {
+            upstream.pauses.set(Cause::Held, hold.is_some(), at);
+            upstream.hold = hold;
+        }
+        note(Note::Gate(id));
+    }
+
+    /// The same change for many deliveries; those that it makes no sense for stay as they are.
+    fn change_all(
+        &mut self,
+        entry: &Entry,
+        targets: &[Target],
+        change: &Change,
+        note: &mut impl FnMut(Note),
+        finish: impl Fn(&mut Record, u64),
+    ) -> Result<(), StateError> {
+        let mut index = 0;
+        for target in targets {
+            let key = Key::new(target.event, self.intern(&target.upstream));
+            let Some(old) = self.before(key)? else { continue };
+            let Ok(status) = old.status().change(change.clone()) else { continue };
+            let mut new = old;
+            new.set_status(&status, entry.time);
+            finish(&mut new, index);
+            if matches!(change, Change::Hold(_)) {
+                new.reason_at = Some(entry.pos.seq);
+            }
+            self.put(key, &old, new);
+            tell(key, &new, note);
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, event: Seq, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        if event >= entry.pos.seq {
+            return Ok(());
+        }
+        self.deleted.insert(event);
+        self.unplanned.remove(event);
+        for id in (0..).take(self.upstreams.len()) {
+            let key = Key::new(event, id);
+            let Some(old) = self.record(key)? else { continue };
+            let mut new = old;
+            new.state = DeliveryState::Ignored;
+            new.settled_at = entry.time;
+            self.put(key, &old, new);
+            note(Note::Stopped(key));
+        }
+        Ok(())
+    }
+
+    /// The record a delivery has before a change. One without a trace was delivered at the first attempt, unless its
+    /// event is not planned yet. None for deleted events.
+    fn before(&mut self, key: Key) -> Result<Option<Record>, StateError> {
+        if self.deleted.contains(key.event) {
+            return Ok(None);
+        }
+        if let Some(record) = self.record(key)? {
+            return Ok(Some(record));
+        }
+        let blank = Record::waiting(self.timeline.at(key.event));
+        if self.unplanned.contains(key.event) {
+            self.early.insert(key.event);
+            return Ok(Some(blank));
+        }
+        Ok(Some(Record { state: DeliveryState::Delivered, attempts: 1, origin_unknown: true, ..blank }))
+    }
+
+    fn take_waiting(&mut self, key: Key) -> bool {
+        self.upstream_mut(key.upstream).is_some_and(|upstream| upstream.waiting.remove(key.event))
+    }
+
+    fn put(&mut self, key: Key, old: &Record, new: Record) {
+        if let Some(upstream) = self.upstream_mut(key.upstream) {
+            if !upstream.waiting.remove(key.event) {
+                upstream.book(key.event, old, false);
+            }
+            upstream.book(key.event, &new, true);
+        }
+        self.layers.put(key, new);
+    }
+}
+
+/// Says what is to happen with a delivery now.
+fn tell(key: Key, record: &Record, note: &mut impl FnMut(Note)) {
+    match record.state {
+        DeliveryState::Pending if record.replayed => note(Note::Replayed(key, record.due)),
+        DeliveryState::Pending => note(Note::Due(key, record.due)),
+        DeliveryState::Held => {
+            note(Note::Stopped(key));
+            if record.due != NEVER {
+                note(Note::Due(key, record.due));
+            }
+        }
+        _ => note(Note::Stopped(key)),
+    }
+}
+
+/// A blank record about an event: no state of a delivery.
+fn about_event(time: Timestamp) -> Record {
+    Record { state: DeliveryState::Ignored, ..Record::waiting(time) }
+}
+
+/// Whether an accepted request is one that is answered directly and never planned. Looks only as far as the method.
+fn has_safe_method(payload: &bytes::Bytes) -> Option<bool> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    from.number()?;
+    from.slice()?;
+    from.slice()?;
+    Some(matches!(&from.slice()?[..], b"GET" | b"HEAD" | b"OPTIONS"))
+}

@@ -1,0 +1,291 @@
+//! Owns the Prometheus text format (version 0.0.4) of the metrics.
+//!
+//! Promises the names of the contract, `# HELP` and `# TYPE` before each family, and escaped label values. Figures
+//! of different families are not one snapshot: each counter is read on its own.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, PoisonError},
+};
+
+use super::{Histogram, Metrics, RequestResult, Scale, SourceMetrics, UpstreamMetrics};
+use crate::event::Outcome;
+
+const OUTCOMES: [Outcome; 4] = [Outcome::Delivered, Outcome::Deferred, Outcome::Refused, Outcome::Degraded];
+
+impl Metrics {
+    /// The media type of the rendered text.
+    pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4; charset=utf-8";
+
+    /// All metrics in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = Text(String::with_capacity(16 * 1024));
+        sources(&mut out, &self.all_sources());
+        upstreams(&mut out, &self.all_upstreams());
+        self.store(&mut out);
+        self.process(&mut out);
+        out.0
+    }
+
+    fn store(&self, out: &mut Text) {
+        out.single("stagepost_store_bytes", "gauge", "Bytes of the log on disk.", self.store_bytes.get());
+        out.single("stagepost_store_limit_bytes", "gauge", "The budget of the log.", self.store_limit_bytes.get());
+        out.family("stagepost_fsync_seconds", "histogram", "Duration of the durability barrier.");
+        out.histogram("stagepost_fsync_seconds", &[], &self.fsync);
+        out.family("stagepost_commit_entries", "histogram", "Entries made durable by one commit.");
+        out.histogram("stagepost_commit_entries", &[], &self.commit_entries);
+        out.single("stagepost_seals_total", "counter", "Segments sealed.", self.seals.get());
+        out.single("stagepost_checkpoints_total", "counter", "Checkpoints of the state.", self.checkpoints.get());
+        out.single(
+            "stagepost_feed_overflows_total",
+            "counter",
+            "Entries that did not fit in memory on their way to the planner and were read from the log again.",
+            self.feed_overflows.get(),
+        );
+    }
+
+    fn process(&self, out: &mut Text) {
+        let help = "Requests refused before any source was known.";
+        out.family("stagepost_unmatched_requests_total", "counter", help);
+        for (result, count) in RequestResult::ALL.iter().zip(&self.unmatched) {
+            out.sample("stagepost_unmatched_requests_total", &[("result", result.as_str())], count.get());
+        }
+        out.single("stagepost_connections", "gauge", "Connections open now.", self.connections.get());
+        out.single(
+            "stagepost_connections_refused_total",
+            "counter",
+            "Connections refused because of server.max_connections.",
+            self.connections_refused.get(),
+        );
+        out.single("stagepost_body_memory_bytes", "gauge", "Bytes of bodies in memory.", self.body_memory.get());
+        out.single("stagepost_spool_bytes", "gauge", "Bytes of bodies spooled to disk.", self.spool_bytes.get());
+        out.single(
+            "stagepost_trailers_dropped_total",
+            "counter",
+            "Requests whose trailers were dropped.",
+            self.trailers_dropped.get(),
+        );
+        out.single(
+            "stagepost_expressions_killed_total",
+            "counter",
+            "Expressions stopped at a limit.",
+            self.expressions_killed.get(),
+        );
+        out.single(
+            "stagepost_last_reload_success",
+            "gauge",
+            "1 if the last reload of the configuration succeeded, else 0.",
+            self.last_reload_success.get(),
+        );
+        out.family("stagepost_config_info", "gauge", "The active configuration, by its hash.");
+        let hash = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        out.sample("stagepost_config_info", &[("hash", &hash)], 1);
+    }
+}
+
+fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
+    out.family("stagepost_requests_total", "counter", "Requests by source and result.");
+    for (source, metrics) in all {
+        for (result, count) in RequestResult::ALL.iter().zip(&metrics.requests) {
+            let labels = [("source", &**source), ("result", result.as_str())];
+            out.sample("stagepost_requests_total", &labels, count.get());
+        }
+    }
+    out.family("stagepost_events_total", "counter", "Accepted events by source and configured type.");
+    for (source, metrics) in all {
+        for (kind, count) in metrics.events.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            out.sample("stagepost_events_total", &[("source", source), ("type", kind)], count.get());
+        }
+    }
+    out.family("stagepost_duplicates_total", "counter", "Resends that were recognised.");
+    for (source, metrics) in all {
+        out.sample("stagepost_duplicates_total", &[("source", source)], metrics.duplicates.get());
+    }
+    out.family("stagepost_without_key_total", "counter", "Events without a usable dedupe key.");
+    for (source, metrics) in all {
+        out.sample("stagepost_without_key_total", &[("source", source)], metrics.without_key.get());
+    }
+    out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
+    for (source, metrics) in all {
+        out.histogram("stagepost_ack_seconds", &[("source", source)], &metrics.ack);
+    }
+    let help = "Absolute difference between signed timestamps and the clock.";
+    out.family("stagepost_signature_skew_seconds", "histogram", help);
+    for (source, metrics) in all {
+        out.histogram("stagepost_signature_skew_seconds", &[("source", source)], &metrics.skew);
+    }
+}
+
+fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
+    out.family("stagepost_attempts_total", "counter", "Attempts by upstream and outcome.");
+    for (upstream, metrics) in all {
+        for (outcome, count) in OUTCOMES.iter().zip(&metrics.attempts) {
+            let labels = [("upstream", &**upstream), ("outcome", outcome.as_str())];
+            out.sample("stagepost_attempts_total", &labels, count.get());
+        }
+    }
+    out.family("stagepost_attempt_seconds", "histogram", "Duration of attempts.");
+    for (upstream, metrics) in all {
+        out.histogram("stagepost_attempt_seconds", &[("upstream", upstream)], &metrics.attempt);
+    }
+    out.family("stagepost_delivery_seconds", "histogram", "Receipt of an event to its delivery.");
+    for (upstream, metrics) in all {
+        out.histogram("stagepost_delivery_seconds", &[("upstream", upstream)], &metrics.delivery);
+    }
+    type Read = fn(&UpstreamMetrics) -> i64;
+    let gauges: [(&str, &str, Read); 5] = [
+        ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),
+        ("stagepost_oldest_pending_seconds", "Age of the oldest pending delivery.", |metrics| {
+            metrics.oldest_pending_seconds.get()
+        }),
+        ("stagepost_held", "Deliveries held.", |metrics| metrics.held.get()),
+        ("stagepost_breaker_state", "0 closed, 1 half-open, 2 open.", |metrics| metrics.breaker_state.get()),
+        ("stagepost_in_flight", "Attempts under way.", |metrics| metrics.in_flight.get()),
+    ];
+    for (name, help, read) in gauges {
+        out.family(name, "gauge", help);
+        for (upstream, metrics) in all {
+            out.sample(name, &[("upstream", upstream)], read(metrics));
+        }
+    }
+    out.family("stagepost_dead", "gauge", "Dead deliveries by reason.");
+    for (upstream, metrics) in all {
+        for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            out.sample("stagepost_dead", &[("upstream", upstream), ("reason", reason)], count);
+        }
+    }
+}
+
+/// The text under construction. Writing to a `String` can't fail.
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _infallible = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            self.0.push_str(if index == 0 { "{" } else { "," });
+            self.0.push_str(label);
+            self.0.push_str("=\"");
+            self.label_value(text);
+            self.0.push('"');
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _infallible = writeln!(self.0, "{close} {value}");
+    }
+
+    fn label_value(&mut self, text: &str) {
+        for character in text.chars() {
+            match character {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                other => self.0.push(other),
+            }
+        }
+    }
+
+    fn histogram<S: Scale>(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram<S>) {
+        let (counts, sum) = histogram.read();
+        let bucket = format!("{name}_bucket");
+        let mut below = 0;
+        for (bound, count) in S::BOUNDS.iter().zip(counts) {
+            below += count;
+            let le = scaled::<S>(*bound);
+            self.sample(&bucket, &[labels, &[("le", &le)]].concat(), below);
+        }
+        let all: u64 = counts.iter().sum();
+        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), all);
+        self.sample(&format!("{name}_sum"), labels, scaled::<S>(sum));
+        self.sample(&format!("{name}_count"), labels, all);
+    }
+}
+
+/// A counted number in units of the metric, as a decimal without rounding.
+fn scaled<S: Scale>(number: u64) -> String {
+    let (whole, rest) = (number / S::UNIT, number % S::UNIT);
+    if rest == 0 {
+        return whole.to_string();
+    }
+    let text = format!("{whole}.{rest:06}");
+    text.trim_end_matches('0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn sample() -> Metrics {
+        let metrics = Metrics::default();
+        let source = metrics.source("stripe");
+        source.requests[RequestResult::Accepted as usize].add(3);
+        source.requests[RequestResult::Unauthorized as usize].inc();
+        source.events.lock().unwrap().entry("invoice.\"paid\"\n\\".into()).or_default().add(2);
+        source.duplicates.inc();
+        source.ack.observe(Duration::from_micros(300));
+        source.ack.observe(Duration::from_secs(3600));
+        let upstream = metrics.upstream("billing");
+        upstream.attempts[1].add(4);
+        upstream.pending.set(7);
+        upstream.dead.lock().unwrap().insert("given_up", 2);
+        upstream.breaker_state.set(2);
+        metrics.commit_entries.observe_number(3);
+        metrics.commit_entries.observe_number(900);
+        metrics.fsync.observe(Duration::from_micros(250));
+        metrics.store_limit_bytes.set(20 << 30);
+        *metrics.config_hash.lock().unwrap() = "abc".to_owned();
+        metrics
+    }
+
+    #[test]
+    fn the_rendered_text_is_the_golden_file() {
+        let rendered = sample().render();
+        if std::env::var_os("STAGEPOST_WRITE_GOLDEN").is_some() {
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry/metrics.golden.txt"), &rendered).unwrap();
+        }
+        assert_eq!(rendered, include_str!("metrics.golden.txt"));
+    }
+
+    #[test]
+    fn every_name_of_the_contract_is_there() {
+        let rendered = sample().render();
+        for name in [
+            "requests_total", "events_total", "duplicates_total", "ack_seconds", "attempts_total", "attempt_seconds",
+            "delivery_seconds", "pending", "oldest_pending_seconds", "dead", "held", "breaker_state", "store_bytes",
+            "store_limit_bytes", "fsync_seconds", "commit_entries", "last_reload_success", "config_info",
+            "signature_skew_seconds",
+        ] {
+            assert!(rendered.contains(&format!("# TYPE stagepost_{name} ")), "{name}");
+            assert!(rendered.contains(&format!("# HELP stagepost_{name} ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_cumulative_and_in_seconds() {
+        let rendered = sample().render();
+        for line in [
+            "stagepost_ack_seconds_bucket{source=\"stripe\",le=\"0.00025\"} 0",
+            "stagepost_ack_seconds_bucket{source=\"stripe\",le=\"600\"} 1",
+            "stagepost_ack_seconds_bucket{source=\"stripe\",le=\"+Inf\"} 2",
+            "stagepost_ack_seconds_sum{source=\"stripe\"} 3600.0003",
+            "stagepost_commit_entries_bucket{le=\"4\"} 1",
+            "stagepost_commit_entries_bucket{le=\"+Inf\"} 2",
+            "stagepost_commit_entries_sum 903",
+            "stagepost_dead{upstream=\"billing\",reason=\"given_up\"} 2",
+            r#"stagepost_events_total{source="stripe",type="invoice.\"paid\"\n\\"} 2"#,
+        ] {
+            assert!(rendered.lines().any(|found| found == line), "{line}");
+        }
+    }
+}
