@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
+    context::Context,
     listen::is_public,
     problem::Place,
-    reader::{Context, suggestion},
+    reader::suggestion,
     settings::ListenSettings,
     source::{ReadSource, shown_path},
 };

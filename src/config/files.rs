@@ -11,9 +11,9 @@ use std::{
 };
 
 use super::{
+    context::Context,
     interpolate::interpolate,
     problem::Place,
-    reader::Context,
     tree::{self, Table, Value},
 };
 

@@ -1,6 +1,6 @@
 //! Owns the keys of `[[listen]]`: addresses, certificates, client certificates.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc};
 
 use super::{
     problem::Place,
@@ -47,7 +47,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
         section.problem("proxy_protocol", "is not supported by this version; remove it or set it to false");
     }
     let tls = read_tls(&section);
-    let settings = address.and_then(|address| {
+    let settings = address.map(|address| {
         let name = address.to_string();
         if let Some(first) = places.insert(name.clone(), section.place.clone()) {
             section.problem("address", format!("\"{name}\" is listened on at {first} too; keep one of them"));
@@ -66,7 +66,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
                 Listener::Unix(path)
             }
         };
-        Some(ListenSettings { address: name, listener, certificates, fixed })
+        ListenSettings { address: name, listener, certificates, fixed }
     });
     section.finish();
     settings
@@ -166,5 +166,9 @@ pub(super) fn pem_path(section: &Section<'_>, key: &'static str) -> Option<PathB
     }
     let path = section.path(key)?;
     section.cx.watch(&path);
+    let is_open = || path.metadata().is_ok_and(|found| found.permissions().mode() & 0o004 != 0);
+    if key == "key" && is_open() {
+        section.warn(key, format!("every user may read {0}; chmod o-r {0}", path.display()));
+    }
     Some(path)
 }

@@ -7,10 +7,12 @@
 //! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
 
 mod build;
+mod context;
 mod files;
 mod find;
 mod interpolate;
 mod listen;
+mod patience;
 mod problem;
 mod reader;
 mod reload;
@@ -42,8 +44,9 @@ use sha2::{Digest as _, Sha256};
 pub use tls::Certificates;
 
 use build::Parts;
+use context::Context;
 use interpolate::Env;
-use reader::{Context, Section, quoted};
+use reader::{Section, quoted};
 use tree::Table;
 
 use crate::routing;
@@ -116,7 +119,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let server = server::Server::read(root.section("server"));
     let listen = listen::read(&root);
     let store = server::store(root.section("store"));
-    let admin = server::admin(root.section("admin"), &store);
+    let admin = server::admin(root.section("admin"), &store, &listen);
     let diagnostics = server::diagnostics(root.section("diagnostics"));
     let privacy = server::privacy(root.section("privacy"));
     let parts = Parts {

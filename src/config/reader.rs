@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -14,86 +13,12 @@ use std::{
 };
 
 use super::{
-    interpolate::{Env, interpolate},
-    problem::{Place, Problem},
+    context::Context,
+    interpolate::interpolate,
+    problem::Place,
     tree::{Entry, Node, Table, Value},
     units,
 };
-
-/// What one load collects.
-pub(super) struct Context<'a> {
-    env: Env<'a>,
-    problems: RefCell<Vec<Problem>>,
-    warnings: RefCell<Vec<Problem>>,
-    files: RefCell<BTreeSet<PathBuf>>,
-    sections: Cell<usize>,
-    printed: RefCell<BTreeMap<usize, String>>,
-    values: RefCell<BTreeMap<String, String>>,
-}
-
-/// What a load leaves behind besides the values.
-pub(super) struct Collected {
-    pub(super) problems: Vec<Problem>,
-    pub(super) warnings: Vec<Problem>,
-    pub(super) files: Vec<PathBuf>,
-    /// The effective configuration as TOML.
-    pub(super) printed: String,
-    /// The same by dotted key.
-    pub(super) values: BTreeMap<String, String>,
-}
-
-impl<'a> Context<'a> {
-    pub(super) fn new(env: Env<'a>) -> Self {
-        Self {
-            env,
-            problems: RefCell::default(),
-            warnings: RefCell::default(),
-            files: RefCell::default(),
-            sections: Cell::new(0),
-            printed: RefCell::default(),
-            values: RefCell::default(),
-        }
-    }
-
-    pub(super) fn env(&self) -> Env<'a> {
-        self.env
-    }
-
-    pub(super) fn problem(&self, place: &Place, key: &str, message: impl Into<String>) {
-        let problem = Problem { place: place.clone(), key: key.to_owned(), message: message.into() };
-        self.problems.borrow_mut().push(problem);
-    }
-
-    pub(super) fn warn(&self, place: &Place, key: &str, message: impl Into<String>) {
-        let problem = Problem { place: place.clone(), key: key.to_owned(), message: message.into() };
-        self.warnings.borrow_mut().push(problem);
-    }
-
-    /// Notes a file whose change asks for a reload.
-    pub(super) fn watch(&self, file: &Path) {
-        self.files.borrow_mut().insert(file.to_owned());
-    }
-
-    pub(super) fn has_problems(&self) -> bool {
-        !self.problems.borrow().is_empty()
-    }
-
-    pub(super) fn collected(self) -> Collected {
-        let sorted = |list: RefCell<Vec<Problem>>| {
-            let mut list = list.into_inner();
-            list.sort();
-            list.dedup();
-            list
-        };
-        Collected {
-            problems: sorted(self.problems),
-            warnings: sorted(self.warnings),
-            files: self.files.into_inner().into_iter().collect(),
-            printed: self.printed.into_inner().into_values().collect::<Vec<_>>().join("\n"),
-            values: self.values.into_inner(),
-        }
-    }
-}
 
 /// A table of the configuration, being read. End it with [`Section::finish`].
 pub(super) struct Section<'a> {
@@ -105,7 +30,8 @@ pub(super) struct Section<'a> {
     /// The same as a TOML header, without brackets.
     header: String,
     repeated: bool,
-    number: usize,
+    order: Vec<usize>,
+    children: Cell<usize>,
     asked: RefCell<Vec<&'static str>>,
     lines: RefCell<String>,
 }
@@ -113,20 +39,27 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The top level of the merged files.
     pub(super) fn root(cx: &'a Context<'a>, table: &'a Table, place: Place) -> Self {
-        Self::new(cx, Some(table), place, String::new(), String::new(), false)
+        Self {
+            cx,
+            place,
+            key: String::new(),
+            table: Some(table),
+            header: String::new(),
+            repeated: false,
+            order: Vec::new(),
+            children: Cell::new(0),
+            asked: RefCell::default(),
+            lines: RefCell::default(),
+        }
     }
 
-    fn new(
-        cx: &'a Context<'a>,
-        table: Option<&'a Table>,
-        place: Place,
-        key: String,
-        header: String,
-        repeated: bool,
-    ) -> Self {
-        let number = cx.sections.get();
-        cx.sections.set(number + 1);
-        Self { cx, place, key, table, header, repeated, number, asked: RefCell::default(), lines: RefCell::default() }
+    fn child(&self, table: Option<&'a Table>, place: Place, key: String, header: String, repeated: bool) -> Self {
+        let index = self.children.get();
+        self.children.set(index + 1);
+        let order = self.order.iter().copied().chain([index]).collect();
+        let empty = Cell::new(0);
+        let (asked, lines) = (RefCell::default(), RefCell::default());
+        Self { cx: self.cx, place, key, table, header, repeated, order, children: empty, asked, lines }
     }
 
     /// Reports the keys nobody asked for and prints the section.
@@ -143,7 +76,7 @@ impl<'a> Section<'a> {
             return;
         }
         let header = if self.repeated { format!("[[{}]]", self.header) } else { format!("[{}]", self.header) };
-        self.cx.printed.borrow_mut().insert(self.number, format!("{header}\n{lines}"));
+        self.cx.print_section(self.order, format!("{header}\n{lines}"));
     }
 
     /// Whether the key is written.
@@ -175,7 +108,7 @@ impl<'a> Section<'a> {
     /// Prints a value that is already in TOML's form.
     pub(super) fn print(&self, key: &str, value: &str) {
         let _infallible = writeln!(self.lines.borrow_mut(), "{} = {value}", bare_or_quoted(key));
-        self.cx.values.borrow_mut().insert(dotted(&self.key, key), value.to_owned());
+        self.cx.print_value(dotted(&self.key, key), value);
     }
 
     /// A duration such as `"10s"`.
@@ -191,7 +124,7 @@ impl<'a> Section<'a> {
 
     /// A duration in a list, with `${NAME}` replaced.
     pub(super) fn duration_of(&self, key: &str, text: &str) -> Option<Duration> {
-        let text = self.accept(key, interpolate(text, self.cx.env))?;
+        let text = self.accept(key, interpolate(text, self.cx.env()))?;
         self.accept(key, units::parse_duration(&text))
     }
 
@@ -392,7 +325,7 @@ impl<'a> Section<'a> {
             };
             let name = format!("{}[{}]", dotted(&self.key, key), index + 1);
             let header = dotted(&self.header, key);
-            sections.push(Self::new(self.cx, Some(table), node.place.clone(), name, header, true));
+            sections.push(self.child(Some(table), node.place.clone(), name, header, true));
         }
         sections
     }
@@ -462,7 +395,7 @@ impl<'a> Section<'a> {
 
     fn nested(&self, key: &str, table: Option<&'a Table>, place: Place) -> Self {
         let header = dotted(&self.header, &bare_or_quoted(key));
-        Self::new(self.cx, table, place, dotted(&self.key, key), header, false)
+        self.child(table, place, dotted(&self.key, key), header, false)
     }
 
     fn plain_text(&self, key: &str, node: &'a Node) -> Option<&'a str> {
@@ -477,7 +410,7 @@ impl<'a> Section<'a> {
 
     fn expanded_text(&self, key: &str, node: &'a Node) -> Option<String> {
         let text = self.plain_text(key, node)?;
-        self.accept(key, interpolate(text, self.cx.env))
+        self.accept(key, interpolate(text, self.cx.env()))
     }
 }
 

@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use super::settings::Config;
 
 /// Keys (or beginnings of keys) that are read once, when the process starts.
-const NEEDS_RESTART: [&str; 10] = [
+const NEEDS_RESTART: [&str; 9] = [
     "server.max_connections",
     "server.handshake_timeout",
     "server.header_timeout",
     "server.max_header",
     "server.idle_timeout",
-    "server.shutdown_",
     "store.",
     "admin.",
     "diagnostics.level",
@@ -32,7 +31,7 @@ pub struct ReloadReport {
 }
 
 impl ReloadReport {
-    /// Whether both are the same.
+    /// Whether no key is different. A reload is worth its while all the same: secrets and certificates may be new.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -48,7 +47,7 @@ pub fn diff(old: &Config, new: &Config) -> ReloadReport {
         if old.values.get(key) == new.values.get(key) || key.starts_with("listen[") {
             continue;
         }
-        let at_start_only = NEEDS_RESTART.iter().any(|beginning| key.starts_with(beginning));
+        let at_start_only = needs_restart(key);
         if at_start_only { &mut report.needs_restart } else { &mut report.changed }.push(key.clone());
     }
     diff_listeners(old, new, &mut report);
@@ -88,20 +87,30 @@ fn upstreams(config: &Config) -> BTreeSet<String> {
     urls.map(str::to_owned).collect()
 }
 
+fn needs_restart(key: &str) -> bool {
+    NEEDS_RESTART.iter().any(|beginning| key.starts_with(beginning))
+}
+
 impl Config {
-    /// Takes over the listeners that are already running and gives them the certificates of this configuration, for
-    /// the handshakes to come. To be called when a reload has succeeded, before this configuration becomes the running
-    /// one.
+    /// Makes this configuration the successor of the running one, after a reload that succeeded (and after [`diff`]):
+    /// what can't change before the next start stays as it is, so that this says what really runs and a later `diff`
+    /// still knows what waits for a restart; the running listeners get the new certificates, for the handshakes to come.
     pub fn take_over(&mut self, running: &Self) {
-        for listen in &mut self.listen {
-            let Some(old) = running.listen.iter().find(|old| old.address == listen.address) else { continue };
-            if let (Some(old), Some(new)) = (&old.certificates, &listen.certificates) {
-                old.renew_from(new);
-                listen.certificates = Some(old.clone());
-            }
-            if old.certificates.is_some() == listen.certificates.is_some() {
-                listen.listener = old.listener.clone();
+        let new = std::mem::replace(&mut self.listen, running.listen.clone());
+        for listen in &self.listen {
+            let renewed = new.iter().find(|other| other.address == listen.address);
+            if let (Some(own), Some(renewed)) =
+                (&listen.certificates, renewed.and_then(|new| new.certificates.as_ref()))
+            {
+                own.renew_from(renewed);
             }
         }
+        self.store.clone_from(&running.store);
+        self.admin.clone_from(&running.admin);
+        self.diagnostics.level = running.diagnostics.level;
+        self.diagnostics.format = running.diagnostics.format;
+        self.values.retain(|key, _| !needs_restart(key));
+        let kept = running.values.iter().filter(|(key, _)| needs_restart(key));
+        self.values.extend(kept.map(|(key, value)| (key.clone(), value.clone())));
     }
 }

@@ -6,7 +6,9 @@ use http::HeaderName;
 
 use super::{
     reader::{Section, quoted},
-    settings::{Access, AdminSettings, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
+    settings::{
+        Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
+    },
 };
 use crate::routing::{Limits, Privacy};
 
@@ -99,7 +101,7 @@ pub(super) fn store(section: Section<'_>) -> StoreSettings {
 }
 
 /// `[admin]`. The socket stands in the data directory unless the configuration says otherwise.
-pub(super) fn admin(section: Section<'_>, store: &StoreSettings) -> AdminSettings {
+pub(super) fn admin(section: Section<'_>, store: &StoreSettings, listen: &[ListenSettings]) -> AdminSettings {
     let socket = section.path("socket").unwrap_or_else(|| {
         let socket = store.path.join("admin.sock");
         section.print("socket", &quoted(&socket.to_string_lossy()));
@@ -112,6 +114,9 @@ pub(super) fn admin(section: Section<'_>, store: &StoreSettings) -> AdminSetting
     let address = section.expanded("address").and_then(|text| section.accept("address", socket_address(&text)));
     if let Some(address) = address {
         section.print("address", &quoted(&address.to_string()));
+        if address.port() != 0 && listen.iter().any(|listen| listen.address == address.to_string()) {
+            section.problem("address", "is an address of [[listen]] too; senders and operators need one each");
+        }
         if !address.ip().is_loopback() {
             section.warn("address", "is not a loopback address: whoever reaches it reads what it serves");
         }

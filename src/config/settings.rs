@@ -38,6 +38,7 @@ pub struct Config {
 }
 
 /// A listening address.
+#[derive(Clone)]
 pub struct ListenSettings {
     /// As configured: `0.0.0.0:8443`, `unix:/path`, `systemd:NAME`.
     pub address: String,

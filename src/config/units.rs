@@ -31,7 +31,10 @@ pub(super) fn parse_byte_rate(text: &str) -> Result<u64, String> {
 
 /// The shortest exact form of a duration.
 pub(super) fn show_duration(duration: Duration) -> String {
-    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATIONS)
+    match u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) {
+        0 => "0s".to_owned(),
+        ms => show(ms, &DURATIONS),
+    }
 }
 
 /// The shortest exact form of a size.
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same_value() {
-        for (ms, text) in [(0, "0ms"), (1_500, "1500ms"), (60_000, "1m"), (90_000, "90s"), (432_000_000, "5d")] {
+        for (ms, text) in [(0, "0s"), (1_500, "1500ms"), (60_000, "1m"), (90_000, "90s"), (432_000_000, "5d")] {
             let duration = Duration::from_millis(ms);
             assert_eq!(show_duration(duration), text);
             assert_eq!(parse_duration(text), Ok(duration));

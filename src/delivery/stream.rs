@@ -46,7 +46,10 @@ impl Stream {
             Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream.connect_timeout).await?),
             Target::Https(uri) => {
                 let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;
-                let name = ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?;
+                let name = match &settings.server_name {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?,
+                };
                 let tcp = tcp(uri, 443, upstream.connect_timeout).await?;
                 Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
             }
