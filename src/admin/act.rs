@@ -14,7 +14,7 @@ use super::{
     wire::{Act, Acted, Verb},
 };
 use crate::{
-    event::{DeliveryState, EventId, Seq},
+    event::{DeliveryState, EventId},
     log::{
         ReadError,
         entry::{Action, Command, Target},
@@ -65,7 +65,11 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
         return act_on_upstream(ports, asked, actor, upstream);
     }
     let mut selection = Selection::new(ports, asked);
-    if asked.ids.is_empty() { selection.by_filter()? } else { selection.by_id()? }
+    if asked.ids.is_empty() {
+        selection.by_filter()?
+    } else {
+        selection.by_id()?
+    }
     let Selection { targets, mut acted, .. } = selection;
     if !asked.dry_run {
         for action in actions(asked, ports, targets) {
@@ -295,7 +299,8 @@ impl<'a> Selection<'a> {
             let mut status = |delivery: &DeliveryView| last_status(&*log, delivery);
             let meant = found.view.deliveries.iter().filter(|delivery| wanted.takes_delivery(delivery, &mut status));
             let meant: Vec<&DeliveryView> = meant.collect();
-            let unplanned = found.view.deliveries.is_empty() && state.is_none_or(|state| state == found.state().as_str());
+            let unplanned =
+                found.view.deliveries.is_empty() && state.is_none_or(|state| state == found.state().as_str());
             match (&self.asked.to, self.asked.verb) {
                 (Some(to), Verb::Replay) if !meant.is_empty() || unplanned => vec![Some(to.as_str().into())],
                 (_, Verb::Replay) if unplanned => self.routed_now(found)?,
@@ -304,7 +309,11 @@ impl<'a> Selection<'a> {
         };
         if upstreams.is_empty() {
             if !self.asked.ids.is_empty() {
-                self.skip(format!("{}: it has no delivery that {} could change", found.event.id, self.asked.verb.as_str()));
+                self.skip(format!(
+                    "{}: it has no delivery that {} could change",
+                    found.event.id,
+                    self.asked.verb.as_str()
+                ));
             }
             return Ok(ControlFlow::Continue(()));
         }
@@ -358,12 +367,6 @@ const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {
         Verb::Release => matches!(delivery.status.state(), DeliveryState::Held),
         Verb::Replay | Verb::Delete => true,
     }
-}
-
-/// The sequence numbers and upstreams of targets, for tests.
-#[cfg(test)]
-fn named(targets: &[Target]) -> Vec<(Seq, &str)> {
-    targets.iter().map(|target| (target.event, &*target.upstream)).collect()
 }
 
 #[cfg(test)]

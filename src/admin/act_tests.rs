@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     admin::{fake::*, wire::Filters},
-    event::{Reason, Status},
+    event::{Reason, Seq, Status},
 };
 
 fn asked(verb: Verb) -> Act {
@@ -31,6 +31,10 @@ fn three() -> (Fake, [EventId; 3]) {
     fake.set(ids[1], delivery("billing", Status::Pending { due: fake.clock() }));
     fake.set(ids[2], delivery("billing", Status::Held(Reason::new("operator"))));
     (fake, ids)
+}
+
+fn named(targets: &[Target]) -> Vec<(Seq, &str)> {
+    targets.iter().map(|target| (target.event, &*target.upstream)).collect()
 }
 
 fn targets(fake: &Fake) -> Vec<(Seq, String)> {

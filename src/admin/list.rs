@@ -147,7 +147,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn block(&mut self, entries: &[Entry], before: Seq, emit: &mut dyn FnMut(Item) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn block(
+        &mut self,
+        entries: &[Entry],
+        before: Seq,
+        emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         for entry in entries.iter().rev() {
             if self.plans.len() < PLANS_MAX {
                 self.plans.extend(plans(entry));
@@ -170,11 +175,7 @@ impl Walk<'_> {
     }
 
     /// The events among entries whose heads are meant, with their plans.
-    fn events<'e>(
-        &mut self,
-        entries: impl Iterator<Item = &'e Entry>,
-        before: Seq,
-    ) -> Vec<(Seq, Event, Option<Plan>)> {
+    fn events<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>, before: Seq) -> Vec<(Seq, Event, Option<Plan>)> {
         let mut events = Vec::new();
         for entry in entries.filter(|entry| entry.kind == Kind::Accepted) {
             let plan = self.plans.remove(&entry.pos.seq);

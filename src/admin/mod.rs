@@ -18,7 +18,7 @@ mod socket;
 pub mod wire;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 pub use act::{SELECTED_MAX, act};
 pub use explain::{explain, for_ever};
@@ -29,3 +29,8 @@ pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, Ro
 pub use privacy::Hidden;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
+
+pub use crate::{
+    clock::{Clock, Timestamp},
+    event::{EventId, IdError, Seq},
+};

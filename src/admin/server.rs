@@ -185,9 +185,7 @@ fn event(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
     let answer = match what {
         None => show(ports, &found, reveal).map(|show| json(&show)),
         Some("body") => read_body(&*ports.log(), &found.event).map(bytes),
-        Some("explain") => {
-            show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now())))
-        }
+        Some("explain") => show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now()))),
         Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
     };
     answer.unwrap_or_else(|error| unreadable(&error))

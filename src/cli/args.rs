@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::{Failure, units};
-use crate::{admin::wire::Filters, clock::Timestamp};
+use crate::admin::{Timestamp, wire::Filters};
 
 /// A store-and-forward reverse proxy: a 2xx means that the request is on disk.
 #[derive(Debug, Parser)]
@@ -321,9 +321,9 @@ impl FilterArgs {
     pub(super) fn resolve(&self, now: Timestamp) -> Result<Filters, Failure> {
         let time = |name: &str, text: &Option<String>| match text {
             None => Ok(None),
-            Some(text) => units::time(text, now)
-                .map(Some)
-                .ok_or_else(|| Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))),
+            Some(text) => units::time(text, now).map(Some).ok_or_else(|| {
+                Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))
+            }),
         };
         Ok(Filters {
             source: self.source.clone(),

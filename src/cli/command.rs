@@ -1,8 +1,6 @@
 //! Owns the commands that change something: what is asked of the instance, the question to the operator, the answer
 //! in words.
 
-use std::io::Write as _;
-
 use super::{
     Exit, Failure, Host, Terminal,
     args::{HoldArgs, ReplayArgs, SelectArgs},
@@ -84,12 +82,7 @@ fn id_of(line: &str) -> Option<String> {
     line.split_whitespace().next().map(str::to_owned)
 }
 
-fn command(
-    asked: Act,
-    args: &SelectArgs,
-    host: &dyn Host,
-    terminal: &mut Terminal<'_>,
-) -> Result<Exit, Failure> {
+fn command(asked: Act, args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     if asked.ids.is_empty() && asked.filters.is_empty() && !asked.all {
         let verb = asked.verb.as_str();
         return Err(Failure::usage(format!("{verb} needs an id or a filter; --all says everything on purpose")));

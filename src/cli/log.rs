@@ -1,6 +1,6 @@
 //! Owns `stagepost log`: the listing, of a running instance or of the directory of a stopped one.
 
-use std::{io::Write as _, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use super::{
     Exit, Failure, Host, Terminal,
@@ -10,13 +10,10 @@ use super::{
     print::{escaped, state},
     units,
 };
-use crate::{
-    admin::{
-        Compiled, Reads,
-        server::listed,
-        wire::{Delivery, Line, Query, Reply},
-    },
-    event::Seq,
+use crate::admin::{
+    Compiled, Reads, Seq,
+    server::listed,
+    wire::{Delivery, Line, Query, Reply},
 };
 
 pub(super) fn log(args: &LogArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -83,7 +80,10 @@ impl Printer<'_, '_> {
 }
 
 fn heading() -> String {
-    format!("{:<24}  {:<26}  {:<9}  {:<16}  {:<24}  {:>9}  DELIVERIES", "RECEIVED", "ID", "STATE", "SOURCE", "TYPE", "SIZE")
+    format!(
+        "{:<24}  {:<26}  {:<9}  {:<16}  {:<24}  {:>9}  DELIVERIES",
+        "RECEIVED", "ID", "STATE", "SOURCE", "TYPE", "SIZE"
+    )
 }
 
 fn row(line: &Line, colours: bool) -> String {

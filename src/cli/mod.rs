@@ -28,7 +28,7 @@ use clap::Parser as _;
 pub use exit::{Exit, Failure};
 pub use instance::{Checked, Damage, Host, Located, SocketOnly, VerifyReport};
 
-use crate::clock::Timestamp;
+use crate::admin::{Clock, Timestamp};
 
 /// What a command speaks through, and what it knows about the other end.
 pub struct Terminal<'a> {
@@ -59,7 +59,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCo
         input: &mut stdin.lock(),
         out_is_terminal,
         in_is_terminal,
-        now: crate::clock::Clock::system().now(),
+        now: Clock::system().now(),
     };
     run(args, host, terminal).into()
 }

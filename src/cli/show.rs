@@ -3,7 +3,7 @@
 //! Promises that the command for curl is safe to paste into a POSIX shell whatever the request held: everything is
 //! in single quotes, and bytes that can't stand there travel as base64 or octal.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -18,28 +18,18 @@ use super::{
 };
 use crate::{
     admin::{
-        FindError, Reads, find,
+        EventId, FindError, IdError, Reads, find,
         wire::{Attempt, Show, ShownDelivery},
     },
-    event::EventId,
     log::{ReadError, read_body},
 };
 
 /// Headers of the connection, or made by curl from the URL and the body.
-const NOT_REPEATED: [&str; 9] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-];
+const NOT_REPEATED: [&str; 9] =
+    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"];
 
 pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    let id: EventId = args.id.parse().map_err(|error: crate::event::IdError| Failure::usage(error.to_string()))?;
+    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
     let instance = Instance::find(&args.place, host)?;
     let stored = Stored::open(&instance, host, id)?;
     if args.body {
@@ -201,7 +191,9 @@ fn http(show: &Show, body: &[u8]) -> Vec<u8> {
     let event = &show.event;
     let query = show.query.as_deref().map_or(String::new(), |query| format!("?{query}"));
     let mut out = format!("{} {}{query} HTTP/1.1\r\n", event.method, event.path).into_bytes();
-    for (name, value) in show.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "transfer-encoding" | "content-length")) {
+    for (name, value) in
+        show.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "transfer-encoding" | "content-length"))
+    {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(&value.bytes());
@@ -234,7 +226,8 @@ fn curl(show: &Show, body: &[u8]) -> String {
     for (name, value) in show.headers.iter().filter(|(name, _)| !NOT_REPEATED.contains(&name.as_str())) {
         let value = value.bytes();
         // curl takes `name:` for "leave this header out" and `name;` for an empty one.
-        let header = if value.is_empty() { format!("{name};").into_bytes() } else { [name.as_bytes(), b": ", &value].concat() };
+        let header =
+            if value.is_empty() { format!("{name};").into_bytes() } else { [name.as_bytes(), b": ", &value].concat() };
         let _infallible = write!(out, " -H {}", quoted(&header));
     }
     for absent in ["accept", "user-agent", "content-type"].into_iter().filter(|name| named(name).is_none()) {
@@ -254,7 +247,11 @@ fn typeable(bytes: &[u8]) -> bool {
     /// Linux takes arguments of at most 128 KiB.
     const ARGUMENT_MAX: usize = 100 * 1024;
     let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= ARGUMENT_MAX);
-    text.is_some_and(|text| text.chars().all(|character| matches!(character, '\n' | '\t') || escaped(&character.to_string()).chars().eq([character])))
+    text.is_some_and(|text| {
+        text.chars().all(|character| {
+            matches!(character, '\n' | '\t') || escaped(&character.to_string()).chars().eq([character])
+        })
+    })
 }
 
 /// A word for a POSIX shell: in single quotes, or by printf in octal if it holds what can't be typed.
@@ -265,7 +262,9 @@ fn quoted(bytes: &[u8]) -> String {
     let mut out = String::from("\"$(printf '%b' '");
     for byte in bytes {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b':' | b'/' | b'.' | b'-' | b'_' | b'=' => out.push(*byte as char),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b':' | b'/' | b'.' | b'-' | b'_' | b'=' => {
+                out.push(*byte as char)
+            }
             other => {
                 let _infallible = write!(out, "\\0{other:03o}");
             }

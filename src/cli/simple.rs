@@ -1,6 +1,6 @@
 //! Owns the commands that ask one question: check, reload, explain, refused, verify.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use super::{
     Exit, Failure, Host, Terminal,
@@ -10,9 +10,9 @@ use super::{
     print::{escaped, escaped_lines, table},
     units,
 };
-use crate::{
-    admin::wire::{Refused, Reloaded},
-    event::{EventId, IdError},
+use crate::admin::{
+    EventId, IdError,
+    wire::{Refused, Reloaded},
 };
 
 /// How often a follower of refused requests asks.

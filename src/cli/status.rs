@@ -1,6 +1,6 @@
 //! Owns `stagepost status`: the state of an instance on one page.
 
-use std::{io::Write as _, time::Duration};
+use std::time::Duration;
 
 use super::{
     Exit, Failure, Host, Terminal,
@@ -10,12 +10,9 @@ use super::{
     print::{escaped, table},
     units,
 };
-use crate::{
-    admin::{
-        for_ever,
-        wire::{Status, Upstream},
-    },
-    clock::Timestamp,
+use crate::admin::{
+    Timestamp, for_ever,
+    wire::{Status, Upstream},
 };
 
 pub(super) fn status(args: &JsonArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {

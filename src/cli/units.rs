@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::admin::Timestamp;
 
 /// `500ms`, `10s`, `5m`, `2h`, `7d` in milliseconds.
 pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
@@ -22,7 +22,8 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
 
 /// `100/s`, `30/m`, `10/h` as microseconds between two.
 pub(super) fn interval_us(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no rate: use a number of deliveries a second, minute or hour, for example 100/s");
+    let wrong =
+        || format!("{text:?} is no rate: use a number of deliveries a second, minute or hour, for example 100/s");
     let (number, unit) = text.split_once('/').ok_or_else(wrong)?;
     let unit: u64 = match unit {
         "s" => 1_000_000,
@@ -76,7 +77,9 @@ mod tests {
 
     #[test]
     fn durations_rates_and_times_are_taken_in_their_one_form() {
-        for (text, expected) in [("500ms", 500), ("10s", 10_000), ("10m", 600_000), ("2h", 7_200_000), ("7d", 604_800_000)] {
+        for (text, expected) in
+            [("500ms", 500), ("10s", 10_000), ("10m", 600_000), ("2h", 7_200_000), ("7d", 604_800_000)]
+        {
             assert_eq!(duration_ms(text), Ok(expected));
         }
         for text in ["10", "m", "", "1.5s", "-1s", "10 m", "99999999999999999999s", "1w"] {
@@ -98,7 +101,9 @@ mod tests {
         for (bytes, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20 << 30, "20.0 GiB")] {
             assert_eq!(size(bytes), expected);
         }
-        for (seconds, expected) in [(0, "0s"), (59, "59s"), (60, "1m"), (310, "5m 10s"), (90_000, "1d 1h"), (86_400 * 3, "3d")] {
+        for (seconds, expected) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (310, "5m 10s"), (90_000, "1d 1h"), (86_400 * 3, "3d")]
+        {
             assert_eq!(span(Duration::from_secs(seconds)), expected);
         }
     }
