@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use super::{
     filter::{Compiled, FilterError, recorded},
-    find::{FindError, Found, find},
+    find::{FindError, Found, find, history},
     list::{Item, last_status, newest},
     ports::{DeliveryView, EventView, PlannedFor, Ports},
     wire::{Act, Acted, Verb},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::{DeliveryState, EventId},
     log::{
-        ReadError,
+        Log, ReadError,
         entry::{Action, Command, Target},
         read_body, read_event,
     },
@@ -296,14 +296,15 @@ impl<'a> Selection<'a> {
         let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
             vec![None]
         } else {
-            let mut status = |delivery: &DeliveryView| last_status(&*log, delivery);
+            let mut status =
+                |delivery: &DeliveryView| last_status(&*log, delivery).or_else(|| first_status(&*log, found, delivery));
             let meant = found.view.deliveries.iter().filter(|delivery| wanted.takes_delivery(delivery, &mut status));
             let meant: Vec<&DeliveryView> = meant.collect();
-            let unplanned =
-                found.view.deliveries.is_empty() && state.is_none_or(|state| state == found.state().as_str());
+            let planned_nowhere = found.plan.is_some() && found.view.deliveries.is_empty();
+            let goes_nowhere = planned_nowhere && state.is_none_or(|state| state == found.state().as_str());
             match (&self.asked.to, self.asked.verb) {
-                (Some(to), Verb::Replay) if !meant.is_empty() || unplanned => vec![Some(to.as_str().into())],
-                (_, Verb::Replay) if unplanned => self.routed_now(found)?,
+                (Some(to), Verb::Replay) if !meant.is_empty() || goes_nowhere => vec![Some(to.as_str().into())],
+                (_, Verb::Replay) if goes_nowhere => self.routed_now(found)?,
                 (_, verb) => meant.into_iter().filter(|d| changes(verb, d)).map(|d| Some(d.upstream.clone())).collect(),
             }
         };
@@ -359,6 +360,12 @@ impl<'a> Selection<'a> {
             self.acted.skipped.push(text);
         }
     }
+}
+
+/// The status of a first attempt that left no record.
+fn first_status(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<u16> {
+    let history = history(log, found.event.id.pos.seq, found.stored_at, delivery).ok()?;
+    history.last()?.attempt.as_ref()?.status
 }
 
 const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {

@@ -224,7 +224,8 @@ mod tests {
     fn the_head_of_an_event_is_asked_for_all_that_is_given() {
         let fake = Fake::default();
         let event = fake.event(fake.accept("stripe", b"{}"));
-        let cases: [(fn(&mut Filters), bool); 7] = [
+        type Case = (fn(&mut Filters), bool);
+        let cases: [Case; 7] = [
             (|_| {}, true),
             (|f| f.source = Some("stripe".into()), true),
             (|f| f.source = Some("strip".into()), false),

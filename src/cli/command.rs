@@ -1,6 +1,8 @@
 //! Owns the commands that change something: what is asked of the instance, the question to the operator, the answer
 //! in words.
 
+use std::collections::HashSet;
+
 use super::{
     Exit, Failure, Host, Terminal,
     args::{HoldArgs, ReplayArgs, SelectArgs},
@@ -69,7 +71,8 @@ fn ids(given: &[String], terminal: &mut Terminal<'_>) -> Result<Vec<String>, Fai
             return Err(Failure::usage("standard input has no ids"));
         }
     }
-    ids.dedup();
+    let mut seen = HashSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
     Ok(ids)
 }
 

@@ -11,8 +11,7 @@ use super::{
     units,
 };
 use crate::admin::{
-    Compiled, Reads, Seq,
-    server::listed,
+    Compiled, Reads, Seq, listed,
     wire::{Delivery, Line, Query, Reply},
 };
 

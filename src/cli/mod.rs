@@ -49,14 +49,12 @@ pub struct Terminal<'a> {
 /// Runs the command line of the process, the program's name first.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>, host: &dyn Host) -> ExitCode {
-    let (stdout, stderr, stdin) = (io::stdout(), io::stderr(), io::stdin());
-    let out_is_terminal = stdout.is_terminal();
-    let in_is_terminal = stdin.is_terminal();
-    let mut out = io::BufWriter::new(stdout.lock());
+    // Not locked: while the server runs, diagnostics of its threads go to the same streams.
+    let (out_is_terminal, in_is_terminal) = (io::stdout().is_terminal(), io::stdin().is_terminal());
     let terminal = Terminal {
-        out: &mut out,
-        err: &mut stderr.lock(),
-        input: &mut stdin.lock(),
+        out: &mut io::BufWriter::new(io::stdout()),
+        err: &mut io::stderr(),
+        input: &mut io::BufReader::new(io::stdin()),
         out_is_terminal,
         in_is_terminal,
         now: Clock::system().now(),
