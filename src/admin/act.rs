@@ -177,6 +177,9 @@ impl<'a> Selection<'a> {
         for text in &self.asked.ids {
             let found = text.parse::<EventId>().map_err(FindError::from).and_then(|id| find(self.ports, id));
             match found {
+                Ok(found) if !self.is_meant(&found, &wanted) => {
+                    self.skip(format!("{}: the filters do not take it", found.event.id));
+                }
                 Ok(found) => {
                     if self.take(&found, &wanted, self.asked.filters.state.as_deref())?.is_break() {
                         break;
@@ -274,19 +277,27 @@ impl<'a> Selection<'a> {
                 return Ok(ControlFlow::Continue(()));
             }
         };
-        if view.deleted || !wanted.takes_event(&event) {
+        let deleted = view.deleted;
+        let found = Found::bare(event, view, stored_at);
+        if deleted || !self.is_meant(&found, wanted) {
             return Ok(ControlFlow::Continue(()));
         }
-        let found = Found::bare(event, view, stored_at);
+        self.take(&found, wanted, Some(state.as_str()))
+    }
+
+    /// Whether the filters take the event itself; an expression that fails takes nothing and is named.
+    fn is_meant(&mut self, found: &Found, wanted: &Compiled) -> bool {
+        let log = self.ports.log();
         let body = || read_body(&*log, &found.event).map_err(|error| error.to_string());
-        match wanted.takes_content(&found.event, &body, self.ports) {
-            Ok(true) => self.take(&found, wanted, Some(state.as_str())),
-            Ok(false) => Ok(ControlFlow::Continue(())),
-            Err(error) => {
+        let taken = wanted.takes_event(&found.event)
+            && wanted.takes_content(&found.event, &body, self.ports).unwrap_or_else(|error| {
                 self.skip(format!("{}: {error}", found.event.id));
-                Ok(ControlFlow::Continue(()))
-            }
+                false
+            });
+        if !taken || self.asked.verb != Verb::Delete {
+            return taken;
         }
+        wanted.takes_deliveries(&found.view, found.state(), &mut |delivery| last_answer(&*log, found, delivery))
     }
 
     /// Takes what is meant of one event.
@@ -296,8 +307,7 @@ impl<'a> Selection<'a> {
         let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
             vec![None]
         } else {
-            let mut status =
-                |delivery: &DeliveryView| last_status(&*log, delivery).or_else(|| first_status(&*log, found, delivery));
+            let mut status = |delivery: &DeliveryView| last_answer(&*log, found, delivery);
             let meant = found.view.deliveries.iter().filter(|delivery| wanted.takes_delivery(delivery, &mut status));
             let meant: Vec<&DeliveryView> = meant.collect();
             let planned_nowhere = found.plan.is_some() && found.view.deliveries.is_empty();
@@ -362,8 +372,11 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// The status of a first attempt that left no record.
-fn first_status(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<u16> {
+/// The status of the last answer, also of a first attempt that left no record.
+fn last_answer(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<u16> {
+    if delivery.last.is_some() {
+        return last_status(log, delivery);
+    }
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery).ok()?;
     history.last()?.attempt.as_ref()?.status
 }

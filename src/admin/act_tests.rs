@@ -127,6 +127,30 @@ fn ids_that_lead_nowhere_and_deliveries_that_cannot_change_are_named() {
 }
 
 #[test]
+fn filters_narrow_what_ids_select() {
+    let (fake, ids) = three();
+    let by_id = |verb, filters| Act { ids: vec![ids[0].to_string(), ids[2].to_string()], filters, ..asked(verb) };
+    let app = Filters { source: Some("app".into()), ..Filters::default() };
+    let deleted = act(&fake, &by_id(Verb::Delete, app), "me").unwrap();
+    assert_eq!((deleted.count, deleted.skipped.len()), (1, 1));
+    let dead = Filters { reason: Some("given_up".into()), state: Some("dead".into()), ..Filters::default() };
+    assert_eq!(act(&fake, &Act { filters: dead, ..asked(Verb::Delete) }, "me").unwrap().count, 1);
+    assert_eq!(targets(&fake), [(ids[2].pos.seq, String::new()), (ids[0].pos.seq, String::new())]);
+    let crm = Filters { status: Some("200".into()), upstream: Some("crm".into()), ..Filters::default() };
+    fake.attempt(ids[0], "crm", 1, Some(200), None);
+    let replayed = act(&fake, &by_id(Verb::Replay, crm), "me").unwrap();
+    assert_eq!(replayed.sample, [(ids[0].to_string(), Some("crm".to_owned()))]);
+}
+
+#[test]
+fn an_expression_that_fails_takes_nothing_and_is_named() {
+    let (fake, _) = three();
+    let filters = Filters { expression: Some("error".into()), ..Filters::default() };
+    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, "me").unwrap();
+    assert_eq!((acted.count, acted.skipped.len()), (0, 1));
+}
+
+#[test]
 fn a_dry_run_counts_and_changes_nothing() {
     let (fake, _) = three();
     let acted = act(&fake, &Act { all: true, dry_run: true, ..asked(Verb::Delete) }, "me").unwrap();

@@ -163,13 +163,13 @@ pub(super) struct LogArgs {
     #[command(flatten)]
     pub(super) filters: FilterArgs,
     /// How many
-    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, help_heading = "Options")]
     pub(super) count: u64,
     /// Go on with what comes, oldest first
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = "Options")]
     pub(super) follow: bool,
     /// One JSON object a line
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
 }
 
@@ -212,7 +212,7 @@ pub(super) struct RefusedArgs {
     #[arg(short, long)]
     pub(super) follow: bool,
     /// One JSON object a line
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
 }
 
@@ -224,7 +224,7 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     pub(super) repair: bool,
     /// One JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
 }
 
@@ -239,16 +239,16 @@ pub(super) struct SelectArgs {
     #[command(flatten)]
     pub(super) filters: FilterArgs,
     /// Everything, on purpose
-    #[arg(long, conflicts_with = "ids")]
+    #[arg(long, help_heading = "Options", conflicts_with = "ids")]
     pub(super) all: bool,
     /// Do not ask
-    #[arg(long, short = 'y')]
+    #[arg(long, help_heading = "Options", short = 'y')]
     pub(super) yes: bool,
     /// Count and show, change nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) dry_run: bool,
     /// One JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
 }
 
@@ -257,13 +257,13 @@ pub(super) struct ReplayArgs {
     #[command(flatten)]
     pub(super) select: SelectArgs,
     /// To this upstream
-    #[arg(long, value_name = "UPSTREAM")]
+    #[arg(long, value_name = "UPSTREAM", help_heading = "Options")]
     pub(super) to: Option<String>,
     /// No faster than this, for example 100/s
-    #[arg(long, value_name = "RATE", value_parser = units::interval_us)]
+    #[arg(long, value_name = "RATE", value_parser = units::interval_us, help_heading = "Options")]
     pub(super) rate: Option<u64>,
     /// With a fresh idempotency key
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) new_key: bool,
 }
 
@@ -272,7 +272,7 @@ pub(super) struct HoldArgs {
     #[command(flatten)]
     pub(super) select: SelectArgs,
     /// Goes on by itself after this time, for example 10m
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, help_heading = "Options")]
     pub(super) for_ms: Option<u64>,
 }
 
@@ -280,8 +280,10 @@ pub(super) struct HoldArgs {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Filters")]
 pub(super) struct FilterArgs {
+    /// The source that took it
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// A delivery to this upstream
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
     /// What this route takes
