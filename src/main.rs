@@ -1,11 +1,10 @@
-//! The binary: hands over to the library.
+//! The program: an expression worker when it is started as one, else the command line.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // A worker process for expressions is started by the server itself; see `stagepost::expr`.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "expr-worker") {
         return stagepost::expr::worker_main();
     }
-    ExitCode::SUCCESS
+    stagepost::cli::main(std::env::args_os(), &stagepost::cli::SocketOnly)
 }

@@ -8,15 +8,15 @@ use std::ops::ControlFlow;
 
 use super::{
     filter::{Compiled, FilterError, recorded},
-    find::{FindError, Found, find},
+    find::{FindError, Found, find, history},
     list::{Item, last_status, newest},
     ports::{DeliveryView, EventView, PlannedFor, Ports},
     wire::{Act, Acted, Verb},
 };
 use crate::{
-    event::{DeliveryState, EventId, Seq},
+    event::{DeliveryState, EventId},
     log::{
-        ReadError,
+        Log, ReadError,
         entry::{Action, Command, Target},
         read_body, read_event,
     },
@@ -65,7 +65,11 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
         return act_on_upstream(ports, asked, actor, upstream);
     }
     let mut selection = Selection::new(ports, asked);
-    if asked.ids.is_empty() { selection.by_filter()? } else { selection.by_id()? }
+    if asked.ids.is_empty() {
+        selection.by_filter()?
+    } else {
+        selection.by_id()?
+    }
     let Selection { targets, mut acted, .. } = selection;
     if !asked.dry_run {
         for action in actions(asked, ports, targets) {
@@ -173,6 +177,9 @@ impl<'a> Selection<'a> {
         for text in &self.asked.ids {
             let found = text.parse::<EventId>().map_err(FindError::from).and_then(|id| find(self.ports, id));
             match found {
+                Ok(found) if !self.is_meant(&found, &wanted) => {
+                    self.skip(format!("{}: the filters do not take it", found.event.id));
+                }
                 Ok(found) => {
                     if self.take(&found, &wanted, self.asked.filters.state.as_deref())?.is_break() {
                         break;
@@ -270,19 +277,27 @@ impl<'a> Selection<'a> {
                 return Ok(ControlFlow::Continue(()));
             }
         };
-        if view.deleted || !wanted.takes_event(&event) {
+        let deleted = view.deleted;
+        let found = Found::bare(event, view, stored_at);
+        if deleted || !self.is_meant(&found, wanted) {
             return Ok(ControlFlow::Continue(()));
         }
-        let found = Found::bare(event, view, stored_at);
+        self.take(&found, wanted, Some(state.as_str()))
+    }
+
+    /// Whether the filters take the event itself; an expression that fails takes nothing and is named.
+    fn is_meant(&mut self, found: &Found, wanted: &Compiled) -> bool {
+        let log = self.ports.log();
         let body = || read_body(&*log, &found.event).map_err(|error| error.to_string());
-        match wanted.takes_content(&found.event, &body, self.ports) {
-            Ok(true) => self.take(&found, wanted, Some(state.as_str())),
-            Ok(false) => Ok(ControlFlow::Continue(())),
-            Err(error) => {
+        let taken = wanted.takes_event(&found.event)
+            && wanted.takes_content(&found.event, &body, self.ports).unwrap_or_else(|error| {
                 self.skip(format!("{}: {error}", found.event.id));
-                Ok(ControlFlow::Continue(()))
-            }
+                false
+            });
+        if !taken || self.asked.verb != Verb::Delete {
+            return taken;
         }
+        wanted.takes_deliveries(&found.view, found.state(), &mut |delivery| last_answer(&*log, found, delivery))
     }
 
     /// Takes what is meant of one event.
@@ -292,19 +307,24 @@ impl<'a> Selection<'a> {
         let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
             vec![None]
         } else {
-            let mut status = |delivery: &DeliveryView| last_status(&*log, delivery);
+            let mut status = |delivery: &DeliveryView| last_answer(&*log, found, delivery);
             let meant = found.view.deliveries.iter().filter(|delivery| wanted.takes_delivery(delivery, &mut status));
             let meant: Vec<&DeliveryView> = meant.collect();
-            let unplanned = found.view.deliveries.is_empty() && state.is_none_or(|state| state == found.state().as_str());
+            let planned_nowhere = found.plan.is_some() && found.view.deliveries.is_empty();
+            let goes_nowhere = planned_nowhere && state.is_none_or(|state| state == found.state().as_str());
             match (&self.asked.to, self.asked.verb) {
-                (Some(to), Verb::Replay) if !meant.is_empty() || unplanned => vec![Some(to.as_str().into())],
-                (_, Verb::Replay) if unplanned => self.routed_now(found)?,
+                (Some(to), Verb::Replay) if !meant.is_empty() || goes_nowhere => vec![Some(to.as_str().into())],
+                (_, Verb::Replay) if goes_nowhere => self.routed_now(found)?,
                 (_, verb) => meant.into_iter().filter(|d| changes(verb, d)).map(|d| Some(d.upstream.clone())).collect(),
             }
         };
         if upstreams.is_empty() {
             if !self.asked.ids.is_empty() {
-                self.skip(format!("{}: it has no delivery that {} could change", found.event.id, self.asked.verb.as_str()));
+                self.skip(format!(
+                    "{}: it has no delivery that {} could change",
+                    found.event.id,
+                    self.asked.verb.as_str()
+                ));
             }
             return Ok(ControlFlow::Continue(()));
         }
@@ -352,18 +372,21 @@ impl<'a> Selection<'a> {
     }
 }
 
+/// The status of the last answer, also of a first attempt that left no record.
+fn last_answer(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<u16> {
+    if delivery.last.is_some() {
+        return last_status(log, delivery);
+    }
+    let history = history(log, found.event.id.pos.seq, found.stored_at, delivery).ok()?;
+    history.last()?.attempt.as_ref()?.status
+}
+
 const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {
     match verb {
         Verb::Hold => matches!(delivery.status.state(), DeliveryState::Pending),
         Verb::Release => matches!(delivery.status.state(), DeliveryState::Held),
         Verb::Replay | Verb::Delete => true,
     }
-}
-
-/// The sequence numbers and upstreams of targets, for tests.
-#[cfg(test)]
-fn named(targets: &[Target]) -> Vec<(Seq, &str)> {
-    targets.iter().map(|target| (target.event, &*target.upstream)).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     admin::{fake::*, wire::Filters},
-    event::{Reason, Status},
+    event::{Reason, Seq, Status},
 };
 
 fn asked(verb: Verb) -> Act {
@@ -31,6 +31,10 @@ fn three() -> (Fake, [EventId; 3]) {
     fake.set(ids[1], delivery("billing", Status::Pending { due: fake.clock() }));
     fake.set(ids[2], delivery("billing", Status::Held(Reason::new("operator"))));
     (fake, ids)
+}
+
+fn named(targets: &[Target]) -> Vec<(Seq, &str)> {
+    targets.iter().map(|target| (target.event, &*target.upstream)).collect()
 }
 
 fn targets(fake: &Fake) -> Vec<(Seq, String)> {
@@ -120,6 +124,30 @@ fn ids_that_lead_nowhere_and_deliveries_that_cannot_change_are_named() {
     assert_eq!(acted.missing, [missing.to_string()]);
     let wrong = Act { ids: vec!["x".into()], ..asked(Verb::Hold) };
     assert!(matches!(act(&fake, &wrong, "me"), Err(ActError::Usage(_))));
+}
+
+#[test]
+fn filters_narrow_what_ids_select() {
+    let (fake, ids) = three();
+    let by_id = |verb, filters| Act { ids: vec![ids[0].to_string(), ids[2].to_string()], filters, ..asked(verb) };
+    let app = Filters { source: Some("app".into()), ..Filters::default() };
+    let deleted = act(&fake, &by_id(Verb::Delete, app), "me").unwrap();
+    assert_eq!((deleted.count, deleted.skipped.len()), (1, 1));
+    let dead = Filters { reason: Some("given_up".into()), state: Some("dead".into()), ..Filters::default() };
+    assert_eq!(act(&fake, &Act { filters: dead, ..asked(Verb::Delete) }, "me").unwrap().count, 1);
+    assert_eq!(targets(&fake), [(ids[2].pos.seq, String::new()), (ids[0].pos.seq, String::new())]);
+    let crm = Filters { status: Some("200".into()), upstream: Some("crm".into()), ..Filters::default() };
+    fake.attempt(ids[0], "crm", 1, Some(200), None);
+    let replayed = act(&fake, &by_id(Verb::Replay, crm), "me").unwrap();
+    assert_eq!(replayed.sample, [(ids[0].to_string(), Some("crm".to_owned()))]);
+}
+
+#[test]
+fn an_expression_that_fails_takes_nothing_and_is_named() {
+    let (fake, _) = three();
+    let filters = Filters { expression: Some("error".into()), ..Filters::default() };
+    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, "me").unwrap();
+    assert_eq!((acted.count, acted.skipped.len()), (0, 1));
 }
 
 #[test]

@@ -162,7 +162,9 @@ mod tests {
         fake.set(id, DeliveryView { last: Some(last), attempts: 3, ..delivery("billing", status) });
         let told = explain(&show(&fake, &find(&fake, id).unwrap(), false).unwrap(), &Status::default(), fake.clock());
         let text = told.join("\n");
-        for part in ["source stripe", "given up for billing, after 3 attempts: given_up: 5 days", "answered 503", "replay"] {
+        for part in
+            ["source stripe", "given up for billing, after 3 attempts: given_up: 5 days", "answered 503", "replay"]
+        {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -12,9 +12,10 @@ use super::{
     ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
     wire,
 };
+pub(crate) use crate::event::{Reason, Status};
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, DeliveryState, Event, EventId, Outcome, Pos, Reason, Scheme, Sent, Seq, Status},
+    event::{Attempt, Change, DeliveryState, Event, EventId, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, DedupeKey, Follower, Kind, Log, LogStats, ReadError,
         entry::{self, Accepting, Attempted, Carried, Command, Entry, Planned, PlannedEvent, Target},
@@ -247,7 +248,13 @@ impl Reads for Fake {
         };
         events.iter().map(view).collect()
     }
-    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+    fn records(
+        &self,
+        state: DeliveryState,
+        upstream: Option<&str>,
+        after: Option<&Target>,
+        limit: usize,
+    ) -> Vec<Target> {
         let records = self.views.lock().unwrap();
         let all = records.iter().filter(|(_, view)| view.status.state() == state);
         let all = all.map(|((event, name), _)| Target { event: *event, upstream: name.clone() });
@@ -286,7 +293,8 @@ impl Reads for Fake {
 
 impl Ports for Fake {
     fn status(&self) -> wire::Status {
-        let upstream = |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
+        let upstream =
+            |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
         wire::Status { upstreams: vec![upstream("billing"), upstream("crm")], ..wire::Status::default() }
     }
     fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {

@@ -105,7 +105,11 @@ impl Compiled {
     }
 
     /// Whether one delivery is meant; `status` gives the last answer's status.
-    pub fn takes_delivery(&self, delivery: &DeliveryView, status: &mut dyn FnMut(&DeliveryView) -> Option<u16>) -> bool {
+    pub fn takes_delivery(
+        &self,
+        delivery: &DeliveryView,
+        status: &mut dyn FnMut(&DeliveryView) -> Option<u16>,
+    ) -> bool {
         let filters = &self.filters;
         self.on_path(&delivery.upstream)
             && filters.state.as_deref().is_none_or(|state| state == delivery.status.state().as_str())
@@ -188,9 +192,10 @@ fn contains(event: &Event, text: &str, body: impl FnOnce() -> Bytes) -> bool {
     let found = |hay: &[u8]| needle.find(hay).is_some();
     found(event.path.as_bytes())
         || event.query.as_deref().is_some_and(|query| found(query.as_bytes()))
-        || event.headers.iter().any(|(name, value)| {
-            found(&[name.as_str().as_bytes(), b": ", value.as_bytes()].concat())
-        })
+        || event
+            .headers
+            .iter()
+            .any(|(name, value)| found(&[name.as_str().as_bytes(), b": ", value.as_bytes()].concat()))
         || found(&body())
 }
 
@@ -219,7 +224,8 @@ mod tests {
     fn the_head_of_an_event_is_asked_for_all_that_is_given() {
         let fake = Fake::default();
         let event = fake.event(fake.accept("stripe", b"{}"));
-        let cases: [(fn(&mut Filters), bool); 7] = [
+        type Case = (fn(&mut Filters), bool);
+        let cases: [Case; 7] = [
             (|_| {}, true),
             (|f| f.source = Some("stripe".into()), true),
             (|f| f.source = Some("strip".into()), false),
@@ -243,9 +249,9 @@ mod tests {
             ..EventView::default()
         };
         let takes = |change: fn(&mut Filters)| {
-            compiled(change).unwrap().takes_deliveries(&view, EventState::Dead, &mut |found| {
-                (&*found.upstream == "billing").then_some(404)
-            })
+            compiled(change)
+                .unwrap()
+                .takes_deliveries(&view, EventState::Dead, &mut |found| (&*found.upstream == "billing").then_some(404))
         };
         assert!(takes(|f| f.state = Some("dead".into())));
         assert!(takes(|f| f.state = Some("delivered".into())));

@@ -46,6 +46,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// An event of which only some deliveries are known, for selections that ask for no more.
+    pub(super) const fn bare(event: Event, view: EventView, stored_at: Seq) -> Self {
+        Self { event, plan: None, view, stored_at }
+    }
+
     /// The state of the event.
     #[must_use]
     pub fn state(&self) -> EventState {

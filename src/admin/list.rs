@@ -9,16 +9,13 @@ use std::{
     ops::ControlFlow,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
     filter::Compiled,
     find::{Found, Plan, carried_plan, plans},
-    ports::{DeliveryView, EventView, PlannedFor, Reads},
-    wire,
+    ports::{DeliveryView, PlannedFor, Reads},
 };
 use crate::{
-    event::{Body, Event, EventId, Seq, Status},
+    event::{Event, EventId, Seq},
     log::{
         Kind, Log, ReadError,
         entry::{self, Entry},
@@ -136,6 +133,9 @@ pub fn follow_once(
     }
 }
 
+/// The newest answer status of each delivery of an event.
+type Statuses = Vec<(Box<str>, Option<u16>)>;
+
 /// A walk through the log with what was met on the way.
 struct Walk<'a> {
     reads: &'a dyn Reads,
@@ -143,11 +143,16 @@ struct Walk<'a> {
     log: &'a dyn Log,
     plans: HashMap<Seq, Plan>,
     /// Newest answer statuses of deliveries, kept only if they are asked for.
-    statuses: HashMap<Seq, Vec<(Box<str>, Option<u16>)>>,
+    statuses: HashMap<Seq, Statuses>,
 }
 
 impl Walk<'_> {
-    fn block(&mut self, entries: &[Entry], before: Seq, emit: &mut dyn FnMut(Item) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn block(
+        &mut self,
+        entries: &[Entry],
+        before: Seq,
+        emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         for entry in entries.iter().rev() {
             if self.plans.len() < PLANS_MAX {
                 self.plans.extend(plans(entry));
@@ -170,11 +175,7 @@ impl Walk<'_> {
     }
 
     /// The events among entries whose heads are meant, with their plans.
-    fn events<'e>(
-        &mut self,
-        entries: impl Iterator<Item = &'e Entry>,
-        before: Seq,
-    ) -> Vec<(Seq, Event, Option<Plan>)> {
+    fn events<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>, before: Seq) -> Vec<(Seq, Event, Option<Plan>)> {
         let mut events = Vec::new();
         for entry in entries.filter(|entry| entry.kind == Kind::Accepted) {
             let plan = self.plans.remove(&entry.pos.seq);
@@ -235,89 +236,10 @@ pub(super) fn last_status(log: &dyn Log, delivery: &DeliveryView) -> Option<u16>
     entry::decode_attempted(&entry.payload)?.attempt?.status
 }
 
-/// The wire form of an event in a listing.
-///
-/// # Errors
-/// A [`ReadError`] if its body can't be read.
-pub(super) fn line(log: &dyn Log, found: &Found) -> Result<wire::Line, ReadError> {
-    let deliveries = found.view.deliveries.iter().map(|delivery| wire::Delivery {
-        upstream: delivery.upstream.to_string(),
-        state: delivery.status.state().as_str().to_owned(),
-        attempts: delivery.attempts,
-        reason: reason(log, delivery),
-        due_at: due_at(delivery),
-    });
-    Ok(head(found, hex::encode(body_sha256(log, &found.event)?), deliveries.collect()))
-}
-
-/// The part that listing and showing have in common.
-pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire::Line<D> {
-    let event = &found.event;
-    wire::Line {
-        id: event.id.to_string(),
-        received_at: event.received_at,
-        source: event.source.to_string(),
-        event_type: event.event_type.as_deref().map(str::to_owned),
-        method: event.method.as_str().to_owned(),
-        path: event.path.to_string(),
-        size: event.body.length(),
-        sha256,
-        state: found.state().as_str().to_owned(),
-        deliveries,
-    }
-}
-
-/// When a delivery that waits is due.
-pub(super) const fn due_at(delivery: &DeliveryView) -> Option<crate::clock::Timestamp> {
-    match delivery.status {
-        Status::Pending { .. } if delivery.in_flight => None,
-        Status::Pending { due } => match delivery.due {
-            Some(due) => Some(due),
-            None => Some(due),
-        },
-        _ => None,
-    }
-}
-
-/// Why a delivery is dead or held, with the detail that only the log has.
-pub(super) fn reason(log: &dyn Log, delivery: &DeliveryView) -> Option<String> {
-    use crate::event::Change;
-    let reason = delivery.status.reason()?;
-    if reason.detail.is_some() {
-        return Some(reason.to_string());
-    }
-    let entry = delivery.last.and_then(|last| log.read(last).ok());
-    match entry.and_then(|entry| entry::decode_attempted(&entry.payload)).map(|attempted| attempted.change) {
-        Some(Change::Die(stored) | Change::Hold(stored)) if stored.code == reason.code => Some(stored.to_string()),
-        _ => Some(reason.to_string()),
-    }
-}
-
-/// The digest of an event's body, part by part.
-pub(super) fn body_sha256(log: &dyn Log, event: &Event) -> Result<[u8; 32], ReadError> {
-    let mut digest = Sha256::new();
-    match &event.body {
-        Body::Inline(bytes) => digest.update(bytes),
-        Body::Parts { seqs, .. } => {
-            for seq in seqs {
-                digest.update(&log.read(*seq)?.payload);
-            }
-        }
-    }
-    Ok(digest.finalize().into())
-}
-
-impl Found {
-    /// A view of one event without deliveries, for selections that only need its head.
-    pub(super) const fn bare(event: Event, view: EventView, stored_at: Seq) -> Self {
-        Self { event, plan: None, view, stored_at }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::fake::*, *};
-    use crate::{admin::wire::Filters, event::Reason};
+    use crate::admin::wire::Filters;
 
     fn ids(fake: &Fake, change: impl FnOnce(&mut Filters)) -> Vec<String> {
         let mut filters = Filters::default();
@@ -385,19 +307,6 @@ mod tests {
         let young = fake.accept("stripe", b"{}");
         fake.carry(old, &["billing"]);
         assert_eq!(ids(&fake, |_| {}), [young.to_string(), old.to_string()]);
-    }
-
-    #[test]
-    fn the_reason_of_a_dead_delivery_has_the_detail_of_its_last_attempt() {
-        let fake = Fake::default();
-        let id = fake.accept("stripe", b"{}");
-        fake.plan(&[(id, &["billing"])]);
-        let last = fake.die(id, "billing", Reason::with("refused", "404 Not Found"));
-        fake.set(id, DeliveryView { last: Some(last), ..delivery("billing", Status::Dead(Reason::new("refused"))) });
-        let found = super::super::find(&fake, id).unwrap();
-        let line = line(&*fake.log(), &found).unwrap();
-        assert_eq!(line.deliveries[0].reason.as_deref(), Some("refused: 404 Not Found"));
-        assert_eq!(line.state, "dead");
     }
 
     #[test]

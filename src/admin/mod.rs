@@ -9,6 +9,7 @@ mod act;
 mod explain;
 mod filter;
 mod find;
+mod line;
 mod list;
 mod ports;
 mod privacy;
@@ -18,14 +19,20 @@ mod socket;
 pub mod wire;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 pub use act::{SELECTED_MAX, act};
 pub use explain::{explain, for_ever};
 pub use filter::{Compiled, FilterError};
 pub use find::{FindError, Found, find};
+pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter};
 pub use privacy::Hidden;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
+
+pub use crate::{
+    clock::{Clock, Timestamp},
+    event::{EventId, IdError, Seq},
+};

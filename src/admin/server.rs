@@ -33,8 +33,9 @@ use super::{
     explain::explain,
     filter::{Compiled, FilterError},
     find::{FindError, find},
-    list::{Item, follow_once, line, newest},
-    ports::{Ports, Reads},
+    line::{listed, reply},
+    list::follow_once,
+    ports::Ports,
     show::show,
     socket::user_name,
     wire::{Act, Problem, Query, Reply},
@@ -185,9 +186,7 @@ fn event(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
     let answer = match what {
         None => show(ports, &found, reveal).map(|show| json(&show)),
         Some("body") => read_body(&*ports.log(), &found.event).map(bytes),
-        Some("explain") => {
-            show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now())))
-        }
+        Some("explain") => show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now()))),
         Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
     };
     answer.unwrap_or_else(|error| unreadable(&error))
@@ -289,30 +288,6 @@ fn send_newest(reads: &dyn Ports, wanted: &Compiled, limit: usize, sender: &mpsc
     }
 }
 
-/// Gives the newest events that are meant, newest first, as they are shown to an operator; at most `limit`.
-///
-/// # Errors
-/// A [`ReadError`] that can't be stepped over.
-pub fn listed(
-    reads: &dyn Reads,
-    wanted: &Compiled,
-    before: Seq,
-    limit: usize,
-    emit: &mut dyn FnMut(Reply) -> ControlFlow<()>,
-) -> Result<(), ReadError> {
-    let log = reads.log();
-    let mut left = limit;
-    if left == 0 {
-        return Ok(());
-    }
-    newest(reads, wanted, before, &mut |item| {
-        let is_event = matches!(item, Item::Event(_));
-        emit(reply(&*log, item))?;
-        left -= usize::from(is_event);
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-}
-
 /// The newest events, oldest first: what a follower sees before it waits. At most 10,000, since they are collected.
 fn oldest_first(reads: &dyn Ports, wanted: &Compiled, before: Seq, limit: usize) -> Vec<Reply> {
     let mut replies = Vec::new();
@@ -341,16 +316,6 @@ fn send_following(reads: &dyn Ports, wanted: &Compiled, from: Seq, sender: &mpsc
             let _gone = send(sender, &Reply::Failed(error.to_string()));
             None
         }
-    }
-}
-
-fn reply(log: &dyn crate::log::Log, item: Item) -> Reply {
-    match item {
-        Item::Note(note) => Reply::Note(note),
-        Item::Event(found) => match line(log, &found) {
-            Ok(line) => Reply::Event(line),
-            Err(error) => Reply::Note(format!("{}: {error}", found.event.id)),
-        },
     }
 }
 

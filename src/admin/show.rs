@@ -5,7 +5,7 @@
 
 use super::{
     find::{Found, history},
-    list::{body_sha256, due_at, head, reason},
+    line::{body_sha256, due_at, head, reason},
     ports::{DeliveryView, Reads},
     privacy::Hidden,
     wire,

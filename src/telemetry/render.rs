@@ -252,7 +252,8 @@ mod tests {
     fn the_rendered_text_is_the_golden_file() {
         let rendered = sample().render();
         if std::env::var_os("STAGEPOST_WRITE_GOLDEN").is_some() {
-            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry/metrics.golden.txt"), &rendered).unwrap();
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry/metrics.golden.txt"), &rendered)
+                .unwrap();
         }
         assert_eq!(rendered, include_str!("metrics.golden.txt"));
     }
@@ -261,9 +262,24 @@ mod tests {
     fn every_name_of_the_contract_is_there() {
         let rendered = sample().render();
         for name in [
-            "requests_total", "events_total", "duplicates_total", "ack_seconds", "attempts_total", "attempt_seconds",
-            "delivery_seconds", "pending", "oldest_pending_seconds", "dead", "held", "breaker_state", "store_bytes",
-            "store_limit_bytes", "fsync_seconds", "commit_entries", "last_reload_success", "config_info",
+            "requests_total",
+            "events_total",
+            "duplicates_total",
+            "ack_seconds",
+            "attempts_total",
+            "attempt_seconds",
+            "delivery_seconds",
+            "pending",
+            "oldest_pending_seconds",
+            "dead",
+            "held",
+            "breaker_state",
+            "store_bytes",
+            "store_limit_bytes",
+            "fsync_seconds",
+            "commit_entries",
+            "last_reload_success",
+            "config_info",
             "signature_skew_seconds",
         ] {
             assert!(rendered.contains(&format!("# TYPE stagepost_{name} ")), "{name}");

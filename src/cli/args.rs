@@ -1,0 +1,345 @@
+//! Owns the grammar of the command line (contract, section 5) and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::{Failure, units};
+use crate::admin::{Timestamp, wire::Filters};
+
+/// A store-and-forward reverse proxy: a 2xx means that the request is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "stagepost", version, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Serve
+    #[command(after_help = "Examples:
+  stagepost run --config /etc/stagepost/stagepost.toml
+  stagepost run --listen 127.0.0.1:8080 --to http://127.0.0.1:3000")]
+    Run(RunArgs),
+    /// Validate the configuration
+    #[command(after_help = "Examples:
+  stagepost check
+  stagepost check --config new.toml --print")]
+    Check(CheckArgs),
+    /// Apply the configuration now; the exit status tells the truth
+    #[command(after_help = "Examples:
+  stagepost reload")]
+    Reload(PlainArgs),
+    /// Upstreams, breakers, holds, pending, dead, oldest, disk, how long an outage may last
+    #[command(after_help = "Examples:
+  stagepost status
+  stagepost status --json | jq '.upstreams[] | select(.dead > 0)'")]
+    Status(JsonArgs),
+    /// Stored events, newest first
+    #[command(after_help = "Examples:
+  stagepost log
+  stagepost log --state dead --upstream billing --since 1d
+  stagepost log --source stripe --where '.type == \"invoice.paid\"' --json
+  stagepost log -f
+
+--state takes the state of the event or of one of its deliveries; with --upstream, of that delivery.")]
+    Log(LogArgs),
+    /// One event with every attempt
+    #[command(after_help = "Examples:
+  stagepost show 01KDYAK3SF0000000000000001
+  stagepost show 01KDYAK3SF0000000000000001 --body > body.json
+  stagepost show 01KDYAK3SF0000000000000001 --curl --reveal")]
+    Show(ShowArgs),
+    /// Why an event is where it is, in sentences
+    #[command(after_help = "Examples:
+  stagepost explain 01KDYAK3SF0000000000000001")]
+    Explain(ExplainArgs),
+    /// Make deliveries due again
+    #[command(after_help = "Examples:
+  stagepost replay 01KDYAK3SF0000000000000001
+  stagepost replay --upstream billing --since 2h --dry-run
+  stagepost replay --upstream billing --rate 100/s --yes
+  stagepost log --json --grep cus_123 | stagepost replay - --to crm
+
+With filters and without --state only dead deliveries are taken. The event id and the idempotency key stay the
+same (unless --new-key); routes and transforms are today's.")]
+    Replay(ReplayArgs),
+    /// Hold deliveries, or a whole upstream
+    #[command(after_help = "Examples:
+  stagepost hold --upstream billing --for 10m --reason 'database migration'
+  stagepost hold --upstream billing --source stripe
+  stagepost hold 01KDYAK3SF0000000000000001
+
+--upstream and nothing else holds the upstream: what waits and what will come. With an id or another filter it
+selects deliveries that exist now. --reason is no filter here: it is recorded and shown by `status`.")]
+    Hold(HoldArgs),
+    /// Let held deliveries go, or a whole upstream
+    #[command(after_help = "Examples:
+  stagepost release --upstream billing
+  stagepost release --source stripe
+  stagepost release 01KDYAK3SF0000000000000001")]
+    Release(SelectArgs),
+    /// Hide events at once; their bytes go with their segment
+    #[command(after_help = "Examples:
+  stagepost delete 01KDYAK3SF0000000000000001
+  stagepost delete --source test --until 1d --yes")]
+    Delete(SelectArgs),
+    /// The last 1,000 refused requests
+    #[command(after_help = "Examples:
+  stagepost refused
+  stagepost refused -f --json")]
+    Refused(RefusedArgs),
+    /// Check the stored log; report damage by id
+    #[command(after_help = "Examples:
+  stagepost verify --data /var/lib/stagepost
+  stagepost verify --repair")]
+    Verify(VerifyArgs),
+}
+
+/// `stagepost run`.
+#[derive(Clone, Debug, Default, Args, PartialEq, Eq)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "to", "data"])]
+    pub config: Option<PathBuf>,
+    /// Listen here, without a configuration file
+    #[arg(long, value_name = "ADDR", requires = "to")]
+    pub listen: Option<String>,
+    /// Forward everything there
+    #[arg(long, value_name = "URL", requires = "listen")]
+    pub to: Option<String>,
+    /// Where to store it [default: ./stagepost-data]
+    #[arg(long, value_name = "DIR", requires = "listen")]
+    pub data: Option<PathBuf>,
+    /// Reload when a file of the configuration changes
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Which instance.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Where {
+    /// The instance of this configuration file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "data"])]
+    pub(super) config: Option<PathBuf>,
+    /// The instance that answers on this socket
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// The instance of this data directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Show the effective configuration and each retry timetable
+    #[arg(long)]
+    pub(super) print: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlainArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JsonArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    #[command(flatten)]
+    pub(super) filters: FilterArgs,
+    /// How many
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, help_heading = "Options")]
+    pub(super) count: u64,
+    /// Go on with what comes, oldest first
+    #[arg(short, long, help_heading = "Options")]
+    pub(super) follow: bool,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The event
+    pub(super) id: String,
+    /// The body as it was received, and nothing else
+    #[arg(long, group = "form")]
+    pub(super) body: bool,
+    /// One JSON object
+    #[arg(long, group = "form")]
+    pub(super) json: bool,
+    /// The request as HTTP/1.1
+    #[arg(long, group = "form")]
+    pub(super) http: bool,
+    /// The request as a command for curl
+    #[arg(long, group = "form")]
+    pub(super) curl: bool,
+    /// Show credentials
+    #[arg(long)]
+    pub(super) reveal: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The event
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RefusedArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Repair what can be repaired
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// One JSON object
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+/// Ids or filters, and what all commands that change something have.
+#[derive(Debug, Args)]
+pub(super) struct SelectArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Events; - reads ids from standard input
+    #[arg(value_name = "ID")]
+    pub(super) ids: Vec<String>,
+    #[command(flatten)]
+    pub(super) filters: FilterArgs,
+    /// Everything, on purpose
+    #[arg(long, help_heading = "Options", conflicts_with = "ids")]
+    pub(super) all: bool,
+    /// Do not ask
+    #[arg(long, help_heading = "Options", short = 'y')]
+    pub(super) yes: bool,
+    /// Count and show, change nothing
+    #[arg(long, help_heading = "Options")]
+    pub(super) dry_run: bool,
+    /// One JSON object
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    /// To this upstream
+    #[arg(long, value_name = "UPSTREAM", help_heading = "Options")]
+    pub(super) to: Option<String>,
+    /// No faster than this, for example 100/s
+    #[arg(long, value_name = "RATE", value_parser = units::interval_us, help_heading = "Options")]
+    pub(super) rate: Option<u64>,
+    /// With a fresh idempotency key
+    #[arg(long, help_heading = "Options")]
+    pub(super) new_key: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HoldArgs {
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    /// Goes on by itself after this time, for example 10m
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, help_heading = "Options")]
+    pub(super) for_ms: Option<u64>,
+}
+
+/// FILTERS: all that are given must hold.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Filters")]
+pub(super) struct FilterArgs {
+    /// The source that took it
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// A delivery to this upstream
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// What this route takes
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// The event type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// What the path captured as {tenant}
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// pending, held, review, dead, delivered, superseded, ignored, unrouted
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+    /// The last answer's HTTP status, for example 503 or 5xx
+    #[arg(long, value_name = "STATUS")]
+    status: Option<String>,
+    /// Why a delivery is dead or held
+    #[arg(long, value_name = "REASON")]
+    pub(super) reason: Option<String>,
+    /// Received since: RFC 3339 with zone, or 10m ago
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Received before
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// A text in headers, path, query or body
+    #[arg(long, value_name = "TEXT")]
+    grep: Option<String>,
+    /// A jq expression that is true
+    #[arg(long = "where", value_name = "JQ")]
+    expression: Option<String>,
+}
+
+impl FilterArgs {
+    /// The filters with their times resolved.
+    pub(super) fn resolve(&self, now: Timestamp) -> Result<Filters, Failure> {
+        let time = |name: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => units::time(text, now).map(Some).ok_or_else(|| {
+                Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))
+            }),
+        };
+        Ok(Filters {
+            source: self.source.clone(),
+            upstream: self.upstream.clone(),
+            route: self.route.clone(),
+            event_type: self.event_type.clone(),
+            tenant: self.tenant.clone(),
+            state: self.state.clone(),
+            status: self.status.clone(),
+            reason: self.reason.clone(),
+            since: time("since", &self.since)?,
+            until: time("until", &self.until)?,
+            grep: self.grep.clone(),
+            expression: self.expression.clone(),
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! Owns what reaches a terminal: escaping, colours, tables.
+//!
+//! Promises that no control character from outside is printed as it is, so that a header or path can't steer the
+//! operator's terminal or forge a line.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+/// One line of text from outside: control characters, and those that change the direction of writing, as `\x..`.
+pub(super) fn escaped(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// Text of several lines: line ends and tabs are kept.
+pub(super) fn escaped_lines(text: &str) -> String {
+    escape(text, |character| matches!(character, '\n' | '\t'))
+}
+
+fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if keep(character) || !(character.is_control() || turns) {
+            out.push(character);
+        } else if (character as u32) < 0x100 {
+            let _infallible = write!(out, "\\x{:02x}", character as u32);
+        } else {
+            let _infallible = write!(out, "\\u{{{:x}}}", character as u32);
+        }
+    }
+    out
+}
+
+/// Bytes from outside on one line; what is not UTF-8 as `\x..`.
+pub(super) fn escaped_bytes(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(&escaped(chunk.valid()));
+        for byte in chunk.invalid() {
+            let _infallible = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// Writes bytes from outside: as they are to a pipe or file, escaped to a terminal.
+pub(super) fn raw(out: &mut dyn Write, bytes: &[u8], is_terminal: bool) -> io::Result<()> {
+    if !is_terminal {
+        return out.write_all(bytes);
+    }
+    for chunk in bytes.utf8_chunks() {
+        out.write_all(escaped_lines(chunk.valid()).as_bytes())?;
+        for byte in chunk.invalid() {
+            write!(out, "\\x{byte:02x}")?;
+        }
+    }
+    if bytes.last().is_some_and(|last| *last != b'\n') { out.write_all(b"\n") } else { Ok(()) }
+}
+
+/// A state in its colour, padded to `width`; colours only if `colours` says so.
+pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
+    let padded = format!("{:<width$}", escaped(word));
+    let code = match word {
+        "dead" | "open" => "31",
+        "held" | "review" | "half-open" => "33",
+        "delivered" | "closed" => "32",
+        "pending" => "36",
+        _ => return padded,
+    };
+    if colours { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded }
+}
+
+/// Writes rows in columns; the last column is not padded. Cells must be escaped already.
+pub(super) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |column: usize, head: &str| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(head.len())
+    };
+    let widths: Vec<usize> = head.iter().enumerate().map(|(column, head)| width(column, head)).collect();
+    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _infallible = write!(line, "{cell:<width$}  ");
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_steers_the_terminal() {
+        assert_eq!(escaped("a\x1b[2J\nb\r\u{9b}1m\u{202e}"), "a\\x1b[2J\\x0ab\\x0d\\x9b1m\\u{202e}");
+        assert_eq!(escaped_lines("a\n\tb\x07"), "a\n\tb\\x07");
+        assert_eq!(escaped_bytes(b"ok\xff\x00\xc3\xa4"), "ok\\xff\\x00ä");
+    }
+
+    #[test]
+    fn a_body_is_written_as_it_is_to_a_pipe_and_escaped_to_a_terminal() {
+        let written = |is_terminal| {
+            let mut out = Vec::new();
+            raw(&mut out, b"\x1bA\xff\nB", is_terminal).unwrap();
+            out
+        };
+        assert_eq!(written(false), b"\x1bA\xff\nB");
+        assert_eq!(written(true), b"\\x1bA\\xff\nB\n");
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert_eq!(state("dead", 6, false), "dead  ");
+        assert_eq!(state("dead", 6, true), "\x1b[31mdead  \x1b[0m");
+    }
+
+    #[test]
+    fn a_table_is_aligned() {
+        let mut out = Vec::new();
+        table(&mut out, &["NAME", "N"], &[vec!["a".into(), "1".into()], vec!["longer".into(), "22".into()]]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME    N\na       1\nlonger  22\n");
+    }
+}

@@ -1,0 +1,279 @@
+//! Owns `stagepost show`: one event for people, as JSON, as its body, as HTTP/1.1, or as a command for curl.
+//!
+//! Promises that the command for curl is safe to paste into a POSIX shell whatever the request held: everything is
+//! in single quotes, and bytes that can't stand there travel as base64 or octal.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+
+use super::{
+    Exit, Failure, Host, Terminal,
+    args::ShowArgs,
+    client::Client,
+    instance::Instance,
+    print::{escaped, escaped_bytes, raw, state},
+    units,
+};
+use crate::{
+    admin::{
+        EventId, FindError, IdError, Reads, find,
+        wire::{Attempt, Show, ShownDelivery},
+    },
+    log::{ReadError, read_body},
+};
+
+/// Headers of the connection, or made by curl from the URL and the body.
+const NOT_REPEATED: [&str; 9] =
+    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"];
+
+pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    let instance = Instance::find(&args.place, host)?;
+    let stored = Stored::open(&instance, host, id)?;
+    if args.body {
+        raw(terminal.out, &stored.body()?, terminal.out_is_terminal)?;
+        return Ok(Exit::Done);
+    }
+    let shown = stored.show(args.reveal)?;
+    if args.json {
+        let json = serde_json::to_string(&shown).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+        writeln!(terminal.out, "{json}")?;
+    } else if args.http {
+        raw(terminal.out, &http(&shown, &stored.body()?), terminal.out_is_terminal)?;
+    } else if args.curl {
+        writeln!(terminal.out, "{}", curl(&shown, &stored.body()?))?;
+    } else {
+        terminal.out.write_all(page(&shown, terminal.out_is_terminal).as_bytes())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// An event of a running instance, or of the directory of a stopped one.
+enum Stored<'a> {
+    Online(Client<'a>, EventId),
+    Offline(Box<dyn Reads>, Box<crate::admin::Found>),
+}
+
+impl<'a> Stored<'a> {
+    fn open(instance: &'a Instance, host: &dyn Host, id: EventId) -> Result<Self, Failure> {
+        let client = Client::new(&instance.socket)?;
+        match client.get_bytes("/livez") {
+            Err(why) if why.exit == Exit::NotRunning => {
+                let reads = instance.offline(host, why)?;
+                let found = find(&*reads, id).map_err(not_found)?;
+                Ok(Self::Offline(reads, Box::new(found)))
+            }
+            answered => answered.map(|_| Self::Online(client, id)),
+        }
+    }
+
+    fn show(&self, reveal: bool) -> Result<Show, Failure> {
+        match self {
+            Self::Online(client, id) => client.get(&format!("/v1/events/{id}?reveal={reveal}")),
+            Self::Offline(reads, found) => crate::admin::show(&**reads, found, reveal).map_err(unreadable),
+        }
+    }
+
+    fn body(&self) -> Result<Bytes, Failure> {
+        match self {
+            Self::Online(client, id) => client.get_bytes(&format!("/v1/events/{id}/body")),
+            Self::Offline(reads, found) => read_body(&*reads.log(), &found.event).map_err(unreadable),
+        }
+    }
+}
+
+fn not_found(error: FindError) -> Failure {
+    match error {
+        FindError::Id(_) => Failure::usage(error.to_string()),
+        FindError::NoSuch(_) => Failure::new(Exit::NoSuchId, error.to_string()),
+        FindError::Read(error) => unreadable(error),
+    }
+}
+
+fn unreadable(error: ReadError) -> Failure {
+    let exit = match error {
+        ReadError::Damaged { .. } | ReadError::Format(_) => Exit::Damage,
+        ReadError::Missing(_) | ReadError::Io { .. } => Exit::Io,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// The page for people.
+fn page(show: &Show, colours: bool) -> String {
+    let event = &show.event;
+    let query = show.query.as_deref().map_or(String::new(), |query| format!("?{query}"));
+    let secret = show.verification.secret.as_deref().map_or(String::new(), |secret| format!(", secret {secret}"));
+    let mut page = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _infallible = writeln!(page, "{name:<11}{value}");
+    };
+    line("Event", &escaped(&event.id));
+    line("Received", &format!("{} from {}", event.received_at, escaped(&show.client)));
+    line("Source", &escaped(&event.source));
+    if let Some(kind) = &event.event_type {
+        line("Type", &escaped(kind));
+    }
+    line("Request", &escaped(&format!("{} {}{query} ({})", event.method, event.path, show.scheme)));
+    line("Verified", &escaped(&format!("{} by {}{secret}", show.verification.result, show.verification.scheme)));
+    line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
+    line("State", &state(&event.state, 0, colours));
+    if show.duplicates > 0 {
+        line("Duplicates", &show.duplicates.to_string());
+    }
+    page.push_str("\nHeaders\n");
+    for (name, value) in &show.headers {
+        let _infallible = writeln!(page, "  {}: {}", escaped(name), escaped_bytes(&value.bytes()));
+    }
+    if !show.hidden.is_empty() {
+        page.push_str("  (--reveal shows what is hidden)\n");
+    }
+    page.push_str("\nDeliveries\n");
+    if event.deliveries.is_empty() {
+        page.push_str("  none; `stagepost explain` says why\n");
+    }
+    for found in &event.deliveries {
+        delivery(&mut page, found, colours);
+    }
+    page
+}
+
+fn delivery(page: &mut String, found: &ShownDelivery, colours: bool) {
+    let _infallible = write!(page, "  {}  {}", escaped(&found.upstream), state(&found.state, 0, colours));
+    if let Some(reason) = &found.reason {
+        let _infallible = write!(page, ": {}", escaped(reason));
+    }
+    if found.in_flight {
+        page.push_str(", being sent now");
+    }
+    if let Some(due) = found.due_at {
+        let _infallible = write!(page, ", due at {due}");
+    }
+    page.push('\n');
+    for attempt in &found.attempts {
+        attempted(page, attempt);
+    }
+    let told = u32::try_from(found.attempts.len()).unwrap_or(u32::MAX);
+    if found.attempts_total > told {
+        let _infallible = writeln!(page, "    ({} earlier attempts are no longer stored)", found.attempts_total - told);
+    }
+}
+
+fn attempted(page: &mut String, attempt: &Attempt) {
+    let status = attempt.status.map_or("-".to_owned(), |status| status.to_string());
+    let _infallible = writeln!(
+        page,
+        "    {:>3}  {}  {:<9}  {status:<3}  {:>7} ms  {}",
+        attempt.number,
+        attempt.at,
+        escaped(&attempt.outcome),
+        attempt.latency_ms,
+        escaped(&attempt.sent.url),
+    );
+    if let Some(error) = &attempt.error {
+        let _infallible = writeln!(page, "         {}", escaped(error));
+    }
+    let excerpt = attempt.excerpt.bytes();
+    if !excerpt.is_empty() {
+        let shown = excerpt.get(..EXCERPT_SHOWN).unwrap_or(&excerpt);
+        let more = excerpt.len() - shown.len();
+        let more = if more > 0 { format!(" … ({} more)", units::size(more as u64)) } else { String::new() };
+        let _infallible = writeln!(page, "         answer: {}{more}", escaped_bytes(shown));
+    }
+}
+
+/// Bytes of an answer on the page; all of them are in the JSON.
+const EXCERPT_SHOWN: usize = 400;
+
+/// The request as HTTP/1.1, byte for byte but for hidden values and the framing of the connection it came on.
+fn http(show: &Show, body: &[u8]) -> Vec<u8> {
+    let event = &show.event;
+    let query = show.query.as_deref().map_or(String::new(), |query| format!("?{query}"));
+    let mut out = format!("{} {}{query} HTTP/1.1\r\n", event.method, event.path).into_bytes();
+    for (name, value) in
+        show.headers.iter().filter(|(name, _)| !matches!(name.as_str(), "transfer-encoding" | "content-length"))
+    {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(&value.bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    if !body.is_empty() || show.headers.iter().any(|(name, _)| name == "content-length") {
+        out.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+    out
+}
+
+/// The request as a command for curl, to where the sender sent it.
+fn curl(show: &Show, body: &[u8]) -> String {
+    let event = &show.event;
+    let named = |wanted: &str| show.headers.iter().find(|(name, _)| name == wanted);
+    let host = named("host").map_or_else(|| b"localhost".to_vec(), |(_, value)| value.bytes().into_owned());
+    let query = show.query.as_deref().map_or(String::new(), |query| format!("?{query}"));
+    let url = [show.scheme.as_bytes(), b"://", &host, event.path.as_bytes(), query.as_bytes()].concat();
+    let piped = !body.is_empty() && !typeable(body);
+    let mut out = String::new();
+    if piped {
+        let _infallible = write!(out, "printf %s '{}' | base64 -d | ", STANDARD.encode(body));
+    }
+    let _infallible = write!(out, "curl --globoff --path-as-is -X {}", quoted(event.method.as_bytes()));
+    if event.method == "HEAD" {
+        out.push_str(" --head");
+    }
+    for (name, value) in show.headers.iter().filter(|(name, _)| !NOT_REPEATED.contains(&name.as_str())) {
+        let value = value.bytes();
+        // curl takes `name:` for "leave this header out" and `name;` for an empty one.
+        let header =
+            if value.is_empty() { format!("{name};").into_bytes() } else { [name.as_bytes(), b": ", &value].concat() };
+        let _infallible = write!(out, " -H {}", quoted(&header));
+    }
+    for absent in ["accept", "user-agent", "content-type"].into_iter().filter(|name| named(name).is_none()) {
+        let _infallible = write!(out, " -H '{absent}:'");
+    }
+    if piped {
+        out.push_str(" --data-binary @-");
+    } else if !body.is_empty() {
+        let _infallible = write!(out, " --data-raw {}", quoted(body));
+    }
+    let _infallible = write!(out, " --url {}", quoted(&url));
+    out
+}
+
+/// Text that can stand in single quotes and on a terminal, and is short enough for an argument.
+fn typeable(bytes: &[u8]) -> bool {
+    /// Linux takes arguments of at most 128 KiB.
+    const ARGUMENT_MAX: usize = 100 * 1024;
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= ARGUMENT_MAX);
+    text.is_some_and(|text| {
+        text.chars().all(|character| {
+            matches!(character, '\n' | '\t') || escaped(&character.to_string()).chars().eq([character])
+        })
+    })
+}
+
+/// A word for a POSIX shell: in single quotes, or by printf in octal if it holds what can't be typed.
+fn quoted(bytes: &[u8]) -> String {
+    if typeable(bytes) {
+        return format!("'{}'", String::from_utf8_lossy(bytes).replace('\'', r"'\''"));
+    }
+    let mut out = String::from("\"$(printf '%b' '");
+    for byte in bytes {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b' ' | b':' | b'/' | b'.' | b'-' | b'_' | b'=' => {
+                out.push(*byte as char)
+            }
+            other => {
+                let _infallible = write!(out, "\\0{other:03o}");
+            }
+        }
+    }
+    out.push_str("')\"");
+    out
+}
+
+#[cfg(test)]
+#[path = "show_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! Owns the commands that ask one question: check, reload, explain, refused, verify.
+
+use std::time::Duration;
+
+use super::{
+    Exit, Failure, Host, Terminal,
+    args::{CheckArgs, ExplainArgs, PlainArgs, RefusedArgs, VerifyArgs},
+    client::Client,
+    instance::Instance,
+    print::{escaped, escaped_lines, table},
+    units,
+};
+use crate::admin::{
+    EventId, IdError,
+    wire::{Refused, Reloaded},
+};
+
+/// How often a follower of refused requests asks.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) fn check(args: &CheckArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let checked = host.check(args.config.as_deref())?;
+    for warning in &checked.warnings {
+        writeln!(terminal.err, "warning: {}", escaped(warning))?;
+    }
+    match args.print {
+        true => write!(terminal.out, "{}", escaped_lines(&checked.effective))?,
+        false => writeln!(terminal.out, "{} is valid", escaped(&checked.path.display().to_string()))?,
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn reload(args: &PlainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let reloaded: Reloaded = Client::new(&instance.socket)?.post("/v1/reload", &())?;
+    for message in &reloaded.messages {
+        writeln!(terminal.err, "{}", escaped(message))?;
+    }
+    let change = if reloaded.changed { "is active now" } else { "was active already" };
+    writeln!(terminal.out, "configuration {} {change}", escaped(&reloaded.hash))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn explain(args: &ExplainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    let instance = Instance::find(&args.place, host)?;
+    let sentences: Vec<String> = Client::new(&instance.socket)?.get(&format!("/v1/events/{id}/explain"))?;
+    for sentence in sentences {
+        writeln!(terminal.out, "{}", escaped(&sentence))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn refused(args: &RefusedArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let client = Client::new(&instance.socket)?;
+    let mut after = 0;
+    loop {
+        let page: Vec<Refused> = client.get(&format!("/v1/refused?after={after}"))?;
+        after = page.last().map_or(after, |last| last.number);
+        if args.json {
+            for one in &page {
+                let json = serde_json::to_string(one).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+                writeln!(terminal.out, "{json}")?;
+            }
+        } else {
+            refused_rows(&page, args.follow, terminal)?;
+        }
+        terminal.out.flush()?;
+        if !args.follow {
+            return Ok(Exit::Done);
+        }
+        client.pause(FOLLOW_EVERY);
+    }
+}
+
+fn refused_rows(page: &[Refused], follow: bool, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    let row = |one: &Refused| {
+        vec![
+            one.at.to_string(),
+            one.status.to_string(),
+            escaped(&one.reason),
+            escaped(one.source.as_deref().unwrap_or("-")),
+            escaped(&one.client),
+            units::size(one.size),
+            escaped(&format!("{} {}", one.method, one.path)),
+        ]
+    };
+    let rows: Vec<Vec<String>> = page.iter().map(row).collect();
+    if follow && rows.is_empty() {
+        return Ok(());
+    }
+    let head = ["AT", "STATUS", "REASON", "SOURCE", "CLIENT", "READ", "REQUEST"];
+    Ok(table(terminal.out, &head, &rows)?)
+}
+
+pub(super) fn verify(args: &VerifyArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let Some(data) = &instance.data else {
+        return Err(Failure::usage("verify reads the data directory: name it with --data, or its --config"));
+    };
+    let report = host.verify(data, args.repair)?;
+    let damaged = !report.damage.is_empty();
+    if args.json {
+        let json = serde_json::to_string(&report).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+        writeln!(terminal.out, "{json}")?;
+        return Ok(if damaged { Exit::Damage } else { Exit::Done });
+    }
+    for damage in &report.damage {
+        writeln!(terminal.out, "{}: {}", escaped(&damage.file), escaped(&damage.what))?;
+        for id in &damage.ids {
+            writeln!(terminal.out, "  {}", escaped(id))?;
+        }
+    }
+    for sentence in &report.repaired {
+        writeln!(terminal.out, "{}", escaped(sentence))?;
+    }
+    writeln!(
+        terminal.out,
+        "{} segments, {} entries, {} events, {}: {}",
+        report.segments,
+        report.entries,
+        report.events,
+        units::size(report.bytes),
+        if damaged { "damage found" } else { "no damage" },
+    )?;
+    Ok(if damaged { Exit::Damage } else { Exit::Done })
+}

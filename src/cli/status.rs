@@ -1,0 +1,79 @@
+//! Owns `stagepost status`: the state of an instance on one page.
+
+use std::time::Duration;
+
+use super::{
+    Exit, Failure, Host, Terminal,
+    args::JsonArgs,
+    client::Client,
+    instance::Instance,
+    print::{escaped, table},
+    units,
+};
+use crate::admin::{
+    Timestamp, for_ever,
+    wire::{Status, Upstream},
+};
+
+pub(super) fn status(args: &JsonArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let status: Status = Client::new(&instance.socket)?.get("/v1/status")?;
+    if args.json {
+        let json = serde_json::to_string(&status).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+        writeln!(terminal.out, "{json}")?;
+    } else {
+        page(&status, terminal)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
+    let (now, out) = (terminal.now, &mut *terminal.out);
+    let up = units::span(Duration::from_secs(status.uptime_s));
+    writeln!(out, "stagepost {} on {}, up {up}", escaped(&status.version), escaped(&status.node))?;
+    let hash: String = status.config.hash.chars().take(12).collect();
+    writeln!(out, "configuration {}, loaded at {}", escaped(&hash), status.config.loaded_at)?;
+    let store = &status.store;
+    let share = (store.bytes as f64) * 100.0 / (store.limit.max(1) as f64);
+    let (bytes, limit) = (units::size(store.bytes), units::size(store.limit));
+    let oldest = age(store.oldest_at, now);
+    writeln!(out, "log {bytes} of {limit} ({share:.0} %), {} segments, oldest entry {oldest}", store.segments)?;
+    match store.full_at {
+        Some(full) => {
+            let left = units::span(full.since(now));
+            writeln!(out, "an outage of all upstreams may last {left}: the log is full at {full}")?;
+        }
+        None => writeln!(out, "an outage of all upstreams may last as long as nothing comes in")?,
+    }
+    let quarantine = &status.quarantine;
+    writeln!(out, "quarantine {} requests, {}", quarantine.count, units::size(quarantine.bytes))?;
+    writeln!(out)?;
+    let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
+    let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
+    Ok(table(out, &head, &rows)?)
+}
+
+fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
+    let hold = match upstream.held_until {
+        None => "-".to_owned(),
+        Some(until) => {
+            let end = if for_ever(until) { "until released".to_owned() } else { format!("until {until}") };
+            upstream.held_reason.as_deref().map_or(end.clone(), |reason| format!("{end}: {}", escaped(reason)))
+        }
+    };
+    vec![
+        escaped(&upstream.name),
+        escaped(&upstream.breaker),
+        upstream.pending.to_string(),
+        upstream.held.to_string(),
+        upstream.dead.to_string(),
+        upstream.in_flight.to_string(),
+        format!("{:.1}/s", upstream.rate),
+        age(upstream.oldest_at, now),
+        hold,
+    ]
+}
+
+fn age(time: Option<Timestamp>, now: Timestamp) -> String {
+    time.map_or("-".to_owned(), |time| units::span(now.since(time)))
+}

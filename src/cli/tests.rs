@@ -1,0 +1,270 @@
+//! The command line as a whole: grammar, exit codes, and conversations with a fake instance.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::*;
+use crate::{
+    admin::{EventId, Reads, fake::*, server::serve_socket},
+    log::entry::Action,
+};
+
+/// A host whose only knowledge is a directory.
+struct TestHost(PathBuf);
+
+impl Host for TestHost {
+    fn run(&self, args: &RunArgs) -> Result<(), Failure> {
+        Err(Failure::new(Exit::Busy, format!("{args:?}")))
+    }
+    fn check(&self, config: Option<&Path>) -> Result<Checked, Failure> {
+        match config {
+            Some(_) => Err(Failure::new(Exit::Config, "a.toml:1: what\na.toml:2: that")),
+            None => Ok(Checked {
+                path: "a.toml".into(),
+                warnings: vec!["no check".into()],
+                effective: "[server]\n# retries\n".into(),
+            }),
+        }
+    }
+    fn locate(&self, _: Option<&Path>) -> Result<Option<Located>, Failure> {
+        Ok(Some(Located { socket: None, data: self.0.clone() }))
+    }
+    fn offline(&self, _: &Path) -> Result<Box<dyn Reads>, Failure> {
+        let fake = Fake::default();
+        fake.accept("stopped", b"stored");
+        Ok(Box::new(fake))
+    }
+    fn verify(&self, _: &Path, repair: bool) -> Result<VerifyReport, Failure> {
+        let damage = Damage { file: "0001.seg".into(), what: "a block is unreadable".into(), ids: vec!["ID".into()] };
+        Ok(VerifyReport { damage: if repair { Vec::new() } else { vec![damage] }, ..VerifyReport::default() })
+    }
+}
+
+struct Ran {
+    exit: Exit,
+    out: String,
+    err: String,
+}
+
+fn run_with(dir: &Path, input: &str, in_is_terminal: bool, args: &[&str]) -> Ran {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let terminal = Terminal {
+        out: &mut out,
+        err: &mut err,
+        input: &mut input.as_bytes(),
+        out_is_terminal: false,
+        in_is_terminal,
+        now: Timestamp::from_millis(1_767_323_100_000),
+    };
+    let args = std::iter::once("stagepost").chain(args.iter().copied()).map(OsString::from);
+    let exit = run(args, &TestHost(dir.to_owned()), terminal);
+    Ran { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+}
+
+/// A fake instance that answers on a socket of its own, from a thread of its own.
+struct Running {
+    dir: tempfile::TempDir,
+    ports: Arc<Fake>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Running {
+    fn new(fake: Fake) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let ports = Arc::new(fake);
+        let entered = runtime.enter();
+        let listener = crate::admin::bind(&dir.path().join("admin.sock"), None).unwrap();
+        drop(entered);
+        runtime.spawn(serve_socket(listener, ports.clone()));
+        Self { dir, ports, _runtime: runtime }
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        self.run_with("", true, args)
+    }
+
+    fn run_with(&self, input: &str, in_is_terminal: bool, args: &[&str]) -> Ran {
+        run_with(self.dir.path(), input, in_is_terminal, args)
+    }
+}
+
+fn dead(count: usize) -> (Fake, Vec<EventId>) {
+    let fake = Fake::default();
+    let ids: Vec<EventId> = (0..count).map(|_| fake.accept("stripe", b"{}")).collect();
+    for id in &ids {
+        fake.plan(&[(*id, &["billing"])]);
+        fake.set(*id, delivery("billing", Status::Dead(Reason::new("given_up"))));
+    }
+    (fake, ids)
+}
+
+#[test]
+fn the_grammar_is_consistent_and_every_command_has_help_with_an_example() {
+    use clap::CommandFactory as _;
+    Cli::command().debug_assert();
+    for command in Cli::command().get_subcommands() {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Examples:\n  stagepost "), "{}", command.get_name());
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_64_and_help_is_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], Exit); 20] = [
+        (&[], Exit::Usage),
+        (&["nonsense"], Exit::Usage),
+        (&["--help"], Exit::Done),
+        (&["--version"], Exit::Done),
+        (&["log", "--help"], Exit::Done),
+        (&["log", "--since", "yesterday"], Exit::Usage),
+        (&["log", "-n", "x"], Exit::Usage),
+        (&["show"], Exit::Usage),
+        (&["show", "not-an-id"], Exit::Usage),
+        (&["show", "01KDYAK3SF0000000000000001", "--json", "--body"], Exit::Usage),
+        (&["run", "--listen", "127.0.0.1:1"], Exit::Usage),
+        (&["run", "--config", "x", "--listen", "127.0.0.1:1", "--to", "http://x"], Exit::Usage),
+        (&["replay"], Exit::Usage),
+        (&["hold"], Exit::Usage),
+        (&["release"], Exit::Usage),
+        (&["delete"], Exit::Usage),
+        (&["hold", "--reason", "no filter"], Exit::Usage),
+        (&["replay", "--rate", "fast", "--all"], Exit::Usage),
+        (&["hold", "--for", "soon", "--all"], Exit::Usage),
+        (&["delete", "--all", "01KDYAK3SF0000000000000001"], Exit::Usage),
+    ];
+    for (args, exit) in cases {
+        let ran = run_with(dir.path(), "", true, args);
+        assert_eq!(ran.exit, exit, "{args:?} {}", ran.err);
+    }
+}
+
+#[test]
+fn what_the_engine_says_becomes_the_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| run_with(dir.path(), "", true, args);
+    assert_eq!(run(&["run", "--listen", "127.0.0.1:0", "--to", "http://x"]).exit, Exit::Busy);
+    assert_eq!(run(&["check"]).out, "a.toml is valid\n");
+    assert_eq!(run(&["check"]).err, "warning: no check\n");
+    assert_eq!(run(&["check", "--print"]).out, "[server]\n# retries\n");
+    let bad = run(&["check", "--config", "x"]);
+    assert_eq!((bad.exit, bad.err.as_str()), (Exit::Config, "stagepost: a.toml:1: what\nstagepost: a.toml:2: that\n"));
+    let damaged = run(&["verify"]);
+    assert_eq!(damaged.exit, Exit::Damage);
+    assert!(damaged.out.contains("a block is unreadable\n  ID\n"), "{}", damaged.out);
+    assert_eq!(run(&["verify", "--repair"]).exit, Exit::Done);
+    assert_eq!(run(&["verify", "--socket", "x"]).exit, Exit::Usage);
+}
+
+#[test]
+fn without_an_instance_commands_say_69_and_the_log_is_read_from_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| run_with(dir.path(), "", true, args);
+    for args in
+        [&["status"][..], &["reload"], &["refused"], &["hold", "--all"], &["log", "-f"], &["log", "--socket", "/none"]]
+    {
+        assert_eq!(run(args).exit, Exit::NotRunning, "{args:?}");
+    }
+    let log = run(&["log", "--json"]);
+    assert_eq!(log.exit, Exit::Done, "{}", log.err);
+    assert!(log.out.contains(r#""source":"stopped""#), "{}", log.out);
+    let body = run(&["show", "--body", "01KDYAK3SF0000000000000001"]);
+    assert_eq!((body.exit, body.out.as_str()), (Exit::Done, "stored"), "{}", body.err);
+    assert_eq!(run(&["show", "01KDYAK3SF0000000000000009"]).exit, Exit::NoSuchId);
+}
+
+#[test]
+fn an_instance_lists_shows_and_explains() {
+    let (fake, ids) = dead(3);
+    let running = Running::new(fake);
+    let log = running.run(&["log", "-n", "2"]);
+    assert_eq!((log.exit, log.out.lines().count()), (Exit::Done, 2), "{}", log.err);
+    assert!(log.out.contains("dead") && log.out.contains("billing dead (1x, given_up)"), "{}", log.out);
+    let json = running.run(&["log", "--json", "--state", "dead"]);
+    assert_eq!(json.out.lines().count(), 3);
+    assert_eq!(running.run(&["log", "--state", "done"]).exit, Exit::Usage);
+    let id = ids[0].to_string();
+    assert_eq!(running.run(&["show", &id, "--body"]).out, "{}");
+    assert!(running.run(&["show", &id]).out.contains("authorization: [hidden]"));
+    assert!(running.run(&["show", &id, "--reveal", "--curl"]).out.contains("Bearer sesame"));
+    assert!(running.run(&["explain", &id]).out.contains("given up for billing"));
+    let missing = running.run(&["explain", "01KDYAK3SF00000000000000ZZ"]);
+    assert_eq!(missing.exit, Exit::NoSuchId, "{}", missing.err);
+}
+
+#[test]
+fn status_reload_and_refused_tell_what_the_instance_says() {
+    let running = Running::new(Fake::default());
+    let status = running.run(&["status"]);
+    assert!(status.out.contains("UPSTREAM") && status.out.contains("billing"), "{}{}", status.out, status.err);
+    assert!(running.run(&["status", "--json"]).out.contains(r#""quarantine":{"count":0"#));
+    let reload = running.run(&["reload"]);
+    assert_eq!(reload.exit, Exit::Config);
+    assert!(reload.err.contains("stagepost.toml:3: source.stripe: no path"), "{}", reload.err);
+    let refused = running.run(&["refused"]);
+    assert!(refused.out.contains("bad_signature") && refused.out.contains("/hooks/\\x1b[2J"), "{}", refused.out);
+    assert_eq!(running.run(&["refused", "--json"]).out.lines().count(), 1);
+}
+
+#[test]
+fn delete_asks_and_a_replay_asks_above_100() {
+    let (fake, ids) = dead(101);
+    let running = Running::new(fake);
+    let id = ids[0].to_string();
+    let commands = || running.ports.commands().len();
+
+    assert_eq!(running.run_with("n\n", true, &["delete", &id]).exit, Exit::Partly);
+    assert_eq!(running.run_with("", false, &["delete", &id]).exit, Exit::Usage);
+    assert_eq!(running.run_with("", false, &["replay", "--upstream", "billing"]).exit, Exit::Usage);
+    assert_eq!(commands(), 0);
+
+    assert_eq!(running.run_with("y\n", true, &["delete", &id]).exit, Exit::Done);
+    assert_eq!(running.run_with("", false, &["delete", &id, "--yes"]).exit, Exit::Done);
+    assert_eq!(running.run_with("", false, &["replay", &id]).exit, Exit::Done);
+    assert_eq!(commands(), 3);
+
+    let dry = running.run_with("", false, &["replay", "--upstream", "billing", "--dry-run"]);
+    assert!(
+        dry.out.contains("… and 81 more") && dry.out.contains("101 deliveries of 101 events would be due again"),
+        "{}",
+        dry.out
+    );
+    assert_eq!(commands(), 3);
+    let all = running.run_with("", false, &["replay", "--upstream", "billing", "--yes", "--rate", "100/s"]);
+    assert_eq!(all.exit, Exit::Done, "{}", all.err);
+    assert!(matches!(running.ports.commands()[3].action, Action::Replay { interval_us: Some(10_000), .. }));
+}
+
+#[test]
+fn ids_come_from_standard_input_and_unknown_ones_decide_the_exit_code() {
+    let (fake, ids) = dead(2);
+    let running = Running::new(fake);
+    let good = ids[0].to_string();
+    let missing = "01KDYAK3SF00000000000000ZZ";
+    let input = format!("{good} stripe\n{{\"id\":\"{}\"}}\n", ids[1]);
+    let both = running.run_with(&input, true, &["replay", "-"]);
+    assert!(both.out.contains("2 deliveries of 2 events due again"), "{}{}", both.out, both.err);
+    assert_eq!(running.run_with("\n", true, &["replay", "-"]).exit, Exit::Usage);
+    assert_eq!(running.run(&["replay", missing]).exit, Exit::NoSuchId);
+    assert_eq!(running.run(&["replay", missing, &good]).exit, Exit::Partly);
+    assert_eq!(running.run(&["hold", &good]).exit, Exit::Partly);
+}
+
+#[test]
+fn hold_says_what_it_held_and_its_reason_is_no_filter() {
+    let running = Running::new(Fake::default());
+    let held = running.run(&["hold", "--upstream", "billing", "--for", "10m", "--reason", "migration"]);
+    assert_eq!(held.exit, Exit::Done, "{}", held.err);
+    assert!(held.out.starts_with("upstream billing held: what waits and what will come"), "{}", held.out);
+    match &running.ports.commands()[0].action {
+        Action::HoldUpstream { until_ms, reason, .. } => {
+            assert_eq!(reason.as_deref(), Some("migration"));
+            assert_eq!(*until_ms, Some(running.ports.clock().as_millis() + 600_000));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(running.run(&["hold", "--upstream", "nowhere"]).exit, Exit::Usage);
+}
