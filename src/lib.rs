@@ -4,9 +4,9 @@
 //! tests and the benches; it promises no stable interface to others.
 
 pub mod admin;
-pub mod cli;
 pub mod agenda;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;

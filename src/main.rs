@@ -6,5 +6,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "expr-worker") {
         return stagepost::expr::worker_main();
     }
-    stagepost::cli::main(std::env::args_os(), &stagepost::cli::SocketOnly)
+    stagepost::cli::main(std::env::args_os(), &stagepost::cli::Engine)
 }

@@ -57,7 +57,12 @@ enum Kept {
 }
 
 impl Janitor {
-    pub(super) fn start(log: Arc<SledLog>, agenda: Agenda, clock: Clock, store: StoreSettings) -> std::io::Result<Self> {
+    pub(super) fn start(
+        log: Arc<SledLog>,
+        agenda: Agenda,
+        clock: Clock,
+        store: StoreSettings,
+    ) -> std::io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = stop.clone();
         let work = Work { log, agenda, clock, store };
@@ -126,7 +131,8 @@ impl Work {
             }
             for order in &expiry.carry {
                 let (parts, entry) = self.copy_of(order)?;
-                carried_bytes += (entry.payload.len() + parts.iter().map(|part| part.payload.len()).sum::<usize>()) as u64;
+                carried_bytes +=
+                    (entry.payload.len() + parts.iter().map(|part| part.payload.len()).sum::<usize>()) as u64;
                 if carried_bytes > self.store.max_size / 10 {
                     return Err(Kept::TooMuch(carried_bytes));
                 }
@@ -165,9 +171,10 @@ impl Work {
             _ => (stored.id(), stored.payload.clone()),
         };
         let carried = Carried { id, history: order.history.clone(), accepted };
-        let parts = stored.refs.iter().map(|seq| {
-            self.log.read(*seq).map(|part| NewEntry { kind: Kind::Part, payload: part.payload })
-        });
+        let parts = stored
+            .refs
+            .iter()
+            .map(|seq| self.log.read(*seq).map(|part| NewEntry { kind: Kind::Part, payload: part.payload }));
         let parts = parts.collect::<Result<_, _>>()?;
         Ok((parts, NewEntry { kind: Kind::Carried, payload: encode_carried(&carried) }))
     }

@@ -89,4 +89,3 @@ impl Proxy for ThroughEngine {
 fn whole(bytes: Bytes) -> BoxBody<Bytes, Box<dyn Error + Send + Sync>> {
     Full::new(bytes).map_err(|never| match never {}).boxed()
 }
-

@@ -50,7 +50,9 @@ impl Reads for Instance {
             let seqs: Vec<Seq> = some.iter().map(|planned| planned.event).collect();
             match self.running.agenda.view(&seqs) {
                 Ok(found) => views.extend(
-                    some.iter().zip(&found).map(|(planned, view)| reads::view(&*self.running.log, &planned.upstreams, view)),
+                    some.iter()
+                        .zip(&found)
+                        .map(|(planned, view)| reads::view(&*self.running.log, &planned.upstreams, view)),
                 ),
                 Err(_) => views.extend(some.iter().map(reads::unknown)),
             }
@@ -58,7 +60,13 @@ impl Reads for Instance {
         views
     }
 
-    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+    fn records(
+        &self,
+        state: DeliveryState,
+        upstream: Option<&str>,
+        after: Option<&Target>,
+        limit: usize,
+    ) -> Vec<Target> {
         let listed = self.running.agenda.list(state, upstream, after.map(|target| target.event), limit);
         let listed = listed.unwrap_or_default().into_iter();
         listed.map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()

@@ -131,7 +131,13 @@ impl Reads for OfflineReads {
         events.iter().map(one).collect()
     }
 
-    fn records(&self, state: DeliveryState, upstream: Option<&str>, after: Option<&Target>, limit: usize) -> Vec<Target> {
+    fn records(
+        &self,
+        state: DeliveryState,
+        upstream: Option<&str>,
+        after: Option<&Target>,
+        limit: usize,
+    ) -> Vec<Target> {
         let listed = self.offline.state.list(state, upstream, after.map(|target| target.event), limit);
         listed.into_iter().map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()
     }

@@ -97,7 +97,10 @@ impl Running {
             Err(Problems(problems)) => {
                 self.metrics.last_reload_success.set(0);
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                tracing::error!(problems = problems.join("; "), "the reload is refused; the old configuration stays active");
+                tracing::error!(
+                    problems = problems.join("; "),
+                    "the reload is refused; the old configuration stays active"
+                );
                 current.watched = Watched::new(&current.watched.files());
                 return Err(ReloadRefused { problems });
             }
@@ -143,7 +146,9 @@ impl Running {
         });
         match accepted {
             0 => format!("path {path} is gone: its senders get 404 from now on"),
-            some => format!("path {path} is gone although it took {some} requests since the start: its senders get 404 from now on"),
+            some => format!(
+                "path {path} is gone although it took {some} requests since the start: its senders get 404 from now on"
+            ),
         }
     }
 

@@ -8,6 +8,7 @@ mod args;
 mod client;
 mod command;
 mod exit;
+mod host;
 mod instance;
 mod log;
 mod print;
@@ -26,6 +27,7 @@ pub use args::RunArgs;
 use args::{Cli, Verb};
 use clap::Parser as _;
 pub use exit::{Exit, Failure};
+pub use host::Engine;
 pub use instance::{Checked, Damage, Host, Located, SocketOnly, VerifyReport};
 
 use crate::admin::{Clock, Timestamp};

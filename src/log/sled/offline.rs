@@ -181,6 +181,8 @@ pub struct Report {
     pub entries: u64,
     /// Events among them.
     pub events: u64,
+    /// Bytes of payload among them.
+    pub bytes: u64,
     /// What is damaged.
     pub damaged: Vec<DamagedStretch>,
     /// What was repaired.
@@ -213,6 +215,7 @@ pub fn verify(directory: &Path, clock: Clock) -> Result<Report, OpenError> {
                 let Some(last) = entries.last() else { return Ok(report) };
                 from = last.pos.seq + 1;
                 report.entries += entries.len() as u64;
+                report.bytes += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
                 report.events += entries.iter().filter(|entry| entry.kind == Kind::Accepted).count() as u64;
             }
             Err(ReadError::Damaged { file, first, last }) => {
@@ -233,12 +236,11 @@ pub fn verify(directory: &Path, clock: Clock) -> Result<Report, OpenError> {
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn repair(directory: &Path, clock: &Clock) -> Result<Vec<String>, OpenError> {
+pub fn repair(directory: &Path) -> Result<Vec<String>, OpenError> {
     let io = |source| OpenError::Io { path: directory.display().to_string(), source };
     let _lock = Lock::take(directory, Access::Exclusive)?;
     let log_directory = directory.join("log");
     let mut repaired = Vec::new();
-    let _ = clock;
     for (number, found) in open::list(&log_directory).map_err(io)? {
         let path = log_directory.join(format!("{number:08}.seg"));
         let folder = log_directory.join(format!("{number:08}"));

@@ -1,0 +1,180 @@
+//! Owns the seam's real side: the command line on top of the engine and the configuration.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Exit, Failure,
+    args::RunArgs,
+    instance::{Checked, Damage, Host, Located, VerifyReport},
+};
+use crate::{
+    admin::Reads,
+    app::{App, Ended, OfflineReads, Origin, RunOptions, StartError},
+    clock::Clock,
+    config::{self, Access, DiagnosticsSettings, Loaded, Problems},
+    log::{
+        disk::LockError,
+        sled::{
+            OpenError,
+            offline::{repair, verify},
+        },
+    },
+    telemetry::diagnostics,
+};
+
+/// The program's own host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Engine;
+
+impl Host for Engine {
+    fn run(&self, args: &RunArgs) -> Result<(), Failure> {
+        let origin = match (&args.listen, &args.to) {
+            (Some(listen), Some(to)) => {
+                let data = args.data.clone().unwrap_or_else(|| "stagepost-data".into());
+                Origin::CommandLine { listen: listen.clone(), to: to.clone(), data }
+            }
+            _ => Origin::File(find(args.config.as_deref())?.ok_or_else(no_config)?),
+        };
+        let loaded = origin.load().map_err(|problems| refused(&problems))?;
+        start_diagnostics(&loaded.config.diagnostics)?;
+        for warning in &loaded.warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        end_on_panic();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("main").enable_all().build()?;
+        let ended = runtime.block_on(async {
+            let listen: Vec<String> = loaded.config.listen.iter().map(|listen| listen.address.clone()).collect();
+            let app = App::start(loaded, origin, RunOptions { watch: args.watch }).map_err(not_started)?;
+            let bound: Vec<String> = app.addresses().iter().map(ToString::to_string).collect();
+            tracing::info!(listen = listen.join(", "), bound = bound.join(", "), "serving");
+            app.serve().await.map_err(Failure::from)
+        })?;
+        match ended {
+            Ended::Cleanly => Ok(()),
+            Ended::Poisoned => Err(Failure::new(
+                Exit::Io,
+                "the log could not be written: nothing was acknowledged since; check the disk, then start again",
+            )),
+        }
+    }
+
+    fn check(&self, config: Option<&Path>) -> Result<Checked, Failure> {
+        let path = find(config)?.ok_or_else(no_config)?;
+        let loaded = config::load(&path).map_err(|problems| refused(&problems))?;
+        let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        Ok(Checked { path, warnings, effective: config::effective(&loaded.config).to_owned() })
+    }
+
+    fn locate(&self, config: Option<&Path>) -> Result<Option<Located>, Failure> {
+        let Some(path) = find(config)? else { return Ok(None) };
+        let loaded = config::load(&path).map_err(|problems| refused(&problems))?;
+        Ok(Some(Located { socket: Some(loaded.config.admin.socket.clone()), data: loaded.config.store.path }))
+    }
+
+    fn offline(&self, data: &Path) -> Result<Box<dyn Reads>, Failure> {
+        let config = config_of(data).map(|loaded| (loaded.config, loaded.table));
+        let opened = OfflineReads::open(data, config);
+        opened.map(|reads| Box::new(reads) as Box<dyn Reads>).map_err(|error| not_opened(&error))
+    }
+
+    fn verify(&self, data: &Path, wants_repair: bool) -> Result<VerifyReport, Failure> {
+        let clock = Clock::system();
+        let repaired = if wants_repair { repair(data).map_err(|error| not_opened(&error.into()))? } else { Vec::new() };
+        let report = verify(data, clock).map_err(|error| not_opened(&error.into()))?;
+        let damage = report.damaged.into_iter().map(|stretch| Damage {
+            file: stretch.file,
+            what: format!("sequences {} to {} can't be read", stretch.seqs.0, stretch.seqs.1),
+            ids: stretch.events.iter().map(ToString::to_string).collect(),
+        });
+        Ok(VerifyReport {
+            segments: report.segments,
+            entries: report.entries,
+            events: report.events,
+            bytes: report.bytes,
+            damage: damage.collect(),
+            repaired,
+        })
+    }
+}
+
+/// The configuration file that is meant; None if none was named and none is found.
+fn find(explicit: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    match config::find(explicit, &|name| std::env::var(name).ok()) {
+        Ok(path) => Ok(Some(path)),
+        Err(error) if explicit.is_some() || std::env::var_os("STAGEPOST_CONFIG").is_some() => {
+            Err(Failure::new(Exit::Config, error.to_string()))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// The configuration that is found by itself, if its data are these: it says which headers to hide.
+fn config_of(data: &Path) -> Option<Loaded> {
+    let path = find(None).ok().flatten()?;
+    let loaded = config::load(&path).ok()?;
+    let same = std::fs::canonicalize(&loaded.config.store.path).ok()? == std::fs::canonicalize(data).ok()?;
+    same.then_some(loaded)
+}
+
+fn no_config() -> Failure {
+    Failure::new(
+        Exit::Config,
+        "no configuration: give --config FILE, or --listen ADDR --to URL to serve without one\n\
+         looked for $STAGEPOST_CONFIG, ./stagepost.toml and /etc/stagepost/stagepost.toml",
+    )
+}
+
+fn refused(problems: &Problems) -> Failure {
+    let lines: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
+    Failure::new(Exit::Config, lines.join("\n"))
+}
+
+fn not_started(error: StartError) -> Failure {
+    not_opened(&error.into())
+}
+
+/// The exit code of an error is that of its deepest known cause.
+fn not_opened(error: &anyhow::Error) -> Failure {
+    let open = |error: &OpenError| match error {
+        OpenError::Lock(LockError::Busy { .. }) => Exit::Busy,
+        OpenError::Segment(crate::log::sled::SegmentError::Damaged { .. }) => Exit::Damage,
+        _ => Exit::Io,
+    };
+    let denied = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    });
+    let exit = match (error.downcast_ref::<OpenError>(), error.downcast_ref::<StartError>()) {
+        _ if denied => Exit::Permission,
+        (Some(error), _) | (_, Some(StartError::Log(error))) => open(error),
+        _ => Exit::Io,
+    };
+    Failure::new(exit, format!("{error:#}"))
+}
+
+fn start_diagnostics(settings: &DiagnosticsSettings) -> Result<(), Failure> {
+    let access = match settings.access {
+        Access::Off => "off",
+        Access::Refused => "info",
+        Access::All => "debug",
+    };
+    let format = match settings.format {
+        config::Format::Text => diagnostics::Format::Text,
+        config::Format::Json => diagnostics::Format::Json,
+    };
+    diagnostics::init(&format!("{},access={access}", settings.level), format)
+        .map_err(|error| Failure::new(Exit::Config, error.to_string()))
+}
+
+/// A panic in any stage ends the process, so that it recovers instead of limping; except where sled's panics over
+/// damaged files are caught.
+fn end_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if crate::log::sled::panic_is_expected() {
+            return;
+        }
+        before(info);
+        std::process::abort();
+    }));
+}
