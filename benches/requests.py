@@ -44,6 +44,9 @@ def body(number):
                 "description": "%d x Plan %s" % (random.randint(1, 9), random.choice("ABCDEF")),
                 "period": {"start": 1_760_000_000 + random.randint(0, 9_999_999), "end": 1_770_000_000},
             }]},
+            "footer": "Thank you, %s. Questions? billing-%d@example.com" % (random.choice(NAMES), random.randint(1, 999)),
+            "payment_intent": "pi_%024x" % random.getrandbits(96),
+            "metadata": {"order": "%d" % random.randint(1, 10**9), "region": random.choice(["eu-1", "us-2", "ap-3"])},
             "number": "%08X-%04d" % (random.getrandbits(32), random.randint(1, 9999)),
             "paid": True,
             "status": "paid",
@@ -63,6 +66,6 @@ with open(out, "w") as lua:
         total += len(text)
         signature = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
         lua.write("  add([==[%s]==], '%s')\n" % (text, signature))
-    lua.write("end\nlocal at = math.random(#'0') * 0\n")
+    lua.write("end\nlocal at = 0\n")
     lua.write("request = function()\n  at = at % #requests + 1\n  return requests[at]\nend\n")
 print("%d bodies of %d bytes on average" % (count, total // count))

@@ -14,7 +14,6 @@ use crate::{
     event::{EventId, Job, Seq},
     ingress::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest},
     routing::OnDuplicate,
-    telemetry::Metrics,
 };
 
 /// The longest answer to a safe request that is handed back, in bytes (`max_reply` of the contract).
@@ -57,7 +56,7 @@ impl DuplicateSink for ToAgenda {
 }
 
 /// Answers safe methods through the engine.
-pub(super) struct ThroughEngine(pub(super) Engine, pub(super) Arc<Metrics>);
+pub(super) struct ThroughEngine(pub(super) Engine);
 
 impl Proxy for ThroughEngine {
     fn forward(&self, request: SafeRequest) -> Forwarding {

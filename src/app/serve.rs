@@ -158,7 +158,7 @@ impl App {
             jitter,
             evaluator: evaluator.clone(),
             metrics: metrics.clone(),
-            proxy: Arc::new(ThroughEngine(engine.clone(), metrics.clone())),
+            proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
             spool_dir: config.store.path.join("spool"),
         })?;
