@@ -10,13 +10,13 @@ use super::{
     filter::{Compiled, FilterError, recorded},
     find::{FindError, Found, find, history},
     list::{Item, last_status, newest},
-    ports::{DeliveryView, EventView, PlannedFor, Ports},
+    ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
     wire::{Act, Acted, Verb},
 };
 use crate::{
     event::{DeliveryState, EventId},
     log::{
-        Log, ReadError,
+        Log,
         entry::{Action, Command, Target},
         read_body, read_event,
     },
@@ -46,9 +46,9 @@ pub enum ActError {
     /// A filter means nothing.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// The log can't be read.
+    /// The log or the state of deliveries can't be read.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Query(#[from] QueryError),
     /// The command was not appended.
     #[error("{0}")]
     Refused(String),
@@ -185,7 +185,8 @@ impl<'a> Selection<'a> {
                         break;
                     }
                 }
-                Err(FindError::Read(error)) => return Err(error.into()),
+                Err(FindError::Read(error)) => return Err(QueryError::Read(error).into()),
+                Err(FindError::State(error)) => return Err(QueryError::State(error).into()),
                 Err(FindError::Id(error)) => return Err(ActError::Usage(error.to_string())),
                 Err(FindError::NoSuch(_)) => {
                     self.acted.missing_count += 1;
@@ -237,12 +238,12 @@ impl<'a> Selection<'a> {
     }
 
     fn through_records(&mut self, state: DeliveryState, wanted: &Compiled) -> Result<(), ActError> {
-        let mut after: Option<Target> = None;
+        let mut after = None;
         loop {
             let upstream = wanted.filters().upstream.as_deref();
-            let page = self.ports.records(state, upstream, after.as_ref(), PAGE);
+            let page = self.ports.records(state, upstream, after, PAGE).map_err(QueryError::State)?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+            after = Some(last.event);
             let mut planned: Vec<PlannedFor> = Vec::new();
             for target in page.into_iter().filter(|target| target.event < self.acted.before) {
                 match planned.last_mut() {
@@ -250,10 +251,12 @@ impl<'a> Selection<'a> {
                     _ => planned.push(PlannedFor { event: target.event, upstreams: vec![target.upstream] }),
                 }
             }
-            let views = self.ports.views(&planned);
-            for (event, view) in planned.into_iter().zip(views) {
-                if self.take_recorded(event, view, wanted, state)?.is_break() {
-                    return Ok(());
+            for some in planned.chunks(VIEWS_MAX) {
+                let views = self.ports.views(some).map_err(QueryError::State)?;
+                for (event, view) in some.iter().zip(views) {
+                    if self.take_recorded(event, view, wanted, state)?.is_break() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -261,15 +264,15 @@ impl<'a> Selection<'a> {
 
     fn take_recorded(
         &mut self,
-        planned: PlannedFor,
+        planned: &PlannedFor,
         mut view: EventView,
         wanted: &Compiled,
         state: DeliveryState,
     ) -> Result<ControlFlow<()>, ActError> {
-        // A page may end between two deliveries of an event: only those of this page are meant now.
+        // Other deliveries of the event are in other states, or of other upstreams.
         view.deliveries.retain(|delivery| planned.upstreams.contains(&delivery.upstream));
         let log = self.ports.log();
-        let stored_at = self.ports.stored_at(planned.event).unwrap_or(planned.event);
+        let stored_at = self.ports.stored_at(planned.event).map_err(QueryError::State)?.unwrap_or(planned.event);
         let event = match read_event(&*log, stored_at) {
             Ok(event) => event,
             Err(error) => {
@@ -355,7 +358,7 @@ impl<'a> Selection<'a> {
         if found.event.method.is_safe() {
             return Ok(Vec::new());
         }
-        let body = read_body(&*self.ports.log(), &found.event)?;
+        let body = read_body(&*self.ports.log(), &found.event).map_err(QueryError::Read)?;
         match self.ports.routed(&found.event, &body) {
             Ok(upstreams) => Ok(upstreams.into_iter().map(Some).collect()),
             Err(error) => {
