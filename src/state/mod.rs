@@ -23,6 +23,8 @@ mod overlay;
 mod record;
 mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod timeline;
 mod upstream;

@@ -1,0 +1,205 @@
+//! Owns a log in memory for the tests of `state` and `agenda`: entries in a vector, committed at once.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::{
+    clock::Timestamp,
+    event::{Attempt, Change, Event, EventId, Outcome, Pos, Scheme, Sent, Seq},
+    log::{
+        Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
+        entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
+    },
+};
+
+/// A log in memory. Every append is durable at once, under the time that was set last.
+#[derive(Default)]
+pub(crate) struct TestLog {
+    entries: Mutex<Vec<Entry>>,
+    follower: Mutex<Option<Arc<dyn Follower>>>,
+    time: AtomicU64,
+    first: AtomicU64,
+    /// Answers the next appends with Busy.
+    pub(crate) busy: AtomicU64,
+}
+
+/// Sequence numbers have gaps.
+const STRIDE: u64 = 3;
+
+impl TestLog {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn at(&self, time: Timestamp) {
+        self.time.store(time.as_millis(), Ordering::SeqCst);
+    }
+
+    /// Appends without telling the follower.
+    pub(crate) fn put(&self, kind: Kind, payload: Bytes) -> Seq {
+        let mut entries = self.entries.lock().unwrap();
+        let seq = entries.last().map_or(0, |last| last.pos.seq + STRIDE);
+        let time = Timestamp::from_millis(self.time.load(Ordering::SeqCst));
+        entries.push(Entry { pos: Pos { partition: 0, seq }, time, kind, refs: Vec::new(), payload });
+        seq
+    }
+
+    pub(crate) fn put_all(&self, entries: Vec<NewEntry>) {
+        for entry in entries {
+            self.put(entry.kind, entry.payload);
+        }
+    }
+
+    pub(crate) fn accept(&self, source: &str) -> Seq {
+        self.put(Kind::Accepted, accepted(source, &Method::POST, b"{}"))
+    }
+
+    pub(crate) fn plan(&self, event: Seq, upstreams: &[&str]) -> Seq {
+        let planned = Planned {
+            generation: 1,
+            upstreams: upstreams.iter().map(|name| (*name).into()).collect(),
+            events: vec![PlannedEvent { event, targets: (0..upstreams.len() as u32).collect(), ignored: false }],
+        };
+        self.put(Kind::Planned, entry::encode_planned(&planned))
+    }
+
+    pub(crate) fn attempt(&self, event: Seq, upstream: &str, number: u32, change: Change) -> Seq {
+        self.put(Kind::Attempted, attempted(event, upstream, number, change))
+    }
+
+    pub(crate) fn command(&self, action: Action) -> Seq {
+        self.put(Kind::Command, entry::encode_json(&Command { actor: "uid 0 (root)".into(), action }))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Entry> {
+        self.entries.lock().unwrap().clone()
+    }
+
+    /// Another log with only the first so many entries.
+    pub(crate) fn cut(&self, entries: usize) -> Arc<Self> {
+        let log = Self::new();
+        *log.entries.lock().unwrap() = self.all().into_iter().take(entries).collect();
+        log
+    }
+}
+
+pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> Bytes {
+    Accepting {
+        received_at: Timestamp::from_millis(1),
+        source,
+        event_type: None,
+        method,
+        scheme: Scheme::Http,
+        path: "/hooks",
+        query: None,
+        headers: &HeaderMap::new(),
+        client: "127.0.0.1",
+        captures: &[],
+        verification_scheme: "none",
+        verification_secret: None,
+        config_generation: 1,
+        dedupe: None,
+        body: Some(&[Bytes::from_static(body)]),
+        body_length: body.len() as u64,
+    }
+    .encode()
+}
+
+/// An `attempted` entry; number 0 means a change without an attempt.
+pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change) -> Bytes {
+    let attempt = (number > 0).then(|| Attempt {
+        number,
+        at: Timestamp::ZERO,
+        outcome: Outcome::Deferred,
+        status: Some(503),
+        error: None,
+        latency_ms: 1,
+        excerpt: Bytes::new(),
+        sent: Sent { url: "http://127.0.0.1/".into(), sha256: None },
+    });
+    entry::encode_attempted(&Attempted { event, upstream: upstream.into(), attempt, change, previous: None })
+}
+
+impl Log for TestLog {
+    fn append(&self, append: Append) {
+        let busy = self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if busy.is_ok() {
+            return append.done.answer(Err(AppendError::Busy));
+        }
+        let seq = self.put(append.entry.kind, append.entry.payload);
+        let entry = self.read(seq).unwrap();
+        let id = entry.id();
+        if let Some(follower) = &*self.follower.lock().unwrap() {
+            follower.committed(vec![entry]);
+        }
+        append.done.answer(Ok(Appended::Appended(id)));
+    }
+
+    fn seen(&self, _key: &DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+        Ok(None)
+    }
+
+    fn fingerprint(&self, _source: &str, _key: &[u8]) -> u128 {
+        0
+    }
+
+    fn forget(&self, _fingerprint: u128) {}
+
+    fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        let entries = self.entries.lock().unwrap();
+        let found = entries.binary_search_by_key(&seq, |entry| entry.pos.seq).map_err(|_| ReadError::Missing(seq))?;
+        Ok(entries[found].clone())
+    }
+
+    fn scan(&self, from: Seq, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+        let from = from.max(self.first.load(Ordering::SeqCst));
+        let entries = self.entries.lock().unwrap();
+        let start = entries.partition_point(|entry| entry.pos.seq < from);
+        let mut bytes = 0;
+        let within = entries[start..].iter().take_while(|entry| {
+            let fits = bytes == 0 || bytes + entry.payload.len() <= bytes_max;
+            bytes += entry.payload.len();
+            fits
+        });
+        Ok(within.cloned().collect())
+    }
+
+    fn scan_back(&self, _before: Seq) -> Result<Vec<Entry>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    fn end(&self) -> Seq {
+        self.entries.lock().unwrap().last().map_or(0, |last| last.pos.seq + 1)
+    }
+
+    fn log_id(&self) -> u128 {
+        7
+    }
+
+    fn expire(&self, before: Seq) {
+        self.first.store(before, Ordering::SeqCst);
+        self.entries.lock().unwrap().retain(|entry| entry.pos.seq >= before);
+    }
+
+    fn follow(&self, follower: Arc<dyn Follower>) {
+        *self.follower.lock().unwrap() = Some(follower);
+    }
+
+    fn stats(&self) -> LogStats {
+        LogStats { first_seq: self.first.load(Ordering::SeqCst), next_seq: self.end(), ..LogStats::default() }
+    }
+
+    fn writable(&self) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+/// Decodes an event of the log.
+pub(crate) fn event(log: &TestLog, seq: Seq) -> Event {
+    entry::decode_event(&log.read(seq).unwrap()).unwrap()
+}
