@@ -5,6 +5,7 @@
 //! segments and files are not in the trait: another engine may stand behind it.
 
 mod ack;
+pub mod dedupe;
 pub mod entry;
 pub mod run;
 

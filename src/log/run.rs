@@ -9,7 +9,7 @@
 //! file    = header, block*, footer, trailer
 //! header  = magic "STPRUN\0\0", version u32, record_len u32, zeros, crc u32               4096 bytes
 //! block   = record*, zeros, crc u32 (of the block's number and bytes)                     a multiple of 4096 bytes
-//! footer  = count u64, meta_len u32, meta, first key of each block, filters u32, filter*  see `run/filter.rs`
+//! footer  = count u64, meta_len u32, meta, first key of each block, filters, see `run/filter.rs`
 //! trailer = footer_len u64, version u32, footer_crc u32, crc u32, magic "STPRUNE\0"       28 bytes
 //! ```
 //!
@@ -206,7 +206,7 @@ impl Run {
         let keys = keys.map_err(RunError::read(path))?;
         let firsts: Vec<u128> = keys.as_chunks().0.iter().map(|key| u128::from_be_bytes(*key)).collect();
         drop(keys);
-        let filters = Filters::read(&mut footer, shape, blocks).map_err(RunError::read(path))?;
+        let filters = Filters::read(&mut footer, blocks).map_err(RunError::read(path))?;
         if footer.left != 0 || footer.crc != footer_crc {
             return Err(wrong());
         }

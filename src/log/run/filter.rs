@@ -5,7 +5,8 @@
 //! stretch is then read for every look-up, which is slow and right.
 //!
 //! ```text
-//! filter = length u32 (0: none), seed u64, segment_length u32, segment_count_length u32, length × u16
+//! filters = count u32 (0: none, and nothing follows), blocks of each u32, filter*
+//! filter  = length u32 (0: none), seed u64, segment_length u32, segment_count_length u32, length × u16
 //! ```
 
 use std::{
@@ -17,8 +18,8 @@ use xorf::{BinaryFuse16, Descriptor, Filter};
 
 use super::{Checked, Shape};
 
-/// The most records one filter covers.
-const STRETCH_RECORDS: usize = 512 * 1024;
+/// The most records one filter covers; few in tests, so that small runs have several.
+const STRETCH_RECORDS: usize = if cfg!(test) { 1_000 } else { 512 * 1024 };
 
 /// The filters of a run, one for each stretch of blocks.
 #[derive(Debug)]
@@ -92,6 +93,9 @@ impl Filters {
     pub(super) fn write(filters: Option<&Self>, out: &mut impl Write) -> io::Result<()> {
         let stretches = filters.map_or(&[][..], |filters| &filters.stretches);
         out.write_all(&length(stretches.len())?)?;
+        if let Some(filters) = filters.filter(|filters| !filters.stretches.is_empty()) {
+            out.write_all(&length(filters.blocks_each)?)?;
+        }
         for filter in stretches {
             let Some(filter) = filter else {
                 out.write_all(&length(0)?)?;
@@ -109,14 +113,14 @@ impl Filters {
 
     /// Reads what [`Self::write`] wrote. What could make a look-up leave its bounds is an end of file: the caller
     /// compares the checksum only afterwards.
-    pub(super) fn read(from: &mut Checked<'_>, shape: Shape, blocks: u64) -> io::Result<Option<Self>> {
+    pub(super) fn read(from: &mut Checked<'_>, blocks: u64) -> io::Result<Option<Self>> {
         let wrong = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let blocks_each = blocks_each(shape);
         let count = from.u32()?;
         if count == 0 {
             return Ok(None);
         }
-        if u64::from(count) != blocks.div_ceil(blocks_each as u64) {
+        let blocks_each = from.u32()?;
+        if blocks_each == 0 || u64::from(count) != blocks.div_ceil(u64::from(blocks_each)) {
             return Err(wrong());
         }
         let mut stretches = Vec::with_capacity(count as usize);
@@ -142,7 +146,7 @@ impl Filters {
             let fingerprints = bytes.as_chunks().0.iter().map(|print| u16::from_le_bytes(*print)).collect();
             stretches.push(Some(BinaryFuse16 { descriptor, fingerprints }));
         }
-        Ok(Some(Self { blocks_each, stretches }))
+        Ok(Some(Self { blocks_each: blocks_each as usize, stretches }))
     }
 }
 

@@ -19,7 +19,7 @@ pub fn merge<'a>(
 /// record with the same key, or nothing.
 pub fn merge_by<'a>(
     runs: &[&'a Run],
-    choose: impl FnMut(&mut Vec<Vec<u8>>) -> Option<Vec<u8>> + 'a,
+    choose: impl FnMut(&mut [Vec<u8>]) -> Option<Vec<u8>> + 'a,
 ) -> impl Iterator<Item = Result<Vec<u8>, RunError>> + 'a {
     let lanes = runs.iter().map(|run| Lane { rest: run.range(&[0; KEY_BYTES]), head: None, started: false }).collect();
     Merge { lanes, choose, equal: Vec::new(), failed: false }
@@ -47,7 +47,7 @@ impl Lane<'_> {
     }
 }
 
-impl<F: FnMut(&mut Vec<Vec<u8>>) -> Option<Vec<u8>>> Merge<'_, F> {
+impl<F: FnMut(&mut [Vec<u8>]) -> Option<Vec<u8>>> Merge<'_, F> {
     fn step(&mut self) -> Result<Option<Vec<u8>>, RunError> {
         for lane in self.lanes.iter_mut().filter(|lane| !lane.started) {
             lane.advance()?;
@@ -69,7 +69,7 @@ impl<F: FnMut(&mut Vec<Vec<u8>>) -> Option<Vec<u8>>> Merge<'_, F> {
     }
 }
 
-impl<F: FnMut(&mut Vec<Vec<u8>>) -> Option<Vec<u8>>> Iterator for Merge<'_, F> {
+impl<F: FnMut(&mut [Vec<u8>]) -> Option<Vec<u8>>> Iterator for Merge<'_, F> {
     type Item = Result<Vec<u8>, RunError>;
 
     fn next(&mut self) -> Option<Self::Item> {

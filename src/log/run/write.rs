@@ -21,7 +21,8 @@ impl Run {
     ///
     /// # Errors
     /// [`RunError::Refused`] if a rule is broken, [`RunError::Io`], or the first error of `records`. There is no
-    /// file at `path` then, or still the old one, and the temporary file is removed if it can be.
+    /// file at `path` then, or still the old one, and the temporary file is removed if it can be. Only if the sync of
+    /// the directory or the opening failed the new file may be there: it is whole, and may be written again.
     pub fn write(
         path: &Path,
         record_len: usize,
