@@ -2,18 +2,25 @@
 //!
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
+mod changes;
+mod index;
+mod pattern;
 mod policy;
+mod retry;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-pub use policy::{
-    BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy, Schedule,
-};
+pub use changes::{Changes, Conflict};
+pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, has_dot_segments};
+pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
+pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
-    DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, Target, TlsClient,
-    TlsServer, Upstream,
+    DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
+    TlsClient, TlsServer, Upstream,
 };
 
 /// The live table: read by everyone, swapped by reload.

@@ -1,13 +1,17 @@
-//! Owns the table itself and the look-up of sources by host and path.
+//! Owns the table itself: one configuration as immutable, validated values. Looking sources up is `index`'s, comparing
+//! routes is `changes`'s business.
 
 use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 
-use super::{BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy};
+use super::{
+    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
+    index::{self, Index},
+};
 use crate::{expr::Expr, verify::Verifier};
 
-/// One configuration, validated and compiled.
+/// One configuration, validated and compiled. Made by [`Table::new`].
 pub struct Table {
     /// Counts configurations since the process started; stored with plans. Set by the app when it activates the table.
     pub generation: u64,
@@ -20,6 +24,18 @@ pub struct Table {
     /// By name.
     pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
     /// Limits of the front door.
+    pub limits: Limits,
+    index: Index,
+}
+
+/// What a table is made of; the fields are those of [`Table`].
+#[expect(missing_docs, reason = "documented at the table")]
+pub struct TableParts {
+    pub generation: u64,
+    pub hash: String,
+    pub sources: Vec<Arc<Source>>,
+    pub routes: Vec<Route>,
+    pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
     pub limits: Limits,
 }
 
@@ -217,10 +233,20 @@ pub struct Matched {
 }
 
 impl Table {
-    /// Finds the source for a host (without port, any case) and a path as received: host before no host, exact
-    /// before subtree, longer first.
+    /// Puts the sources in their order and builds the index. Of two sources with the same host and conflicting
+    /// patterns (see [`PathPattern::conflicts`]) only the first is ever found: the configuration refuses such a pair.
     #[must_use]
-    pub fn find(&self, _host: &str, _path: &str) -> Lookup<Matched> {
-        Lookup::NotFound
+    pub fn new(parts: TableParts) -> Self {
+        let TableParts { generation, hash, mut sources, routes, upstreams, limits } = parts;
+        sources.sort_by(|one, other| index::precedence(one, other));
+        let index = Index::new(&sources);
+        Self { generation, hash, sources, routes, upstreams, limits, index }
+    }
+
+    /// Finds the source for a host (without port, any case) and a path as received: host before no host, exact
+    /// before subtree, longer first. The whole order is that of [`PathPattern::precedence`] inside a host.
+    #[must_use]
+    pub fn find(&self, host: &str, path: &str) -> Lookup<Matched> {
+        self.index.find(host, path)
     }
 }

@@ -2,11 +2,24 @@
 //! secrets, no clock of its own.
 //!
 //! Promises constant-time comparisons, that the scheme is pinned by the configuration and never chosen by a header,
-//! and that secrets have no `Debug`, `Display` or `Serialize` and are zeroized.
+//! and that secrets have no `Debug`, `Display` or `Serialize` and are zeroized. A body is hashed as it arrives and
+//! never kept. Deliberately absent: replay protection beyond freshness, which is the dedupe rule's business.
+
+mod mac;
+mod scheme;
+mod secret;
+mod settings;
+mod template;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
+pub use mac::Algorithm;
+pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
+pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use template::TEMPLATE_BYTES_MAX;
 
 use crate::clock::Timestamp;
 
@@ -33,12 +46,31 @@ pub enum Refusal {
     MalformedSignature,
     /// The timestamp header is missing, repeated, or no number.
     MalformedTimestamp,
+    /// A header that the signature covers is missing or repeated.
+    MalformedSignedHeader,
     /// The timestamp lies too far in the past.
     Stale,
     /// The timestamp lies too far in the future.
     Future,
     /// No secret matches.
     BadSignature,
+}
+
+impl Refusal {
+    /// The word used in `stagepost refused`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingSignature => "missing_signature",
+            Self::DuplicatedSignature => "duplicated_signature",
+            Self::MalformedSignature => "malformed_signature",
+            Self::MalformedTimestamp => "malformed_timestamp",
+            Self::MalformedSignedHeader => "malformed_signed_header",
+            Self::Stale => "stale",
+            Self::Future => "future",
+            Self::BadSignature => "bad_signature",
+        }
+    }
 }
 
 /// A request that was verified.
@@ -54,36 +86,63 @@ pub struct Verified {
 
 /// A compiled verifier of one source. Cheap to clone.
 #[derive(Clone)]
-pub struct Verifier;
+pub struct Verifier(Option<Arc<scheme::Recipe>>);
 
-/// A check under way: fed with the body as it arrives.
-pub struct Check;
+/// A check under way: fed with the body as it arrives. Dropping it checks nothing.
+#[must_use = "a request is genuine only if `finish` says so"]
+pub struct Check(Option<scheme::Running>);
 
 impl Verifier {
     /// Checks nothing: scheme `none`.
     #[must_use]
     pub fn none() -> Self {
-        Self
+        Self(None)
+    }
+
+    /// Checks an HMAC over the body and what else the settings say: scheme `hmac`.
+    ///
+    /// # Errors
+    /// The first [`SettingsError`], which names its field and the remedy.
+    pub fn hmac(settings: HmacSettings) -> Result<Self, SettingsError> {
+        Ok(Self(Some(Arc::new(settings.compile()?))))
+    }
+
+    /// The scheme's name: `none` or `hmac`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        self.0.as_ref().map_or("none", |recipe| recipe.scheme)
+    }
+
+    /// The references of the secrets that may have signed, never their values.
+    pub fn secret_references(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.iter().flat_map(|recipe| recipe.keys.iter().map(|key| &key.reference))
     }
 
     /// Checks what can be checked before the body, so that a forger's body is not even read.
     ///
     /// # Errors
-    /// The [`Refusal`].
-    pub fn begin(&self, _head: &Head<'_>, _now: Timestamp) -> Result<Check, Refusal> {
-        Ok(Check)
+    /// The [`Refusal`]: about the signature header first, then the timestamp, then other signed headers.
+    pub fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Check, Refusal> {
+        self.0.as_ref().map(|recipe| recipe.begin(head, now)).transpose().map(Check)
     }
 }
 
 impl Check {
     /// Takes the next piece of the body, as received.
-    pub fn update(&mut self, _piece: &[u8]) {}
+    pub fn update(&mut self, piece: &[u8]) {
+        if let Some(running) = &mut self.0 {
+            running.update(piece);
+        }
+    }
 
     /// The verdict after the last piece.
     ///
     /// # Errors
-    /// The [`Refusal`].
+    /// [`Refusal::BadSignature`] if no secret matches.
     pub fn finish(self) -> Result<Verified, Refusal> {
-        Ok(Verified { scheme: "none", secret: None, skew_ms: None })
+        match self.0 {
+            Some(running) => running.finish(),
+            None => Ok(Verified { scheme: "none", secret: None, skew_ms: None }),
+        }
     }
 }
