@@ -1,19 +1,73 @@
 //! Owns compiled jq expressions and their limits: filters, transforms, keys.
 //!
-//! Promises that a runaway expression costs one delivery its life and nobody else a millisecond: what could run
-//! away is evaluated in a pool of worker processes of the same binary, limited in CPU and memory, killed at the deadline.
+//! Promises that a runaway expression costs one evaluation its life and nobody else a millisecond. Three tiers, chosen
+//! when the text is compiled: *plain paths* (`.a.b[0] // "x"`) are read straight from the bytes; jq whose cost is
+//! provably linear (`safe`) runs on the caller's thread; everything else runs in a pool of worker processes of
+//! the same binary, limited in CPU and memory and killed at the deadline (`pool`, `worker`).
+//!
+//! Deliberately absent: modules (`import`, `include`), `input`, `env`, `$ENV`, `halt` and `now`: an expression sees the
+//! request and nothing else, so that it gives the same answer on every attempt.
 
-use std::{borrow::Cow, sync::Arc};
+mod bind;
+mod child;
+mod decode;
+mod json;
+mod plain;
+mod pool;
+mod program;
+mod safe;
+mod wire;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
+pub use self::{
+    decode::decode_body,
+    pool::{Evaluator, Settings},
+    worker::worker_main,
+};
+use self::{plain::Plain, program::Program};
 use crate::{clock::Timestamp, event::EventId};
 
+/// The longest text that is compiled, in bytes: it bounds the recursion of the parser.
+pub const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// The largest body, as received or decoded, that jq is given on the caller's thread; larger ones go to the pool.
+/// Plain paths take JSON of any size there, as long as it is not encoded and the result is not itself so large an array
+/// or object.
+pub const INLINE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// How many evaluations an expression that ran away stays in the slow lane (see [`Evaluator`]).
+const PENALTY: u32 = 64;
+
 /// A compiled expression. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Expr {
-    text: Arc<str>,
+#[derive(Clone)]
+pub struct Expr(Arc<Compiled>);
+
+struct Compiled {
+    text: Box<str>,
+    tier: Tier,
+    /// Above zero while the expression is suspected of running away; clones share it.
+    penalty: AtomicU32,
+}
+
+enum Tier {
+    Plain(Plain),
+    Inline { program: Box<Program>, body_bytes_max: usize },
+    Pool,
 }
 
 /// Why a text is no expression.
@@ -66,6 +120,74 @@ pub struct Output {
     pub values: Vec<Bytes>,
 }
 
+/// What a transform says should be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SingleBody {
+    /// The transform gave nothing (`empty`): the delivery is settled as ignored.
+    Empty,
+    /// These bytes: the text of a string, the JSON of anything else.
+    Send(Bytes),
+}
+
+impl Expr {
+    /// Compiles a jq expression with the variables of the contract bound.
+    ///
+    /// # Errors
+    /// [`CompileError`] with the place in the text. Texts longer than [`TEXT_BYTES_MAX`] are refused.
+    pub fn compile(text: &str) -> Result<Self, CompileError> {
+        let (program, shape) = program::compile_apart(text)?;
+        let tier = match shape {
+            program::Shape::Plain(plain) => Tier::Plain(plain),
+            program::Shape::Linear { body_bytes_max } => Tier::Inline { program: Box::new(program), body_bytes_max },
+            program::Shape::Unbounded => Tier::Pool,
+        };
+        Ok(Self(Arc::new(Compiled { text: text.into(), tier, penalty: AtomicU32::new(0) })))
+    }
+
+    /// The text it was compiled from.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// Whether it is evaluated on the caller's thread, in time linear in the body (plain paths and what else can't
+    /// run away). Then [`Evaluator::now`] gives an answer unless the body is large (see [`INLINE_BODY_BYTES_MAX`]).
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        !matches!(self.0.tier, Tier::Pool)
+    }
+
+    /// Whether it ran away lately.
+    fn is_suspect(&self) -> bool {
+        self.0.penalty.load(Ordering::Relaxed) > 0
+    }
+
+    /// Remembers how an evaluation in the pool ended.
+    fn note<T>(&self, result: &Result<T, EvalError>) {
+        let penalty = &self.0.penalty;
+        match result {
+            Err(EvalError::TooSlow(_) | EvalError::TooLarge(_)) => penalty.store(PENALTY, Ordering::Relaxed),
+            // Lost updates only shorten or lengthen the penalty a little.
+            _ => penalty.store(penalty.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Expr").field(&self.0.text).finish()
+    }
+}
+
+impl PartialEq for Expr {
+    /// Equal texts mean equal expressions.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.text == other.0.text
+    }
+}
+
+impl Eq for Expr {}
+
 impl Output {
     /// Whether a `when` matches: there is an output and the first is neither false nor null.
     #[must_use]
@@ -76,49 +198,29 @@ impl Output {
     /// The single output as a key: a non-empty string (decoded), a number or a boolean. None for anything else.
     #[must_use]
     pub fn scalar(&self) -> Option<Cow<'_, str>> {
-        None
+        let [value] = &self.values[..] else { return None };
+        match value.first()? {
+            b'"' => Some(json::string(value)?).filter(|text| !text.is_empty()),
+            b'n' | b'[' | b'{' => None,
+            _ => std::str::from_utf8(value).ok().map(Cow::Borrowed),
+        }
     }
-}
 
-/// Evaluates expressions. Cheap to clone; all clones share the pool.
-#[derive(Clone)]
-pub struct Evaluator;
-
-impl Expr {
-    /// Compiles a jq expression with the variables of the contract bound.
+    /// The body that a transform asks for: exactly one output; a string is sent as it is, anything else as JSON.
     ///
     /// # Errors
-    /// [`CompileError`] with the place in the text.
-    pub fn compile(text: &str) -> Result<Self, CompileError> {
-        Ok(Self { text: text.into() })
-    }
-
-    /// The text it was compiled from.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it is evaluated on the caller's thread, in time linear in the body (plain paths and what else can't
-    /// run away), so that [`Evaluator::now`] gives an answer.
-    #[must_use]
-    pub fn is_inline(&self) -> bool {
-        true
-    }
-}
-
-impl Evaluator {
-    /// Evaluates at once if the expression can't run away; None if it needs the pool.
-    #[must_use]
-    pub fn now(&self, _expr: &Expr, _input: &Input<'_>) -> Option<Result<Output, EvalError>> {
-        None
-    }
-
-    /// Evaluates, in the pool if need be.
-    ///
-    /// # Errors
-    /// [`EvalError`].
-    pub async fn eval(&self, expr: &Expr, input: &Input<'_>) -> Result<Output, EvalError> {
-        self.now(expr, input).unwrap_or_else(|| Ok(Output::default()))
+    /// [`EvalError::Failed`] if there is more than one output.
+    pub fn single_body(&self) -> Result<SingleBody, EvalError> {
+        match &self.values[..] {
+            [] => Ok(SingleBody::Empty),
+            [value] if value.first() == Some(&b'"') => match json::string(value) {
+                Some(text) => Ok(SingleBody::Send(Bytes::from(text.into_owned()))),
+                None => Err(EvalError::Failed("the output is a string that can't be read".into())),
+            },
+            [value] => Ok(SingleBody::Send(value.clone())),
+            more => {
+                Err(EvalError::Failed(format!("a transform gives exactly one output, this one gave {}", more.len())))
+            }
+        }
     }
 }
