@@ -50,7 +50,8 @@ impl Routes {
         let for_all: Vec<usize> = for_all.collect();
         let mut by_source: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for source in &table.sources {
-            let routes = (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
+            let routes =
+                (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
             by_source.insert((&*source.name).into(), routes.collect());
         }
         Self { table, by_source, for_all }

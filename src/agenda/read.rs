@@ -103,9 +103,9 @@ pub fn refill(layers: &Layers, upstream: UpstreamId, most: usize, now: Timestamp
         earliest.push((bucket(record.due, now).as_millis(), key.event));
         records.insert(key.event, record);
         if earliest.len() > most {
-            until = earliest.pop();
-            if let Some((_, event)) = until {
-                records.remove(&event);
+            if let Some(latest) = earliest.pop() {
+                records.remove(&latest.1);
+                until = Some(until.map_or(latest, |until: (u64, Seq)| until.min(latest)));
             }
         }
     }

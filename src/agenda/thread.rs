@@ -353,7 +353,7 @@ impl Work {
             return Ok(());
         }
         if let Some(upstream) = self.refills.pop_front() {
-            let (layers, most) = (self.core.state().layers().lower(), self.core.retries_each() / 2);
+            let (layers, most) = (self.core.state().layers().lower(), self.core.refill_most(upstream));
             self.start(Upkeep::Refill { upstream, layers, most, now });
             return Ok(());
         }

@@ -33,7 +33,8 @@ fn status(state: &State, event: Seq, upstream: &str) -> Option<Status> {
     view.deliveries.into_iter().find(|delivery| &*delivery.upstream == upstream).map(|delivery| delivery.status)
 }
 
-type Summary = (Vec<Seq>, Vec<Seq>, BTreeMap<String, (Vec<Seq>, Vec<Seq>, Vec<Seq>, Vec<Seq>, [u64; 32])>, Vec<EventView>);
+type Summary =
+    (Vec<Seq>, Vec<Seq>, BTreeMap<String, (Vec<Seq>, Vec<Seq>, Vec<Seq>, Vec<Seq>, [u64; 32])>, Vec<EventView>);
 
 /// Everything a state says, by name.
 fn summary(state: &State) -> Summary {
