@@ -580,7 +580,7 @@ fn accept(log: &TestLog, source: &str) -> Seq {
 }
 
 #[test]
-fn the_thread_delivers_survives_a_busy_log_and_a_restart_and_obeys_commands() {
+fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let log = TestLog::new();
