@@ -1,3 +1,5 @@
+//! Owns the tests of the agenda: the core driven inline over a log in memory, and the thread once.
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, mpsc},

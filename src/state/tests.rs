@@ -1,3 +1,5 @@
+//! Owns the tests of the state: histories, crashes, damage, carrying.
+
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
@@ -214,7 +216,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn checkpoints_killed_anywhere_and_the_tail_give_the_same_state_as_a_rebuild(
