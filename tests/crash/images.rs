@@ -114,8 +114,7 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
     }
     log.close();
     drop(log);
-    let cuts = std::mem::take(&mut recorder.lock().unwrap().cuts);
-    cuts
+    std::mem::take(&mut recorder.lock().unwrap().cuts)
 }
 
 /// One possible disk after the cut.
