@@ -47,13 +47,14 @@ impl Agenda {
         self.ask(move |core, _| core.state.list(state, upstream.as_deref(), after, limit))
     }
 
-    /// What must be appended again before the entries before `before` may be deleted: at most `limit` events.
+    /// What must be appended again before the entries before `before` may be deleted: at most `limit` events, of those
+    /// from `from` on.
     ///
     /// # Errors
     /// [`AskError`].
-    pub fn plan_expiry(&self, before: Seq, limit: usize) -> Result<Expiry, AskError> {
+    pub fn plan_expiry(&self, from: Seq, before: Seq, limit: usize) -> Result<Expiry, AskError> {
         let (log, keep) = (self.0.deps.log.clone(), self.0.settings.keep);
-        let expiry = self.ask(move |core, now| core.state.plan_expiry(&*log, before, now, keep, limit))?;
+        let expiry = self.ask(move |core, now| core.state.plan_expiry(&*log, from..before, now, keep, limit))?;
         expiry.map_err(|_| AskError::Rebuilding)
     }
 

@@ -114,7 +114,9 @@ impl Work {
             reclaim: self.store.when_full == WhenFull::Reclaim,
         };
         let used = self.log.stats().bytes;
-        match expire_before(&sealed, used, self.clock.now(), &rules) {
+        // A wall clock that was stepped far ahead must not age everything at once.
+        let now = self.clock.now().min(self.clock.steady());
+        match expire_before(&sealed, used, now, &rules) {
             Some(before) => self.let_go(before),
             None => Ok(()),
         }
@@ -123,8 +125,11 @@ impl Work {
     /// Carries what counts before `before`, waits until that is durable and known, and lets the segments go.
     fn let_go(&self, before: Seq) -> Result<(), Kept> {
         let mut carried_bytes = 0;
+        // What the agenda has not heard of yet can't be asked about.
+        self.agenda.applied(before.saturating_sub(1))?;
+        let (mut from, mut carried) = (0, false);
         loop {
-            let expiry = self.agenda.plan_expiry(before, CARRY_AT_ONCE)?;
+            let expiry = self.agenda.plan_expiry(from, before, CARRY_AT_ONCE)?;
             let mut waiting = Vec::new();
             for entry in expiry.upkeep {
                 waiting.push(self.append(Vec::new(), entry));
@@ -136,7 +141,14 @@ impl Work {
                 if carried_bytes > self.store.max_size / 10 {
                     return Err(Kept::TooMuch(carried_bytes));
                 }
-                waiting.push(self.append(parts, entry));
+                let large = !parts.is_empty();
+                let answer = self.append(parts, entry);
+                if large {
+                    // Its parts take turns: what is said about the event must not overtake it.
+                    answer.blocking_recv().unwrap_or(Err(AppendError::Closed))?;
+                } else {
+                    waiting.push(answer);
+                }
                 for then in &order.then {
                     waiting.push(self.append(Vec::new(), then.clone()));
                 }
@@ -145,8 +157,12 @@ impl Work {
                 answer.blocking_recv().unwrap_or(Err(AppendError::Closed))?;
             }
             self.agenda.applied(self.log.end().saturating_sub(1))?;
-            if !expiry.more {
-                break;
+            carried |= !expiry.carry.is_empty();
+            match expiry.carry.last() {
+                Some(last) if expiry.more => from = last.event.saturating_add(1),
+                // Again from the start, until there is nothing left: an operator may have revived something.
+                _ if carried => (from, carried) = (0, false),
+                _ => break,
             }
         }
         self.log.expire(before);

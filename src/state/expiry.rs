@@ -4,7 +4,7 @@
 //! Promises that nothing undelivered, held or waiting for a person is ever forgotten. Who deletes segments and how
 //! much may be carried is the log's business.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use roaring::RoaringTreemap;
 
@@ -52,23 +52,27 @@ pub struct Expiry {
 }
 
 impl State {
-    /// What must be appended again before the entries before `before` are deleted: at most `limit` events.
+    /// What must be appended again before the entries before the end of `range` are deleted: at most `limit` events, of
+    /// those in `range`.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn plan_expiry(
         &self,
         log: &dyn Log,
-        before: Seq,
+        range: Range<Seq>,
         now: Timestamp,
         keep: Keep,
         limit: usize,
     ) -> Result<Expiry, StateError> {
+        let before = range.end;
         let mut live = BTreeSet::new();
         let open = self.upstreams.iter().flat_map(|upstream| [&upstream.waiting, &upstream.pending, &upstream.held]);
         for set in open.chain([&self.unplanned]) {
             let mut taken = 0;
-            for event in set.iter().take_while(|event| *event < before) {
+            let mut events = set.iter();
+            events.advance_to(range.start);
+            for event in events.take_while(|event| *event < before) {
                 if taken > limit {
                     break;
                 }
@@ -78,7 +82,7 @@ impl State {
                 }
             }
         }
-        for record in self.layers.scan(Key::new(0, 0)) {
+        for record in self.layers.scan(Key::new(range.start, 0)) {
             let (key, record) = record?;
             if key.event >= before {
                 break;

@@ -308,7 +308,7 @@ fn what_is_undelivered_or_dead_is_carried_and_known_after_its_segment_is_gone() 
     log.at(s(500));
     let mut state = rebuilt(&log);
     let before = log.end();
-    let expiry = state.plan_expiry(&*log, before, s(500), keep, 100).unwrap();
+    let expiry = state.plan_expiry(&*log, 0..before, s(500), keep, 100).unwrap();
     let carried: Vec<Seq> = expiry.carry.iter().map(|order| order.event).collect();
     assert_eq!(carried, [waiting, retried, dead, held, unplanned]);
     for order in expiry.carry {
@@ -319,7 +319,7 @@ fn what_is_undelivered_or_dead_is_carried_and_known_after_its_segment_is_gone() 
     }
     log.put_all(expiry.upkeep);
     replay(&mut state, &*log, &mut |_| {}).unwrap();
-    assert!(state.plan_expiry(&*log, before, s(500), keep, 100).unwrap().carry.is_empty(), "all of it was carried");
+    assert!(state.plan_expiry(&*log, 0..before, s(500), keep, 100).unwrap().carry.is_empty(), "all of it was carried");
     log.expire(before);
     state.expire(before).unwrap();
 
