@@ -159,7 +159,7 @@ impl Agenda {
     pub fn start(settings: Settings, deps: Deps) -> Result<Self, StoreError> {
         let bell = Bell::default();
         let feed = Arc::new(Feed::new(settings.feed_bytes, bell.clone(), deps.metrics.clone()));
-        let (store, state) = Store::open(&settings.dir, deps.log.log_id(), deps.log.end())?;
+        let (store, state) = Store::open(&settings.dir, deps.log.log_id(), written_end(&*deps.log))?;
         deps.log.follow(feed.clone());
         let dir = settings.dir.clone();
         let shared = Arc::new(Shared {
@@ -249,6 +249,15 @@ impl Agenda {
         if let Some(handle) = handle {
             let _panicked = handle.join();
         }
+    }
+}
+
+/// The sequence number after the last entry that stands in the log. [`Log::end`] jumps at every start, and so far
+/// ahead that state from a newer copy of the log would not be noticed. What can't be read proves nothing.
+fn written_end(log: &dyn Log) -> Seq {
+    match log.scan_back(log.end()) {
+        Ok(entries) => entries.last().map_or(0, |entry| entry.pos.seq.saturating_add(1)),
+        Err(_) => log.end(),
     }
 }
 

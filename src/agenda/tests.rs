@@ -575,7 +575,7 @@ impl Dispatch for Deliver {
     }
 }
 
-fn accept(log: &TestLog, source: &str) -> Seq {
+fn accept(log: &dyn Log, source: &str) -> Seq {
     let (done, answer) = crate::log::Done::channel();
     log.append(crate::log::Append {
         parts: Vec::new(),
@@ -610,12 +610,12 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
     let settings = || Settings::standard(home.path().join("state"), keep);
     let agenda = Agenda::start(settings(), deps(&log)).unwrap();
-    let first = accept(&log, "t");
+    let first = accept(&*log, "t");
     assert_eq!(delivered.recv().unwrap(), first);
     let hold = |action| entry::Command { actor: "uid 0 (root)".into(), action };
     let held = hold(Action::HoldUpstream { upstream: "a".into(), until_ms: None, reason: None });
     agenda.command(&held).unwrap().wait().unwrap();
-    let second = accept(&log, "t");
+    let second = accept(&*log, "t");
     // The next entry is its plan.
     agenda.applied(second + 1).unwrap();
     assert_eq!(agenda.view(&[second]).unwrap()[0].deliveries.len(), 1);
@@ -632,4 +632,16 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     assert_eq!(delivered.recv().unwrap(), first);
     agenda.stop();
     assert!(home.path().join("state/MANIFEST").exists());
+}
+
+#[test]
+fn a_state_that_knows_more_than_the_log_is_noticed_although_numbers_jump_at_a_start() {
+    let scratch = crate::log::sled::tests::Scratch::default();
+    let log = scratch.open();
+    let event = accept(&*log, "t");
+    log.close();
+    drop(log);
+    let log = scratch.open();
+    assert!(log.end() > event + 1000);
+    assert_eq!(written_end(&*log), event + 1);
 }

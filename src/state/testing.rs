@@ -163,8 +163,8 @@ impl Log for TestLog {
         Ok(within.cloned().collect())
     }
 
-    fn scan_back(&self, _before: Seq) -> Result<Vec<Entry>, ReadError> {
-        Ok(Vec::new())
+    fn scan_back(&self, before: Seq) -> Result<Vec<Entry>, ReadError> {
+        Ok(self.all().into_iter().filter(|entry| entry.pos.seq < before).collect())
     }
 
     fn end(&self) -> Seq {
