@@ -106,6 +106,11 @@ impl Committer {
                     self.large.extend(large.into_iter().map(|append| Large { append, committed: Vec::new() }));
                 }
             }
+            if self.shared.poisoned.load(Ordering::SeqCst) {
+                // What was queued while the write failed: never sync again and call it success.
+                self.poison_waiting();
+                continue;
+            }
             self.forget();
             if !(self.left.is_empty() && self.large.is_empty()) {
                 self.turn();
@@ -299,15 +304,14 @@ impl Committer {
             return;
         }
         let Some(next) = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            self.shared.roll_asked.store(asked, Ordering::SeqCst);
-            self.shared.hand_over(Work::Prepare);
+            self.shared.roll_asked.fetch_or(asked, Ordering::SeqCst);
+            self.shared.ask_for_next();
             return;
         };
-        let finished = self.open.clone();
         self.enter(next, self.next_seq);
         self.freeze_table();
-        self.shared.hand_over(Work::Seal(finished));
-        self.shared.hand_over(Work::Prepare);
+        self.shared.ask_for_next();
+        self.shared.hand_over(Work::Seal);
     }
 
     fn forget(&mut self) {

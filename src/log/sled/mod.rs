@@ -131,6 +131,8 @@ struct Shared {
     end: AtomicU64,
     full: AtomicBool,
     roll_asked: AtomicBool,
+    /// The sealer was asked for the next segment and has not looked at it yet.
+    prepare_asked: AtomicBool,
     poisoned: AtomicBool,
     /// Beats of the committer, for the watchdog.
     beats: AtomicU64,
@@ -184,6 +186,14 @@ impl Shared {
     fn hand_over(&self, work: sealer::Work) {
         if self.work.try_send(work).is_err() {
             tracing::warn!("the sealer is far behind; its work waits for the next start");
+        }
+    }
+
+    /// Asks for the next segment, once: the committer may find none turn after turn while the sealer is busy, and
+    /// must not fill its queue with that.
+    fn ask_for_next(&self) {
+        if !self.prepare_asked.swap(true, Ordering::SeqCst) {
+            self.hand_over(sealer::Work::Prepare);
         }
     }
 
@@ -339,13 +349,15 @@ impl Log for SledLog {
     }
 
     fn stats(&self) -> LogStats {
-        let segments = self.segments();
+        let segments = self.shared.segments.load();
+        let open = segments.open.iter().map(|open| open.first_time.load(Ordering::Relaxed));
+        let times = open.map(Timestamp::from_millis).chain(segments.sealed.iter().map(|sealed| sealed.first_time()));
         LogStats {
             bytes: self.shared.bytes.load(Ordering::Relaxed),
             limit: self.shared.settings.max_size,
-            segments: segments.len() as u64,
-            oldest_at: segments.first().map(|segment| segment.first_time).filter(|time| *time > Timestamp::ZERO),
-            first_seq: segments.first().map_or(0, |segment| segment.first_seq),
+            segments: (segments.sealed.len() + segments.open.len()) as u64,
+            oldest_at: times.filter(|time| *time > Timestamp::ZERO).min(),
+            first_seq: segments.first_seq().unwrap_or(0),
             next_seq: self.end(),
         }
     }

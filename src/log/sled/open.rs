@@ -85,6 +85,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
                     segments.sealed.push(Arc::new(sealed));
                     continue;
                 }
+                Err(source) if !is_damage(&source) => return Err(io(&path)(source)),
                 Err(_) if found.directory => {
                     recovered.interrupted_seals += 1;
                     fs::remove_file(&path).map_err(io(&path))?;
@@ -107,7 +108,6 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         Some(active) => active,
         None => create(&settings, segments.last_number() + 1)?,
     };
-    let finished = segments.open.clone();
     let open = Arc::new(OpenSegment { active: prepared, first_seq: next_seq, first_time: 0.into() });
     segments.open.push(open.clone());
 
@@ -124,6 +124,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         full: AtomicBool::new(false),
         poisoned: AtomicBool::new(false),
         roll_asked: AtomicBool::new(false),
+        prepare_asked: AtomicBool::new(false),
         beats: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         follower: OnceLock::new(),
@@ -138,13 +139,16 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         _lock: lock,
     });
     let _no_room = Reserve::of(&directory).fill();
-    for finished in finished {
-        let _full = shared.work.try_send(Work::Seal(finished));
-    }
     let _full = shared.work.try_send(Work::Prepare);
+    let _full = shared.work.try_send(Work::Seal);
     let table = read_dedupe_back(&shared, covered)?;
     let committer = Committer::new(shared.clone(), table, open, next_seq, last_time);
     start(shared, committer, work, recovered).map_err(io(&directory))
+}
+
+/// Whether a sealed segment can't be opened because of what is in it, and not for a passing reason.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
 }
 
 fn start(

@@ -25,8 +25,18 @@ pub(super) struct Cache(Mutex<VecDeque<Block>>);
 
 impl Cache {
     fn find(&self, seq: Seq) -> Option<Block> {
+        self.find_by(|block| holds(block, seq))
+    }
+
+    /// Sealing merges frames into larger blocks: a frame that was read before it is no substitute for its block.
+    fn find_block(&self, block: &crate::log::segment::Block) -> Option<Block> {
+        let same = |entries: &[Entry]| entries.first().is_some_and(|first| first.pos.seq == block.first_seq);
+        self.find_by(|entries| entries.len() == block.entries as usize && same(entries))
+    }
+
+    fn find_by(&self, wanted: impl Fn(&[Entry]) -> bool) -> Option<Block> {
         let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = blocks.iter().position(|block| holds(block, seq))?;
+        let index = blocks.iter().position(|block| wanted(block))?;
         let block = blocks.remove(index)?;
         blocks.push_back(block.clone());
         Some(block)
@@ -54,26 +64,44 @@ enum Place {
 impl Segments {
     /// The first segment that may hold `seq` or something after it. For an open segment, its end too.
     fn at(&self, seq: Seq) -> Option<Place> {
-        if let Some(sealed) = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq)) {
-            return Some(Place::Sealed(sealed.clone()));
-        }
+        let sealed = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq));
         let after = self.open.partition_point(|open| open.first_seq <= seq);
-        let index = after.saturating_sub(1);
-        let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
-        self.open.get(index).map(|open| Place::Open(open.clone(), limit))
+        // A segment that could not be sealed yet may be older than sealed ones.
+        for open in self.open.iter().skip(after.saturating_sub(1)) {
+            if sealed.is_some_and(|sealed| sealed.number < open.active.number) {
+                break;
+            }
+            let limit = self.limit_of(open.active.number);
+            if seq < limit {
+                return Some(Place::Open(open.clone(), limit));
+            }
+        }
+        sealed.map(|sealed| Place::Sealed(sealed.clone()))
     }
 
     fn before(&self, seq: Seq) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
-        for (index, open) in self.open.iter().enumerate().rev() {
-            if open.first_seq < seq {
-                let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
-                places.push(Place::Open(open.clone(), limit.min(seq)));
-            }
-        }
-        let sealed = self.sealed.iter().rev().filter(|sealed| sealed.first_seq() < seq);
-        places.extend(sealed.map(|sealed| Place::Sealed(sealed.clone())));
-        places
+        let open = self.open.iter().filter(|open| open.first_seq < seq).map(|open| {
+            let limit = self.limit_of(open.active.number).min(seq);
+            (open.active.number, Place::Open(open.clone(), limit))
+        });
+        let sealed = self.sealed.iter().filter(|sealed| sealed.first_seq() < seq);
+        let sealed = sealed.map(|sealed| (sealed.number, Place::Sealed(sealed.clone())));
+        let mut places: Vec<(u64, Place)> = open.chain(sealed).collect();
+        places.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        places.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// The first sequence number that no longer belongs to an open segment.
+    pub(super) fn limit_of(&self, number: u64) -> Seq {
+        let open = self.open.iter().find(|other| other.active.number > number).map(|next| next.first_seq);
+        let sealed = self.sealed.iter().find(|other| other.number > number).map(|next| next.first_seq());
+        open.into_iter().chain(sealed).min().unwrap_or(Seq::MAX)
+    }
+
+    /// The first sequence number that is stored.
+    pub(super) fn first_seq(&self) -> Option<Seq> {
+        let sealed = self.sealed.first().map(|sealed| sealed.first_seq());
+        sealed.into_iter().chain(self.open.first().map(|open| open.first_seq)).min()
     }
 }
 
@@ -162,7 +190,7 @@ impl Shared {
     }
 
     fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {
-        if let Some(cached) = self.cache.find(block.first_seq) {
+        if let Some(cached) = self.cache.find_block(block) {
             return Ok(cached);
         }
         let entries = Arc::new(sealed.read(block, self.partition)?);

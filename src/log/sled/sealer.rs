@@ -34,8 +34,8 @@ const NICE: i32 = 5;
 pub(super) enum Work {
     /// Make the next segment ahead of need.
     Prepare,
-    /// Seal a finished segment.
-    Seal(Arc<OpenSegment>),
+    /// Seal the finished segments.
+    Seal,
     /// Reopen a segment that met a full disk, then seal it.
     Repair(Arc<OpenSegment>),
     /// Write older dedupe keys.
@@ -63,7 +63,7 @@ impl Sealer {
             match self.work.recv_timeout(TICK) {
                 Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(work) => self.do_work(work),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.seal_finished(),
             }
             if let Some(frozen) = self.unpublished.take() {
                 self.publish(frozen);
@@ -74,8 +74,11 @@ impl Sealer {
 
     fn do_work(&self, work: Work) {
         match work {
-            Work::Prepare => self.prepare(),
-            Work::Seal(open) => self.seal(&open),
+            Work::Prepare => {
+                self.shared.prepare_asked.store(false, Ordering::SeqCst);
+                self.prepare();
+            }
+            Work::Seal => self.seal_finished(),
             Work::Repair(open) => self.repair(open),
             Work::Publish(frozen) => self.publish(frozen),
             Work::Expire(before) => self.expire(before),
@@ -102,8 +105,22 @@ impl Sealer {
         }
     }
 
-    fn seal(&self, open: &Arc<OpenSegment>) {
-        let limit = self.limit_of(open);
+    /// Seals all finished segments, oldest first. What can't be sealed now is tried again every second; newer ones
+    /// wait for it, so that sealed segments are always older than open ones.
+    fn seal_finished(&self) {
+        loop {
+            let segments = self.shared.segments.load_full();
+            let Some((_, finished)) = segments.open.split_last() else { return };
+            let Some(open) = finished.first().cloned() else { return };
+            drop(segments);
+            if !self.seal(&open) {
+                return;
+            }
+        }
+    }
+
+    fn seal(&self, open: &Arc<OpenSegment>) -> bool {
+        let limit = self.shared.segments.load().limit_of(open.active.number);
         let path = self.shared.log_directory().join(format!("{:08}.seg", open.active.number));
         let result = seal_segment(&open.active, &path, limit, self.shared.partition);
         match result {
@@ -113,9 +130,11 @@ impl Sealer {
                 }
                 self.replace(open, sealed);
                 self.shared.metrics.seals.inc();
+                true
             }
             Err(error) => {
-                tracing::error!(%error, segment = open.active.number, "sealing did not work; it is tried again at the next start");
+                tracing::error!(%error, segment = open.active.number, "sealing did not work; it is tried again");
+                false
             }
         }
     }
@@ -147,17 +166,11 @@ impl Sealer {
                     let place = segments.open.partition_point(|other| other.active.number < number);
                     segments.open.insert(place, open.clone());
                 });
-                self.seal(&open);
+                drop(open);
+                self.seal_finished();
             }
             Err(error) => self.shared.poison(&error),
         }
-    }
-
-    /// The first sequence number that no longer belongs to an open segment.
-    fn limit_of(&self, open: &Arc<OpenSegment>) -> Seq {
-        let segments = self.shared.segments.load();
-        let next = segments.open.iter().find(|other| other.active.number > open.active.number);
-        next.map_or(Seq::MAX, |next| next.first_seq)
     }
 
     fn publish(&self, frozen: Frozen) {
@@ -180,13 +193,22 @@ impl Sealer {
 
     fn expire(&self, before: Seq) {
         let segments = self.shared.segments.load_full();
-        for sealed in segments.sealed.iter().take_while(|sealed| sealed.end() <= before) {
+        // No holes: what is older and not sealed yet keeps all that is newer. And something must stay to tell the
+        // next start which numbers were used.
+        let oldest_open = segments.open.first().map_or(0, |open| open.active.number);
+        let used_in_open = segments.open.iter().any(|open| !open.active.is_empty());
+        let stays = segments.sealed.last().filter(|_| !used_in_open).map(|sealed| sealed.number);
+        let goes =
+            |sealed: &Sealed| sealed.end() <= before && sealed.number < oldest_open && Some(sealed.number) != stays;
+        for sealed in segments.sealed.iter().take_while(|sealed| goes(sealed)) {
             self.shared.change_segments(|segments| {
                 segments.sealed.retain(|other| other.number != sealed.number);
             });
             if let Err(error) = fs::remove_file(sealed.path()) {
                 tracing::warn!(%error, file = %sealed.path().display(), "an expired segment can't be deleted");
             }
+            // One after the other on disk too, so that a power cut leaves no hole.
+            let _failed = disk::sync_directory_of(sealed.path());
         }
     }
 

@@ -299,3 +299,114 @@ fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+#[test]
+fn what_was_queued_while_a_sync_failed_is_not_acknowledged_by_the_next_sync() {
+    let mut scratch = Scratch::default();
+    let (armed, at_barrier, go_on) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (fail, reached, released) = (armed.clone(), at_barrier.clone(), go_on.clone());
+    scratch.settings.barrier = Arc::new(move |file| {
+        if std::thread::current().name() == Some("committer") && fail.swap(false, Ordering::SeqCst) {
+            reached.store(true, Ordering::SeqCst);
+            while !released.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        file.sync_data()
+    });
+    let log = scratch.open();
+    armed.store(true, Ordering::SeqCst);
+    let (first, second) = (queue(&*log, "first"), {
+        while !at_barrier.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        queue(&*log, "second")
+    });
+    go_on.store(true, Ordering::SeqCst);
+    assert_eq!(first.blocking_recv().unwrap(), Err(AppendError::Poisoned));
+    assert_eq!(second.blocking_recv().unwrap(), Err(AppendError::Poisoned));
+}
+
+#[test]
+fn a_segment_that_can_not_be_sealed_yet_is_read_and_hides_nothing_and_is_sealed_later() {
+    let mut scratch = Scratch::default();
+    scratch.settings.segment_bytes = 20_000;
+    let log = scratch.open();
+    let number = log.segments().last().unwrap().number;
+    // Nothing can be written where the first segment's file would be.
+    let obstacle = scratch.directory.path().join("log").join(format!("{number:08}.seg.tmp"));
+    fs::create_dir(&obstacle).unwrap();
+    let mut ids = Vec::new();
+    for number in 0..2_000_u32 {
+        ids.push(id(append(&*log, text(number), &[], None)));
+    }
+    assert!(log.segments().len() > 3);
+    assert_eq!(payloads(&*log).len(), 2_000);
+    assert_eq!(log.read(ids[0].pos.seq).unwrap().payload, text(0));
+    assert_eq!(log.stats().first_seq, ids[0].pos.seq);
+    fs::remove_dir(&obstacle).unwrap();
+    wait_until_sealed(&log, 3);
+    assert_eq!(log.read(ids[0].pos.seq).unwrap().payload, text(0));
+    assert_eq!(payloads(&*log).len(), 2_000);
+}
+
+#[test]
+fn the_last_trace_of_used_numbers_never_expires() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let before = id(append(&*log, "only", &[], None)).pos.seq;
+    log.roll();
+    wait_until_sealed(&log, 1);
+    log.expire(u64::MAX);
+    log.close();
+    drop(log);
+    assert!(id(append(&*scratch.open(), "next", &[], None)).pos.seq > before);
+}
+
+fn queue(log: &dyn Log, payload: &'static str) -> tokio::sync::oneshot::Receiver<crate::log::Acked> {
+    let (done, answer) = crate::log::Done::channel();
+    let payload = bytes::Bytes::from_static(payload.as_bytes());
+    log.append(crate::log::Append {
+        parts: Vec::new(),
+        entry: crate::log::NewEntry { kind: crate::log::Kind::Accepted, payload },
+        dedupe: None,
+        class: crate::log::Class::Event,
+        time: Timestamp::from_millis(1_700_000_000_000),
+        done,
+    });
+    answer
+}
+
+#[test]
+fn a_committer_that_waits_for_its_next_segment_leaves_room_in_the_queue_of_the_sealer() {
+    let mut scratch = Scratch::default();
+    scratch.settings.segment_bytes = 1;
+    let go_on = Arc::new(AtomicBool::new(false));
+    let released = go_on.clone();
+    scratch.settings.barrier = Arc::new(move |file| {
+        while std::thread::current().name() == Some("sealer") && !released.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        file.sync_data()
+    });
+    let log = scratch.open();
+    for number in 0..200 {
+        id(append(&*log, text(number), &[], None));
+    }
+    let room = log.shared.work.try_send(super::sealer::Work::Expire(0)).is_ok();
+    go_on.store(true, Ordering::SeqCst);
+    assert!(room);
+}
+
+#[test]
+fn a_frame_that_was_read_before_its_segment_was_sealed_hides_nothing_of_its_block() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let ids: Vec<_> = (0..20).map(|number| id(append(&*log, text(number), &[], None)).pos.seq).collect();
+    log.read(ids[0]).unwrap();
+    log.roll();
+    wait_until_sealed(&log, 1);
+    assert_eq!(log.read(ids[10]).map(|entry| entry.payload.to_vec()).ok(), Some(text(10)));
+}
