@@ -55,7 +55,11 @@ impl Noted {
 
 /// Resends that are counted and perhaps not yet written.
 #[derive(Default)]
-pub(super) struct Resends(HashMap<Seq, Counted>);
+pub(super) struct Resends {
+    counts: HashMap<Seq, Counted>,
+    /// Nothing is to be written or forgotten before: a storm of resends must not be walked over at every step.
+    look_at: Timestamp,
+}
 
 #[derive(Default)]
 struct Counted {
@@ -68,8 +72,7 @@ struct Counted {
 impl Resends {
     /// When the next entry is to be written.
     pub(super) fn next(&self, now: Timestamp) -> Option<Timestamp> {
-        let waiting = self.0.values().filter(|counted| counted.count > 0).map(|counted| counted.write_after);
-        waiting.filter(|at| *at > now).min()
+        Some(self.look_at).filter(|at| *at > now && !self.counts.is_empty())
     }
 }
 
@@ -77,12 +80,13 @@ impl Core {
     /// An event was sent again, so many times since the last call.
     pub fn resent(&mut self, first: Seq, count: u64, body_differs: u64, now: Timestamp) {
         let dead = self.state.upstreams().iter().any(|upstream| upstream.dead.contains(first));
-        if self.resends.0.len() >= EVENTS_MAX && !self.resends.0.contains_key(&first) {
+        if self.resends.counts.len() >= EVENTS_MAX && !self.resends.counts.contains_key(&first) {
             return;
         }
-        let counted = self.resends.0.entry(first).or_default();
+        let counted = self.resends.counts.entry(first).or_default();
         counted.count += count;
         counted.body_differs += body_differs;
+        self.resends.look_at = self.resends.look_at.min(counted.write_after);
         if dead && now >= counted.revive_after {
             counted.revive_after = now.after(REVIVE_EVERY);
             let stored_at = self.state.stored_at(first).unwrap_or(first);
@@ -92,9 +96,14 @@ impl Core {
 
     /// Writes the counts whose minute has passed and forgets events that were not resent for a minute.
     pub(super) fn write_resends(&mut self, now: Timestamp) {
+        if now < self.resends.look_at {
+            return;
+        }
         let mut write = Vec::new();
-        self.resends.0.retain(|first, counted| {
+        let mut look_at = now.after(EVERY);
+        self.resends.counts.retain(|first, counted| {
             if now < counted.write_after {
+                look_at = look_at.min(counted.write_after);
                 return true;
             }
             if counted.count == 0 {
@@ -105,6 +114,7 @@ impl Core {
                 Counted { write_after: now.after(EVERY), revive_after: counted.revive_after, ..Counted::default() };
             true
         });
+        self.resends.look_at = look_at;
         for duplicate in write {
             self.append(NewEntry { kind: Kind::Duplicate, payload: entry::encode_duplicate(&duplicate) });
         }
