@@ -185,9 +185,13 @@ impl Active {
     /// # Errors
     /// [`SegmentError`].
     pub fn frame_from(&self, seq: Seq) -> Result<Option<Vec<u8>>, SegmentError> {
+        Ok(self.keyed_frame_from(seq)?.map(|(_, bytes)| bytes))
+    }
+
+    fn keyed_frame_from(&self, seq: Seq) -> Result<Option<(Seq, Vec<u8>)>, SegmentError> {
         let found = self.db.range(key(seq, 0)..).next().transpose().map_err(|error| self.error(error))?;
         match found.and_then(|(found, _)| split_key(&found)) {
-            Some((first_seq, _)) => self.frame(first_seq),
+            Some((first_seq, _)) => Ok(self.frame(first_seq)?.map(|bytes| (first_seq, bytes))),
             None => Ok(None),
         }
     }
@@ -200,13 +204,14 @@ impl Active {
         Ok((!bytes.is_empty()).then_some(bytes))
     }
 
-    /// All frames in order, unchecked.
-    pub fn frames(&self) -> impl Iterator<Item = Result<Vec<u8>, SegmentError>> + '_ {
+    /// All frames in order with the sequence numbers they stand under, unchecked.
+    pub fn frames(&self) -> impl Iterator<Item = Result<(Seq, Vec<u8>), SegmentError>> + '_ {
         let mut from = Some(0);
-        std::iter::from_fn(move || match self.frame_from(from?) {
-            Ok(Some(bytes)) => {
-                from = first_seq_of(&bytes).and_then(|seq| seq.checked_add(1));
-                Some(Ok(bytes))
+        std::iter::from_fn(move || match self.keyed_frame_from(from?) {
+            Ok(Some((first_seq, bytes))) => {
+                // By its key: what a damaged frame says of itself may lead anywhere.
+                from = first_seq.checked_add(1);
+                Some(Ok((first_seq, bytes)))
             }
             Ok(None) => None,
             Err(error) => {

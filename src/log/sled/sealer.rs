@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Active, OpenSegment, SegmentError, Shared, active::first_seq_of};
+use super::{Active, OpenSegment, SegmentError, Shared};
 use crate::{
     event::Seq,
     log::{
@@ -158,6 +158,10 @@ impl Sealer {
         let number = broken.active.number;
         let (first_seq, first_time) = (broken.first_seq, broken.first_time.load(Ordering::Relaxed));
         self.shared.change_segments(|segments| segments.open.retain(|other| !Arc::ptr_eq(other, &broken)));
+        // sled locks its file: whoever still reads from the old handle must be done first.
+        while Arc::strong_count(&broken) > 1 {
+            std::thread::yield_now();
+        }
         drop(broken);
         match Active::open(&self.shared.log_directory(), number) {
             Ok(active) => {
@@ -253,10 +257,10 @@ pub(super) fn seal_segment(
     let mut frames = active
         .frames()
         .take_while(|frame| match frame {
-            Ok(bytes) => first_seq_of(bytes).is_none_or(|seq| seq < limit),
+            Ok((first_seq, _)) => *first_seq < limit,
             Err(_) => true,
         })
-        .map(|frame| frame.map_err(std::io::Error::other))
+        .map(|frame| frame.map(|(_, bytes)| bytes).map_err(std::io::Error::other))
         .peekable();
     if frames.peek().is_none() {
         return Ok((None, Vec::new()));

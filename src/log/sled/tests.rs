@@ -410,3 +410,25 @@ fn a_frame_that_was_read_before_its_segment_was_sealed_hides_nothing_of_its_bloc
     wait_until_sealed(&log, 1);
     assert_eq!(log.read(ids[10]).map(|entry| entry.payload.to_vec()).ok(), Some(text(10)));
 }
+
+#[test]
+fn sealing_goes_on_behind_a_frame_whose_first_part_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let active = super::Active::open(directory.path(), 1).unwrap();
+    let mut compressor = crate::log::frame::Compressor::new(crate::log::frame::Codec::Plain, 1);
+    let mut frame = |first_seq| {
+        let mut builder = crate::log::frame::Builder::new(first_seq, Timestamp::from_millis(1));
+        builder.push(crate::log::Kind::Accepted, Timestamp::from_millis(1), &[], &[0xFF; 20_000]);
+        let mut out = Vec::new();
+        builder.finish(&mut compressor, &mut out);
+        out
+    };
+    active.insert(10, &frame(10)).unwrap();
+    // Under the number 11 stands what is left of a frame: it claims to begin far behind.
+    active.insert(11, &frame(11)[8_000..]).unwrap();
+    active.insert(12, &frame(12)).unwrap();
+    let path = directory.path().join("00000001.seg");
+    let (sealed, _) = super::sealer::seal_segment(&active, &path, u64::MAX, 0).unwrap();
+    let firsts: Vec<u64> = sealed.unwrap().blocks().iter().map(|block| block.first_seq).collect();
+    assert_eq!(firsts, [10, 12]);
+}
