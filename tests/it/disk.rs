@@ -111,7 +111,7 @@ fn a_relay_that_is_restarted_on_a_full_disk_serves_and_recovers_by_itself() {
             _ => relay.kill(),
         }
         relay.run();
-        assert!(is_full(&relay), "after a restart {how}");
+        wait_until(&format!("it is full after a restart {how}"), || is_full(&relay));
         assert_eq!(relay.cli(&["show", &kept, "--body"]).done().out, "kept");
     }
     fs::remove_file(filler).unwrap();

@@ -1,6 +1,6 @@
 //! jq from the configuration over bodies from strangers: what runs away costs its own delivery and nothing else.
 
-use crate::harness::{Relay, Upstream};
+use crate::harness::{Relay, Upstream, wait_until};
 
 /// Three routes by type; each transform is bad in its own way. `fine` has none.
 fn config(upstream: &Upstream) -> String {
@@ -37,7 +37,7 @@ fn runaway_and_failing_transforms_are_dead_and_others_are_delivered_meanwhile() 
     }
     relay.wait_for_state(&send("empties"), "ignored");
     assert_eq!(upstream.received().len(), fine.len());
-    assert!(relay.metric("stagepost_expressions_killed_total") >= 2.0);
+    wait_until("the metric counts those that ran away", || relay.metric("stagepost_expressions_killed_total") > 1.5);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_filter_that_fails_is_a_dead_delivery_with_its_reason() {
     let upstream = Upstream::start();
     let relay = Relay::start(&format!(
         "[source.app]\npath = \"/in\"\n[upstream.app]\nurl = \"{}\"\n\
-         [[route]]\nname = \"r\"\nto = [\"app\"]\nwhen = '.a.b.c | ltrimstr(1) | tonumber > 1'\n",
+         [[route]]\nname = \"r\"\nto = [\"app\"]\nwhen = '.a.b.c | tonumber > 1'\n",
         upstream.url()
     ));
     let shown = relay.wait_for_state(&relay.accept("/in", r#"{"a":{"b":{"c":"no number"}}}"#), "dead");

@@ -182,8 +182,9 @@ impl Relay {
         self.spawn();
         wait_until("the relay serves", || {
             let diagnostics = self.diagnostics();
-            assert!(self.is_running() || diagnostics.contains("serving "), "it ended:\n{diagnostics}");
-            diagnostics.contains("serving ")
+            let serves = diagnostics.lines().any(|line| line.contains("serving") && line.contains("bound"));
+            assert!(serves || self.is_running(), "it ended:\n{diagnostics}");
+            serves
         });
     }
 
@@ -249,7 +250,8 @@ impl Relay {
     /// The TCP addresses it listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let diagnostics = self.diagnostics();
-        let bound = diagnostics.split("bound=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("");
+        let after = ["bound=\"", "\"bound\":\""].iter().find_map(|name| diagnostics.split_once(name)).map(|(_, after)| after);
+        let bound = after.and_then(|after| after.split('"').next()).unwrap_or("");
         bound.split(", ").filter(|text| !text.is_empty()).map(|text| text.parse().unwrap()).collect()
     }
 
