@@ -159,7 +159,7 @@ impl Relay {
         } else {
             format!("[store]\npath = \"{}\"\n{config}", self.data.display())
         };
-        self.write("stagepost.toml", &format!("{listen}{store}"));
+        self.write("stagepost.toml", format!("{listen}{store}"));
     }
 
     /// Writes a file into the relay's directory.
