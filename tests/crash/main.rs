@@ -3,6 +3,7 @@
 //! Short forms run with every `cargo test`; `STAGEPOST_CRASH_IMAGES` and `STAGEPOST_CRASH_KILLS` set the counts.
 
 mod images;
+mod kill;
 
 /// How often a crash test repeats: from the environment, or the short form.
 fn count(variable: &str, short: usize) -> usize {
