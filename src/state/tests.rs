@@ -1,3 +1,5 @@
+//! Owns the tests of the state: histories, crashes, damage, carrying.
+
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
@@ -181,7 +183,10 @@ fn history(log: &TestLog, actions: &[(u8, u8, u8)]) {
         let upstream = UPSTREAMS[usize::from(*upstream) % 3];
         let targets = vec![target(event, upstream)];
         match action % 12 {
-            0 | 1 => events.push(log.accept("s")),
+            0 | 1 => {
+                events.push(log.accept("s"));
+                0
+            }
             2 | 3 => log.plan(event, &UPSTREAMS[..1 + usize::from(*which) % 3]),
             4 => log.attempt(event, upstream, 1, Change::Delivered),
             5 => log.attempt(event, upstream, 2, Change::Retry(s(step as u64 + 99))),
@@ -211,7 +216,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn checkpoints_killed_anywhere_and_the_tail_give_the_same_state_as_a_rebuild(
