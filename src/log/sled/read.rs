@@ -162,7 +162,9 @@ impl Shared {
     }
 
     fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {
-        if let Some(cached) = self.cache.find(block.first_seq) {
+        // A frame that was read before the segment was sealed may be only a part of the block it was merged into.
+        let whole = |cached: &Block| cached.last().is_some_and(|last| last.pos.seq.saturating_add(1) >= block.end());
+        if let Some(cached) = self.cache.find(block.first_seq).filter(whole) {
             return Ok(cached);
         }
         let entries = Arc::new(sealed.read(block, self.partition)?);
