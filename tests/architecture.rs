@@ -290,3 +290,84 @@ fn nothing_is_left_undone_or_names_the_machine_it_was_written_on() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn the_lints_that_hold_invariants_are_on() {
+    let cargo = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for lint in
+        ["unsafe_code = \"forbid\"", "unwrap_used", "expect_used", "panic", "indexing_slicing", "await_holding_lock"]
+    {
+        assert!(cargo.contains(&format!("\n{lint}")), "{lint} is a lint in Cargo.toml");
+    }
+    let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
+    for method in [
+        "std::time::SystemTime::now",
+        "std::time::Instant::now",
+        "std::thread::sleep",
+        "tokio::sync::mpsc::unbounded_channel",
+        "std::sync::mpsc::channel",
+    ] {
+        assert!(clippy.contains(&format!("path = \"{method}\"")), "{method} is banned in clippy.toml");
+    }
+    let test = fs::read_to_string(root().join("scripts/test.sh")).unwrap();
+    assert!(test.contains("clippy --locked --all-targets -- -D warnings"), "lints are errors in the test command");
+}
+
+#[test]
+fn secrets_can_not_be_printed() {
+    let files = sources();
+    for (name, begins) in [("Secret", "pub struct Secret {"), ("Mac", "enum Mac {")] {
+        let file = files.iter().find(|file| file.text.contains(begins)).unwrap();
+        let (before, _) = file.text.split_once(begins).unwrap();
+        let derived = before.rsplit("\n\n").next().unwrap();
+        for form in ["Debug", "Display", "Serialize"] {
+            assert!(!derived.contains(form), "{}: {name} derives {form}", file.shown());
+            for other in &files {
+                let by_hand = other.text.lines().any(|line| {
+                    line.starts_with("impl") && line.contains(&format!("{form} for {name} ")) && line.ends_with('{')
+                });
+                assert!(!by_hand, "{}: {form} for {name}", other.shown());
+            }
+        }
+    }
+    let secret = files.iter().find(|file| file.text.contains("struct Secret {")).unwrap();
+    assert!(secret.text.contains("value: Zeroizing<"), "a secret is zeroized");
+}
+
+#[test]
+fn time_and_randomness_come_from_their_modules_only() {
+    // tokio's own clock is the one of timers; a test pauses it.
+    let banned = ["SystemTime::now", "time::Instant", "rand::", "getrandom", "RandomState"];
+    let mut wrong = Vec::new();
+    for file in sources().iter().filter(|file| !file.is_test) {
+        let own = matches!(file.stage().as_deref(), Some("clock" | "jitter"));
+        let code = file.code().replace("tokio::time::Instant", "");
+        for word in banned.iter().filter(|word| !own && code.contains(**word)) {
+            wrong.push(format!("{}: {word}", file.shown()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_test_that_the_architecture_names_exists_and_every_invariant_names_one() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut paths = Vec::new();
+    walk(&root().join("src"), &mut paths);
+    walk(&root().join("tests"), &mut paths);
+    let code: String = paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let is_test =
+        |word: &&str| word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let named = |text: &str| text.split('`').filter(is_test).map(str::to_owned).collect::<Vec<_>>();
+    for name in named(&text).iter().filter(|name| !name.starts_with("stagepost_") && !name.starts_with("STAGEPOST_")) {
+        assert!(code.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    let (_, invariants) = text.split_once("## Invariants").unwrap();
+    let invariants = invariants.split("\n## ").next().unwrap();
+    let mut numbers = 0;
+    for invariant in invariants.split(".**").skip(1) {
+        assert!(!named(invariant).is_empty(), "an invariant without a test: {invariant}");
+        numbers += 1;
+    }
+    assert_eq!(numbers, 14);
+}
