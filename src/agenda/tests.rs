@@ -310,7 +310,12 @@ fn retries_get_a_turn_while_fresh_events_never_end_and_replays_come_last() {
     let jobs = rig.take();
     rig.answer(&jobs[..2], &Change::Retry(at(1)));
     rig.answer(&jobs[2..], &Change::Die(Reason::new("refused")));
-    rig.log.command(Action::Replay { targets: Rig::target(old[2], "a"), new_key: false, interval_us: None });
+    rig.log.command(Action::Replay {
+        targets: Rig::target(old[2], "a"),
+        new_key: false,
+        interval_us: None,
+        created: false,
+    });
     let fresh: Vec<Seq> = (0..100).map(|_| rig.log.accept("t")).collect();
     rig.later(2);
     let mut order = Vec::new();
@@ -425,7 +430,12 @@ fn a_replay_to_another_upstream_makes_a_delivery() {
     rig.settle();
     let jobs = rig.take();
     rig.answer(&jobs, &Change::Delivered);
-    rig.log.command(Action::Replay { targets: Rig::target(event, "b"), new_key: true, interval_us: None });
+    rig.log.command(Action::Replay {
+        targets: Rig::target(event, "b"),
+        new_key: true,
+        interval_us: None,
+        created: false,
+    });
     rig.later(1);
     assert_eq!((rig.sent[0].replays, rig.sent[0].new_keys), (1, 1));
     assert_eq!(&*rig.sent[0].upstream, "b");
@@ -617,7 +627,7 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     assert_eq!(agenda.list(DeliveryState::Pending, None, None, 10).unwrap().len(), 1);
     agenda.command(&hold(Action::ReleaseUpstream { upstream: "a".into() })).unwrap().wait().unwrap();
     assert_eq!(delivered.recv().unwrap(), second);
-    let replay = Action::Replay { targets: Rig::target(first, "b"), new_key: false, interval_us: None };
+    let replay = Action::Replay { targets: Rig::target(first, "b"), new_key: false, interval_us: None, created: false };
     agenda.command(&hold(replay)).unwrap().wait().unwrap();
     assert_eq!(delivered.recv().unwrap(), first);
     agenda.stop();
