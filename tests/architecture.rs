@@ -3,6 +3,8 @@
 //! The table is the one of ARCHITECTURE.md. A new import between stages is a decision: change both, and say why in
 //! the commit.
 
+#![expect(clippy::unwrap_used, reason = "a test may end by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

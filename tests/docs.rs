@@ -6,6 +6,8 @@
 //! - The tables of docs/configuration.md name the keys that are read, with their defaults, and no others; docs/metrics.md
 //!   names the metrics that are rendered, and no others.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may end by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,

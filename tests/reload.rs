@@ -1,5 +1,7 @@
 //! The running program and a configuration that goes bad under it.
 
+#![expect(clippy::unwrap_used, reason = "a test may end by panicking")]
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
