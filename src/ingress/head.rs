@@ -1,6 +1,6 @@
 //! Owns what is decided by a request's head alone, before its body is read.
 
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
 
 use super::reply::{self, ALL_METHODS, Refusal};
 use crate::routing::Source;
@@ -10,6 +10,19 @@ pub(super) fn is_possible_method(method: &Method) -> Result<(), Refusal> {
     match *method {
         Method::TRACE | Method::CONNECT => Err(Refusal::Method { allow: ALL_METHODS.into() }),
         _ => Ok(()),
+    }
+}
+
+/// HTTP/2 names the host in `:authority` alone: it becomes the `Host` that everything behind the door knows (RFC 9113,
+/// section 8.3.1).
+pub(super) fn name_host(head: &mut Parts) {
+    if head.version != Version::HTTP_2 || head.headers.contains_key(header::HOST) {
+        return;
+    }
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let host = authority.map(|authority| authority.rsplit('@').next().unwrap_or(authority));
+    if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
+        head.headers.insert(header::HOST, host);
     }
 }
 
