@@ -21,7 +21,7 @@ use crate::{
     Options, Target, load,
     load::{Load, Pace, Report},
     pause, print,
-    relay::{self, Home, verified, wait},
+    relay::{self, Home, Relay, verified, wait},
     requests::{Random, Requests},
     upstream::{self, Receipts},
 };
@@ -66,6 +66,21 @@ fn peak(home: &Home, clock: &Clock, first: u64, duration: Duration) -> Report {
     all_accepted(running.stop())
 }
 
+/// What the machine itself adds: the same load sent straight to an upstream that answers at once.
+fn noise(name: &str, clock: &Clock, rate: f64, seconds: u64) {
+    let to = upstream::answering(listener(), Receipts::new(0, clock));
+    let requests = Arc::new(Requests::to(PATH));
+    let clock = clock.clone();
+    let (connections, pace) = (CONNECTIONS, Pace::Fixed(rate));
+    let running = Load { to, requests, connections, pace, first: 0, count: u64::MAX / 2, clock }.start();
+    pause(Duration::from_secs(seconds));
+    let report = all_accepted(running.stop());
+    for (quantile, word) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+        let about = format!("{name}: {word} at {rate:.0}/s without the relay (the machine)");
+        print(&about, report.quantile_ms(quantile), "ms", Target::None);
+    }
+}
+
 fn all_accepted(report: Report) -> Report {
     if report.refused + report.broken > 0 {
         println!("  {} requests were refused and {} connections broke", report.refused, report.broken);
@@ -103,19 +118,21 @@ pub fn ack_latency(options: &Options) {
     print("ack-latency: peak, 64 connections", peak.rate(), "/s", Target::None);
     let rate = options.rate.unwrap_or(peak.rate() / 2.0);
 
+    noise("ack-latency", &clock, rate, 10);
     let (seals, checkpoints) = (relay.metric("stagepost_seals_total"), relay.metric("stagepost_checkpoints_total"));
     let running = load(&home, &clock, Pace::Fixed(rate)).start();
-    pause(seconds(options, 60));
     let done = || {
         let seals = relay.metric("stagepost_seals_total") - seals;
         (seals, relay.metric("stagepost_checkpoints_total") - checkpoints)
     };
     let began = clock.elapsed();
-    while (done().0 < 3.0 || done().1 < 3.0) && clock.elapsed() - began < Duration::from_secs(300) {
-        pause(Duration::from_secs(1));
-    }
+    let enough = || done().0 >= 3.0 && done().1 >= 3.0 || clock.elapsed() - began > Duration::from_secs(300);
+    let marks = watch(&relay, seconds(options, 60), enough);
     let (seals, checkpoints) = done();
     let report = all_accepted(running.stop());
+    if options.timeline {
+        timeline("acked", &report.longest_us, &marks);
+    }
     let about =
         format!("at {rate:.0}/s for {:.0} s, {seals} seals, {checkpoints} checkpoints", report.elapsed.as_secs_f64());
     print(&format!("ack-latency: p50 {about}"), report.quantile_ms(0.5), "ms", Target::None);
@@ -142,7 +159,8 @@ pub fn delivery_latency(options: &Options) {
     let receipts = Receipts::new((rate * (duration.as_secs_f64() + 60.0)) as u64, &clock);
     let home = Home::new(options, &forwarded_to(upstream::answering(listener(), receipts.clone()), ""));
     let relay = home.start();
-    let delivered = deliveries(load(&home, &clock, Pace::Fixed(rate)), &receipts, duration);
+    noise("delivery-latency", &clock, rate, 5);
+    let delivered = deliveries(load(&home, &clock, Pace::Fixed(rate)), &receipts, &relay, (duration, options.timeline));
     print(&format!("delivery-latency: p50 at {rate:.0}/s"), load::quantile_ms(&delivered, 0.5), "ms", Target::None);
     print(
         &format!("delivery-latency: p99 at {rate:.0}/s"),
@@ -150,6 +168,7 @@ pub fn delivery_latency(options: &Options) {
         "ms",
         Target::AtMost(10.0),
     );
+    print("delivery-latency: p90", load::quantile_ms(&delivered, 0.9), "ms", Target::None);
     print("delivery-latency: p99.9", load::quantile_ms(&delivered, 0.999), "ms", Target::None);
     print(
         "delivery-latency: CPU of the relay for each second",
@@ -160,18 +179,58 @@ pub fn delivery_latency(options: &Options) {
 }
 
 /// Sends at a fixed rate and gives the time from due to delivered of each request, ascending.
-fn deliveries(load: Load, receipts: &Receipts, duration: Duration) -> Vec<u32> {
+fn deliveries(load: Load, receipts: &Receipts, relay: &Relay<'_>, watched: (Duration, bool)) -> Vec<u32> {
     let (before, first) = (receipts.count(), load.first);
     let running = load.start();
-    pause(duration);
+    let marks = watch(relay, watched.0, || true);
     let report = all_accepted(running.stop());
     wait("the last deliveries", || receipts.count() >= before + report.accepted());
-    let mut found: Vec<u32> = (first..receipts.numbers())
-        .filter_map(|number| Some(receipts.at_us(number)?.saturating_sub(report.due_us(number))))
-        .map(|us| u32::try_from(us).unwrap_or(u32::MAX))
-        .collect();
+    let (mut found, mut longest) = (Vec::new(), Vec::new());
+    for number in first..receipts.numbers() {
+        let Some(at) = receipts.at_us(number) else { continue };
+        let latency = u32::try_from(at.saturating_sub(report.due_us(number))).unwrap_or(u32::MAX);
+        found.push(latency);
+        load::note_longest(&mut longest, report.tenth(number), latency);
+    }
     found.sort_unstable();
+    if watched.1 {
+        timeline("acked", &report.longest_us, &marks);
+        timeline("delivered", &longest, &marks);
+    }
     found
+}
+
+/// Notes in which tenths of a second segments were sealed and checkpoints written, for a while and until it is done.
+fn watch(relay: &Relay<'_>, at_least: Duration, done: impl Fn() -> bool) -> Vec<(usize, &'static str)> {
+    let clock = Clock::system();
+    let counters = || ["stagepost_seals_total", "stagepost_checkpoints_total"].map(|name| relay.metric(name));
+    let (mut before, mut marks) = (counters(), Vec::new());
+    while clock.elapsed() < at_least || !done() {
+        pause(Duration::from_millis(50));
+        let now = counters();
+        for (index, word) in ["seal", "checkpoint"].into_iter().enumerate() {
+            if now[index] > before[index] {
+                marks.push((clock.elapsed().as_millis() as usize / 100, word));
+            }
+        }
+        before = now;
+    }
+    marks
+}
+
+/// Prints every tenth of a second in which something took longer than 10 ms, or a seal or checkpoint ended.
+fn timeline(what: &str, longest_us: &[u32], marks: &[(usize, &str)]) {
+    for (tenth, longest) in longest_us.iter().enumerate() {
+        let words: Vec<&str> = marks.iter().filter(|(at, _)| *at == tenth).map(|(_, word)| *word).collect();
+        if *longest > 10_000 || !words.is_empty() {
+            println!(
+                "  {:6.1} s  {what} after {:7.1} ms  {}",
+                tenth as f64 / 10.0,
+                f64::from(*longest) / 1000.0,
+                words.join(" ")
+            );
+        }
+    }
 }
 
 /// Bytes on disk for each byte sent, once sealed.
@@ -371,7 +430,7 @@ pub fn fairness(options: &Options) {
     let relay = home.start();
     let to = |path: &str, pace| Load { requests: Arc::new(Requests::to(path)), ..load(&home, &clock, pace) };
     let healthy = |first| Load { first, ..to("/hooks/healthy", Pace::Fixed(rate)) };
-    let alone = deliveries(healthy(0), &receipts, duration);
+    let alone = deliveries(healthy(0), &receipts, &relay, (duration, options.timeline));
     let (p50, p99) = (load::quantile_ms(&alone, 0.5), load::quantile_ms(&alone, 0.99));
     print(&format!("fairness: p50 alone at {rate:.0}/s"), p50, "ms", Target::None);
     print(&format!("fairness: p99 alone at {rate:.0}/s"), p99, "ms", Target::None);
@@ -387,7 +446,7 @@ pub fn fairness(options: &Options) {
     // The retries are due between 30 and 60 s after their first attempts.
     wait("the first retries", || drained.count() > 0);
     let (count, began) = (drained.count(), clock.elapsed());
-    let beside = deliveries(healthy(numbers / 2), &receipts, duration);
+    let beside = deliveries(healthy(numbers / 2), &receipts, &relay, (duration, options.timeline));
     let drain_rate = (drained.count() - count) as f64 / (clock.elapsed() - began).as_secs_f64();
     let beside_p99 = load::quantile_ms(&beside, 0.99);
     let about = format!("beside {in_flight} hanging attempts and {drain_rate:.0} retries/s");

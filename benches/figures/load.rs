@@ -59,6 +59,8 @@ struct Shared {
 #[derive(Default)]
 struct Samples {
     latencies_us: Vec<u32>,
+    /// The longest of each tenth of a second.
+    longest_us: Vec<u32>,
     bytes: u64,
     refused: u64,
     broken: u64,
@@ -68,6 +70,8 @@ struct Samples {
 pub struct Report {
     /// Of accepted requests, ascending.
     pub latencies_us: Vec<u32>,
+    /// The longest of each tenth of a second.
+    pub longest_us: Vec<u32>,
     /// Bytes of heads and bodies sent.
     pub bytes: u64,
     /// Answers that were no 2xx.
@@ -114,8 +118,8 @@ impl Running {
         }
         all.latencies_us.sort_unstable();
         let elapsed = self.shared.load.clock.elapsed() - self.shared.began;
-        let Samples { latencies_us, bytes, refused, broken } = all;
-        Report { latencies_us, bytes, refused, broken, elapsed, shared: self.shared }
+        let Samples { latencies_us, longest_us, bytes, refused, broken } = all;
+        Report { latencies_us, longest_us, bytes, refused, broken, elapsed, shared: self.shared }
     }
 }
 
@@ -133,6 +137,11 @@ impl Report {
         self.shared.due(number).as_micros() as u64
     }
 
+    /// The tenth of a second of the load in which a request was due.
+    pub fn tenth(&self, number: u64) -> usize {
+        (self.due_us(number) - self.shared.began.as_micros() as u64) as usize / 100_000
+    }
+
     /// A quantile of the latencies in milliseconds.
     pub fn quantile_ms(&self, quantile: f64) -> f64 {
         quantile_ms(&self.latencies_us, quantile)
@@ -148,6 +157,9 @@ pub fn quantile_ms(sorted_us: &[u32], quantile: f64) -> f64 {
 impl Samples {
     fn add(&mut self, other: Self) {
         self.latencies_us.extend(other.latencies_us);
+        for (tenth, longest) in other.longest_us.into_iter().enumerate() {
+            note_longest(&mut self.longest_us, tenth, longest);
+        }
         self.bytes += other.bytes;
         self.refused += other.refused;
         self.broken += other.broken;
@@ -211,13 +223,23 @@ async fn exchange_all(shared: &Shared, lane: u64, samples: &mut Samples) -> io::
         let latency = load.clock.elapsed() - due;
         samples.bytes += out.len() as u64;
         if status == b'2' {
-            samples.latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+            let latency = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+            samples.latencies_us.push(latency);
+            note_longest(&mut samples.longest_us, (due - shared.began).as_millis() as usize / 100, latency);
             shared.acked.fetch_add(1, Ordering::Relaxed);
         } else {
             samples.refused += 1;
         }
     }
     Ok(())
+}
+
+/// Notes a latency in its tenth of a second.
+pub fn note_longest(longest_us: &mut Vec<u32>, tenth: usize, latency: u32) {
+    if longest_us.len() <= tenth {
+        longest_us.resize(tenth + 1, 0);
+    }
+    longest_us[tenth] = longest_us[tenth].max(latency);
 }
 
 /// Reads one answer; gives the first digit of its status.

@@ -8,7 +8,7 @@
 //!
 //! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart), `--keys N` (dedupe),
 //! `--rate N` (requests a second instead of half of the peak), `--segment SIZE` (store.segment_size), `--keep` (leaves
-//! the data directory). The binary is `$STAGEPOST_BINARY` or `target/release/stagepost`; data goes below
+//! the data directory), `--timeline` (prints when latencies were long, and when segments and checkpoints ended). The binary is `$STAGEPOST_BINARY` or `target/release/stagepost`; data goes below
 //! `$BENCH_DIR` or `target`.
 //!
 //! Load generator, upstream and the program share the machine. Latencies of a fixed rate count from the moment at
@@ -42,6 +42,7 @@ pub struct Options {
     pub rate: Option<f64>,
     pub segment: Option<String>,
     pub keep: bool,
+    pub timeline: bool,
 }
 
 type Measure = fn(&Options);
@@ -57,8 +58,15 @@ const FIGURES: [(&str, Measure); 7] = [
 ];
 
 fn main() {
-    let mut options =
-        Options { seconds: None, events: 1_000_000, keys: 1_000_000, rate: None, segment: None, keep: false };
+    let mut options = Options {
+        seconds: None,
+        events: 1_000_000,
+        keys: 1_000_000,
+        rate: None,
+        segment: None,
+        keep: false,
+        timeline: false,
+    };
     let mut chosen = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -72,6 +80,7 @@ fn main() {
             "--keys" => options.keys = number(),
             "--rate" => options.rate = Some(number() as f64),
             "--segment" => options.segment = arguments.next(),
+            "--timeline" => options.timeline = true,
             "--keep" => options.keep = true,
             // What cargo itself passes.
             "--bench" => {}
