@@ -436,18 +436,31 @@ pub fn fairness(options: &Options) {
     print(&format!("fairness: p99 alone at {rate:.0}/s"), p99, "ms", Target::None);
 
     Load { count: 200, ..to("/hooks/hung", Pace::Closed) }.start().finish();
+    let began = clock.elapsed();
     let sent = all_accepted(Load { count: retries, ..to("/hooks/dead", Pace::Closed) }.start().finish());
     wait("a first attempt of each for the dead upstream", || {
         relay.metric("stagepost_attempts_total{upstream=\"dead\",outcome=\"deferred\"}") >= sent.accepted() as f64
     });
+    print("fairness: until each had a first attempt", (clock.elapsed() - began).as_secs_f64(), "s", Target::None);
     let in_flight = relay.metric("stagepost_in_flight{upstream=\"hung-");
     let drained = Receipts::new(0, &clock);
     upstream::answering(TcpListener::bind(dead).unwrap(), drained.clone());
+    if options.timeline {
+        for second in 0..60 {
+            let in_flight = relay.metric("stagepost_in_flight{upstream=\"dead\"");
+            let (cpu, pending) = (relay.cpu_seconds(), relay.metric("stagepost_pending{upstream=\"dead\""));
+            println!("  {second} s: {} retries, {in_flight} in flight, {pending} pending, CPU {cpu}", drained.count());
+            pause(Duration::from_secs(1));
+        }
+    }
     // The retries are due between 30 and 60 s after their first attempts.
     wait("the first retries", || drained.count() > 0);
     let (count, began) = (drained.count(), clock.elapsed());
     let beside = deliveries(healthy(numbers / 2), &receipts, &relay, (duration, options.timeline));
     let drain_rate = (drained.count() - count) as f64 / (clock.elapsed() - began).as_secs_f64();
+    let rest = clock.elapsed();
+    wait("the last retries", || drained.count() >= sent.accepted());
+    print("fairness: until the last retry, after that", (clock.elapsed() - rest).as_secs_f64(), "s", Target::None);
     let beside_p99 = load::quantile_ms(&beside, 0.99);
     let about = format!("beside {in_flight} hanging attempts and {drain_rate:.0} retries/s");
     print(&format!("fairness: p50 {about}"), load::quantile_ms(&beside, 0.5), "ms", Target::None);
