@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Faster than the system's on the way from the socket to the log, and smaller when idle; measured, see ARCHITECTURE.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "expr-worker") {
         return stagepost::expr::worker_main();

@@ -10,13 +10,13 @@ use super::{
     filter::{Compiled, FilterError, recorded},
     find::{FindError, Found, find, history},
     list::{Item, last_status, newest},
-    ports::{DeliveryView, EventView, PlannedFor, Ports},
+    ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
     wire::{Act, Acted, Verb},
 };
 use crate::{
     event::{DeliveryState, EventId},
     log::{
-        Log, ReadError,
+        Log,
         entry::{Action, Command, Target},
         read_body, read_event,
     },
@@ -46,9 +46,9 @@ pub enum ActError {
     /// A filter means nothing.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// The log can't be read.
+    /// The log or the state of deliveries can't be read.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Query(#[from] QueryError),
     /// The command was not appended.
     #[error("{0}")]
     Refused(String),
@@ -70,9 +70,10 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
     } else {
         selection.by_id()?
     }
-    let Selection { targets, mut acted, .. } = selection;
+    let Selection { targets, created, mut acted, .. } = selection;
     if !asked.dry_run {
-        for action in actions(asked, ports, targets) {
+        let both = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
+        for action in both {
             ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
         }
     }
@@ -131,7 +132,7 @@ fn until_ms(ports: &dyn Ports, asked: &Act) -> Option<u64> {
 
 /// The log entries of a command, each small enough for the log. Throttled replays are dealt out to all entries like
 /// cards, each with the interval of all together, so that the rate holds and the order of the log is kept.
-fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>) -> Vec<Action> {
+fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) -> Vec<Action> {
     let bytes: usize = targets.iter().map(|target| target.upstream.len() * 2 + 48).sum();
     let piles = (bytes / COMMAND_BYTES + usize::from(!targets.is_empty())).max(1);
     if targets.is_empty() {
@@ -149,6 +150,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>) -> Vec<Action> 
             targets,
             new_key: asked.new_key,
             interval_us: asked.interval_us.map(|interval| interval.saturating_mul(piles as u64)),
+            created,
         },
         Verb::Hold => Action::Hold { targets, until_ms, reason: asked.reason.clone() },
         Verb::Release => Action::Release { targets },
@@ -162,13 +164,15 @@ struct Selection<'a> {
     ports: &'a dyn Ports,
     asked: &'a Act,
     targets: Vec<Target>,
+    /// Deliveries that do not exist yet: replays to an upstream that the event was not planned for.
+    created: Vec<Target>,
     acted: Acted,
 }
 
 impl<'a> Selection<'a> {
     fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
         let acted = Acted { before: asked.before.unwrap_or_else(|| ports.log().end()), ..Acted::default() };
-        Self { ports, asked, targets: Vec::new(), acted }
+        Self { ports, asked, targets: Vec::new(), created: Vec::new(), acted }
     }
 
     /// By id; filters narrow what is meant.
@@ -185,7 +189,8 @@ impl<'a> Selection<'a> {
                         break;
                     }
                 }
-                Err(FindError::Read(error)) => return Err(error.into()),
+                Err(FindError::Read(error)) => return Err(QueryError::Read(error).into()),
+                Err(FindError::State(error)) => return Err(QueryError::State(error).into()),
                 Err(FindError::Id(error)) => return Err(ActError::Usage(error.to_string())),
                 Err(FindError::NoSuch(_)) => {
                     self.acted.missing_count += 1;
@@ -237,12 +242,12 @@ impl<'a> Selection<'a> {
     }
 
     fn through_records(&mut self, state: DeliveryState, wanted: &Compiled) -> Result<(), ActError> {
-        let mut after: Option<Target> = None;
+        let mut after = None;
         loop {
             let upstream = wanted.filters().upstream.as_deref();
-            let page = self.ports.records(state, upstream, after.as_ref(), PAGE);
+            let page = self.ports.records(state, upstream, after, PAGE).map_err(QueryError::State)?;
             let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
+            after = Some(last.event);
             let mut planned: Vec<PlannedFor> = Vec::new();
             for target in page.into_iter().filter(|target| target.event < self.acted.before) {
                 match planned.last_mut() {
@@ -250,10 +255,12 @@ impl<'a> Selection<'a> {
                     _ => planned.push(PlannedFor { event: target.event, upstreams: vec![target.upstream] }),
                 }
             }
-            let views = self.ports.views(&planned);
-            for (event, view) in planned.into_iter().zip(views) {
-                if self.take_recorded(event, view, wanted, state)?.is_break() {
-                    return Ok(());
+            for some in planned.chunks(VIEWS_MAX) {
+                let views = self.ports.views(some).map_err(QueryError::State)?;
+                for (event, view) in some.iter().zip(views) {
+                    if self.take_recorded(event, view, wanted, state)?.is_break() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -261,15 +268,15 @@ impl<'a> Selection<'a> {
 
     fn take_recorded(
         &mut self,
-        planned: PlannedFor,
+        planned: &PlannedFor,
         mut view: EventView,
         wanted: &Compiled,
         state: DeliveryState,
     ) -> Result<ControlFlow<()>, ActError> {
-        // A page may end between two deliveries of an event: only those of this page are meant now.
+        // Other deliveries of the event are in other states, or of other upstreams.
         view.deliveries.retain(|delivery| planned.upstreams.contains(&delivery.upstream));
         let log = self.ports.log();
-        let stored_at = self.ports.stored_at(planned.event).unwrap_or(planned.event);
+        let stored_at = self.ports.stored_at(planned.event).map_err(QueryError::State)?.unwrap_or(planned.event);
         let event = match read_event(&*log, stored_at) {
             Ok(event) => event,
             Err(error) => {
@@ -328,16 +335,20 @@ impl<'a> Selection<'a> {
             }
             return Ok(ControlFlow::Continue(()));
         }
-        if self.targets.last().is_none_or(|last| last.event != seq) {
+        let last = |targets: &[Target]| targets.last().is_some_and(|last| last.event == seq);
+        if !last(&self.targets) && !last(&self.created) {
             self.acted.events += 1;
         }
         for upstream in upstreams {
             let name = upstream.clone().unwrap_or_default();
             // The same id twice, or a replay to one upstream of an event whose deliveries lie on two pages.
-            if self.targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
+            let exists = self.asked.verb == Verb::Delete
+                || found.view.deliveries.iter().any(|delivery| delivery.upstream == name);
+            let targets = if exists { &mut self.targets } else { &mut self.created };
+            if targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
                 continue;
             }
-            if self.targets.len() >= SELECTED_MAX {
+            if targets.len() >= SELECTED_MAX {
                 self.acted.truncated = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -345,7 +356,7 @@ impl<'a> Selection<'a> {
             if self.acted.sample.len() < SAMPLE {
                 self.acted.sample.push((found.event.id.to_string(), upstream.map(Into::into)));
             }
-            self.targets.push(Target { event: seq, upstream: name });
+            targets.push(Target { event: seq, upstream: name });
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -355,7 +366,7 @@ impl<'a> Selection<'a> {
         if found.event.method.is_safe() {
             return Ok(Vec::new());
         }
-        let body = read_body(&*self.ports.log(), &found.event)?;
+        let body = read_body(&*self.ports.log(), &found.event).map_err(QueryError::Read)?;
         match self.ports.routed(&found.event, &body) {
             Ok(upstreams) => Ok(upstreams.into_iter().map(Some).collect()),
             Err(error) => {

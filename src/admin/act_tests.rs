@@ -143,6 +143,17 @@ fn filters_narrow_what_ids_select() {
 }
 
 #[test]
+fn a_state_that_cannot_be_read_is_an_error_and_not_nothing() {
+    let (fake, ids) = three();
+    fake.rebuilding.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Replay) }, "me"), Err(ActError::Query(_))));
+    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Delete) }, "me"), Err(ActError::Query(_))));
+    let by_id = Act { ids: vec![ids[0].to_string()], ..asked(Verb::Replay) };
+    assert!(matches!(act(&fake, &by_id, "me"), Err(ActError::Query(_))));
+    assert!(fake.commands().is_empty());
+}
+
+#[test]
 fn an_expression_that_fails_takes_nothing_and_is_named() {
     let (fake, _) = three();
     let filters = Filters { expression: Some("error".into()), ..Filters::default() };
@@ -165,7 +176,7 @@ fn a_dry_run_counts_and_changes_nothing() {
 fn many_targets_are_dealt_out_to_entries_that_the_log_takes_at_the_rate_that_was_asked_for() {
     let (fake, _) = three();
     let targets: Vec<Target> = (0..30_000).map(|event| Target { event, upstream: "billing".into() }).collect();
-    let made = actions(&Act { interval_us: Some(100), ..asked(Verb::Replay) }, &fake, targets);
+    let made = actions(&Act { interval_us: Some(100), ..asked(Verb::Replay) }, &fake, targets, false);
     assert!(made.len() > 1);
     let mut total = 0;
     for action in &made {

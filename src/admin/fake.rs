@@ -103,6 +103,8 @@ pub(crate) struct Fake {
     deleted: Mutex<BTreeSet<Seq>>,
     carried: Mutex<BTreeMap<Seq, Seq>>,
     commands: Mutex<Vec<Command>>,
+    /// The state can't be read now.
+    pub(crate) rebuilding: std::sync::atomic::AtomicBool,
 }
 
 pub(crate) fn delivery(upstream: &str, status: Status) -> DeliveryView {
@@ -232,7 +234,10 @@ impl Reads for Fake {
     fn now(&self) -> Timestamp {
         self.clock()
     }
-    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+    fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
+        if self.rebuilding.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err("it is being rebuilt".into());
+        }
         let records = self.views.lock().unwrap();
         let view = |planned: &PlannedFor| EventView {
             deliveries: planned
@@ -246,26 +251,27 @@ impl Reads for Fake {
             deleted: self.deleted.lock().unwrap().contains(&planned.event),
             duplicates: 0,
         };
-        events.iter().map(view).collect()
+        Ok(events.iter().map(view).collect())
     }
     fn records(
         &self,
         state: DeliveryState,
         upstream: Option<&str>,
-        after: Option<&Target>,
+        after: Option<Seq>,
         limit: usize,
-    ) -> Vec<Target> {
+    ) -> Result<Vec<Target>, String> {
         let records = self.views.lock().unwrap();
         let all = records.iter().filter(|(_, view)| view.status.state() == state);
         let all = all.map(|((event, name), _)| Target { event: *event, upstream: name.clone() });
         let all = all.filter(|target| upstream.is_none_or(|wanted| wanted == &*target.upstream));
-        let later = |target: &Target| {
-            after.is_none_or(|after| (target.event, &*target.upstream) > (after.event, &*after.upstream))
-        };
-        all.filter(later).take(limit).collect()
+        let mut all: Vec<Target> = all.filter(|target| after.is_none_or(|after| target.event > after)).collect();
+        if let Some(last) = all.get(limit.saturating_sub(1)).map(|target| target.event) {
+            all.retain(|target| target.event <= last);
+        }
+        Ok(all)
     }
-    fn stored_at(&self, event: Seq) -> Option<Seq> {
-        self.carried.lock().unwrap().get(&event).copied()
+    fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
+        Ok(self.carried.lock().unwrap().get(&event).copied())
     }
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         if expression == "(" {

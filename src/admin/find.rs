@@ -77,6 +77,9 @@ pub enum FindError {
     /// The log can't be read there.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The state of deliveries can't be read.
+    #[error("the state of deliveries can't be read: {0}")]
+    State(String),
 }
 
 /// Finds an event by id.
@@ -104,15 +107,16 @@ pub fn find(reads: &dyn Reads, id: EventId) -> Result<Found, FindError> {
         None => planned_after(&*log, seq)?,
     };
     let planned = PlannedFor { event: seq, upstreams: plan.clone().unwrap_or_default().upstreams };
-    let view = reads.views(&[planned]).pop().unwrap_or_default();
+    let view = reads.views(&[planned]).map_err(FindError::State)?.pop().unwrap_or_default();
     if view.deleted {
         return Err(FindError::NoSuch(id));
     }
     Ok(Found { event, plan, view, stored_at })
 }
 
-fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, ReadError> {
-    reads.stored_at(seq).map(|at| log.read(at).map(|entry| (at, entry))).transpose()
+fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, FindError> {
+    let Some(at) = reads.stored_at(seq).map_err(FindError::State)? else { return Ok(None) };
+    Ok(Some((at, log.read(at)?)))
 }
 
 /// The plan of a carried event: what was carried with it, since the `planned` entry may be gone.

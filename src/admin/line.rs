@@ -10,7 +10,7 @@ use super::{
     filter::Compiled,
     find::Found,
     list::{Item, newest},
-    ports::{DeliveryView, Reads},
+    ports::{DeliveryView, QueryError, Reads},
     wire::{self, Reply},
 };
 use crate::{
@@ -22,14 +22,14 @@ use crate::{
 /// Gives the newest events that are meant, newest first, as they are shown to an operator; at most `limit`.
 ///
 /// # Errors
-/// A [`ReadError`] that can't be stepped over.
+/// What can't be stepped over.
 pub fn listed(
     reads: &dyn Reads,
     wanted: &Compiled,
     before: Seq,
     limit: usize,
     emit: &mut dyn FnMut(Reply) -> ControlFlow<()>,
-) -> Result<(), ReadError> {
+) -> Result<(), QueryError> {
     let log = reads.log();
     let mut left = limit;
     if left == 0 {

@@ -12,7 +12,7 @@ use std::{
 use super::{
     filter::Compiled,
     find::{Found, Plan, carried_plan, plans},
-    ports::{DeliveryView, PlannedFor, Reads},
+    ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
 };
 use crate::{
     event::{Event, EventId, Seq},
@@ -44,13 +44,13 @@ pub enum Item {
 /// Shows the events that are meant, newest first, older than `before`, until it is told to stop.
 ///
 /// # Errors
-/// A [`ReadError`] that can't be stepped over.
+/// What can't be stepped over.
 pub fn newest(
     reads: &dyn Reads,
     wanted: &Compiled,
     before: Seq,
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-) -> Result<(), ReadError> {
+) -> Result<(), QueryError> {
     let log = reads.log();
     let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
     let first = log.stats().first_seq;
@@ -81,7 +81,7 @@ pub fn newest(
                 carried.push((copy.id, entry.pos.seq));
             }
         }
-        if walk.block(&entries, before, emit).is_break() {
+        if walk.block(&entries, before, emit)?.is_break() {
             return Ok(());
         }
         if reached {
@@ -92,7 +92,7 @@ pub fn newest(
     for (id, at) in carried.into_iter().filter(|(id, _)| id.pos.seq < before) {
         let entry = log.read(at)?;
         let Some(event) = entry::decode_event(&entry).filter(|event| event.id == id) else { continue };
-        if walk.show(vec![(at, event, carried_plan(&entry))], emit).is_break() {
+        if walk.show(vec![(at, event, carried_plan(&entry))], emit)?.is_break() {
             return Ok(());
         }
     }
@@ -102,13 +102,13 @@ pub fn newest(
 /// Shows the events from `from` on that are meant, oldest first, as far as the log reaches now; gives where to go on.
 ///
 /// # Errors
-/// A [`ReadError`] that can't be stepped over.
+/// What can't be stepped over.
 pub fn follow_once(
     reads: &dyn Reads,
     wanted: &Compiled,
     from: Seq,
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-) -> Result<Seq, ReadError> {
+) -> Result<Seq, QueryError> {
     let log = reads.log();
     let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
     let mut next = from;
@@ -127,7 +127,7 @@ pub fn follow_once(
         next = last.pos.seq.saturating_add(1);
         walk.plans = entries.iter().flat_map(plans).collect();
         let events = walk.events(entries.iter(), Seq::MAX);
-        if walk.show(events, emit).is_break() {
+        if walk.show(events, emit)?.is_break() {
             return Ok(next);
         }
     }
@@ -152,7 +152,7 @@ impl Walk<'_> {
         entries: &[Entry],
         before: Seq,
         emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    ) -> Result<ControlFlow<()>, QueryError> {
         for entry in entries.iter().rev() {
             if self.plans.len() < PLANS_MAX {
                 self.plans.extend(plans(entry));
@@ -193,28 +193,45 @@ impl Walk<'_> {
         &mut self,
         events: Vec<(Seq, Event, Option<Plan>)>,
         emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let planned: Vec<PlannedFor> = events
-            .iter()
-            .map(|(_, event, plan)| PlannedFor {
-                event: event.id.pos.seq,
-                upstreams: plan.clone().unwrap_or_default().upstreams,
-            })
-            .collect();
-        let views = if planned.is_empty() { Vec::new() } else { self.reads.views(&planned) };
-        for ((stored_at, event, plan), view) in events.into_iter().zip(views) {
-            let statuses = self.statuses.remove(&event.id.pos.seq).unwrap_or_default();
-            if view.deleted || !self.wanted.takes_event(&event) {
-                continue;
-            }
-            let found = Found { event, plan, view, stored_at };
-            match self.meant(&found, &statuses) {
-                Ok(false) => {}
-                Ok(true) => emit(Item::Event(Box::new(found)))?,
-                Err(note) => emit(Item::Note(format!("{}: {note}", found.event.id)))?,
+    ) -> Result<ControlFlow<()>, QueryError> {
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let some: Vec<_> = events.by_ref().take(VIEWS_MAX).collect();
+            let planned: Vec<PlannedFor> = some
+                .iter()
+                .map(|(_, event, plan)| PlannedFor {
+                    event: event.id.pos.seq,
+                    upstreams: plan.clone().unwrap_or_default().upstreams,
+                })
+                .collect();
+            let views = self.reads.views(&planned).map_err(QueryError::State)?;
+            for ((stored_at, event, plan), view) in some.into_iter().zip(views) {
+                if self.show_one(stored_at, event, plan, view, emit).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         }
-        ControlFlow::Continue(())
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn show_one(
+        &mut self,
+        stored_at: Seq,
+        event: Event,
+        plan: Option<Plan>,
+        view: EventView,
+        emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let statuses = self.statuses.remove(&event.id.pos.seq).unwrap_or_default();
+        if view.deleted || !self.wanted.takes_event(&event) {
+            return ControlFlow::Continue(());
+        }
+        let found = Found { event, plan, view, stored_at };
+        match self.meant(&found, &statuses) {
+            Ok(false) => ControlFlow::Continue(()),
+            Ok(true) => emit(Item::Event(Box::new(found))),
+            Err(note) => emit(Item::Note(format!("{}: {note}", found.event.id))),
+        }
     }
 
     fn meant(&self, found: &Found, statuses: &[(Box<str>, Option<u16>)]) -> Result<bool, String> {

@@ -27,7 +27,7 @@ pub use filter::{Compiled, FilterError};
 pub use find::{FindError, Found, find};
 pub use line::listed;
 pub use list::{Item, follow_once, newest};
-pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter};
+pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
 pub use privacy::Hidden;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};

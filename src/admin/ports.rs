@@ -12,10 +12,24 @@ use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, Seq, Status},
     log::{
-        Log,
+        Log, ReadError,
         entry::{Command, Target},
     },
 };
+
+/// The most events in one question for their states.
+pub const VIEWS_MAX: usize = 500;
+
+/// Why a question has no answer. A failed read is never taken for "nothing there".
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state of deliveries can't be read.
+    #[error("the state of deliveries can't be read: {0}")]
+    State(String),
+}
 
 /// Whether an expression or a route takes an event with this body (as received).
 pub type Predicate = Box<dyn Fn(&Event, &[u8]) -> Result<bool, String> + Send + Sync>;
@@ -45,7 +59,8 @@ pub struct EventView {
 pub struct DeliveryView {
     /// Its upstream.
     pub upstream: Box<str>,
-    /// Its state. The detail of a reason may be missing; it is read from the log then.
+    /// Its state, with the detail of its reason: filters look at it. Where the detail is missing, a listing reads it
+    /// from the last attempt.
     pub status: Status,
     /// Attempts so far.
     pub attempts: u32,
@@ -74,22 +89,31 @@ pub trait Reads: Send + Sync {
     /// Wall time.
     fn now(&self) -> Timestamp;
 
-    /// The states of events; as many as were asked for, in that order. A planned delivery without a record is
-    /// delivered at the first attempt unless it still waits.
-    fn views(&self, events: &[PlannedFor]) -> Vec<EventView>;
+    /// The states of events; as many as were asked for, in that order. Never asked for more than [`VIEWS_MAX`]. A
+    /// planned delivery without a record is delivered at the first attempt unless it still waits.
+    ///
+    /// # Errors
+    /// Why the state can't be read, in words: it is being rebuilt, or damaged.
+    fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String>;
 
-    /// At most `limit` deliveries in a state that keeps records (dead, held, review), in the order of the log and
-    /// then of names, after the given one; of one upstream, or of all.
+    /// About `limit` deliveries in a state that keeps records (dead, held, review), in the order of the log, of
+    /// events after the given one; of one upstream, or of all. The deliveries of one event come together.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
     fn records(
         &self,
         state: DeliveryState,
         upstream: Option<&str>,
-        after: Option<&Target>,
+        after: Option<Seq>,
         limit: usize,
-    ) -> Vec<Target>;
+    ) -> Result<Vec<Target>, String>;
 
     /// Where the event with this original sequence number stands now, if it was carried.
-    fn stored_at(&self, event: Seq) -> Option<Seq>;
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String>;
 
     /// Compiles an expression to a filter.
     ///

@@ -35,7 +35,7 @@ use super::{
     find::{FindError, find},
     line::{listed, reply},
     list::follow_once,
-    ports::Ports,
+    ports::{Ports, QueryError},
     show::show,
     socket::user_name,
     wire::{Act, Problem, Query, Reply},
@@ -207,8 +207,10 @@ fn acted(ports: &dyn Ports, asked: &Act, actor: &str) -> Answer {
     match act(ports, asked, actor) {
         Ok(acted) => json(&acted),
         Err(error @ (ActError::Usage(_) | ActError::Filter(_))) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(ActError::Read(error)) => unreadable(&error),
-        Err(error @ ActError::Refused(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(ActError::Query(QueryError::Read(error))) => unreadable(&error),
+        Err(error @ (ActError::Query(_) | ActError::Refused(_))) => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        }
     }
 }
 
@@ -217,6 +219,7 @@ fn not_found(error: &FindError) -> Answer {
         FindError::Id(_) => problem(StatusCode::BAD_REQUEST, error.to_string()),
         FindError::NoSuch(_) => problem(StatusCode::NOT_FOUND, error.to_string()),
         FindError::Read(error) => unreadable(error),
+        FindError::State(_) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

@@ -320,7 +320,10 @@ impl Core {
         lane.replays.refilled(until);
         let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id);
         for (key, record) in found.iter().copied().chain(changed) {
-            schedule_record(&mut self.lanes, key, &record, now);
+            // Their records say pending, but they are in somebody's hands.
+            if self.lanes.get(id as usize).is_some_and(|lane| !lane.leases.contains_key(&key.event)) {
+                schedule_record(&mut self.lanes, key, &record, now);
+            }
         }
     }
 
@@ -348,9 +351,14 @@ impl Core {
         self.lanes.get(id as usize).map_or((0, false), |lane| (lane.in_flight, lane.live))
     }
 
-    /// How many due times a lane may hold.
+    /// How many records a search is to find: more than are in somebody's hands, or it might find nothing new.
     #[must_use]
-    pub fn retries_each(&self) -> usize {
+    pub fn refill_most(&self, id: UpstreamId) -> usize {
+        self.retries_each() / 2 + self.lanes.get(id as usize).map_or(0, |lane| lane.leases.len())
+    }
+
+    /// How many due times a lane may hold.
+    fn retries_each(&self) -> usize {
         self.bounds.retries_each.min(self.bounds.retries_all / self.lanes.len().max(1)).max(1000)
     }
 
@@ -418,7 +426,9 @@ impl Core {
     /// New upstreams get lanes; those that are not configured stand still.
     fn configure(&mut self, now: Timestamp) {
         let table = self.routes.table.clone();
-        for name in table.upstreams.keys() {
+        let mut names: Vec<&str> = table.upstreams.keys().map(|name| &**name).collect();
+        names.sort_unstable();
+        for name in names {
             self.state.intern(name);
         }
         self.grow();
@@ -552,7 +562,8 @@ impl Core {
         }
         let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
         let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
-        if !lane.refilling && (lane.retries.wants_refill() || lane.replays.wants_refill()) {
+        let (retries, replays) = (lane.retries.len(), lane.replays.len());
+        if !lane.refilling && (lane.retries.wants_refill(replays) || lane.replays.wants_refill(retries)) {
             lane.refilling = true;
             self.out.refill.push(id);
         }
@@ -659,9 +670,9 @@ impl Core {
         let count = self.lanes.len();
         let mut idle = 0;
         while idle < count {
-            self.turn = (self.turn + 1) % count;
             let before = self.out.dispatch.len();
-            self.dispatch_from(self.turn as UpstreamId, now)?;
+            self.dispatch_from((self.turn % count) as UpstreamId, now)?;
+            self.turn = (self.turn + 1) % count;
             idle = if self.out.dispatch.len() == before { idle + 1 } else { 0 };
         }
         Ok(())

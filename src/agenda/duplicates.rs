@@ -31,11 +31,11 @@ const REVIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// Resends noted by request threads and not yet taken.
 #[derive(Default)]
-pub struct Noted(Mutex<HashMap<Seq, (u64, u64)>>);
+pub(super) struct Noted(Mutex<HashMap<Seq, (u64, u64)>>);
 
 impl Noted {
     /// Notes one resend. Never blocks for long. False if there is no room to remember it.
-    pub fn note(&self, first: EventId, body_differs: bool) -> bool {
+    pub(super) fn note(&self, first: EventId, body_differs: bool) -> bool {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seq = first.pos.seq;
         if noted.len() >= EVENTS_MAX && !noted.contains_key(&seq) {
@@ -48,7 +48,7 @@ impl Noted {
     }
 
     /// Takes all.
-    pub fn take(&self) -> HashMap<Seq, (u64, u64)> {
+    pub(super) fn take(&self) -> HashMap<Seq, (u64, u64)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -123,7 +123,7 @@ impl Core {
             let targets: Vec<Target> =
                 dead.map(|upstream| Target { event: seq, upstream: (&*upstream.name).into() }).collect();
             if !targets.is_empty() {
-                self.relay(Action::Replay { targets, new_key: false, interval_us: None });
+                self.relay(Action::Replay { targets, new_key: false, interval_us: None, created: false });
             }
         }
     }

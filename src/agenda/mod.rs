@@ -120,7 +120,11 @@ pub enum AskError {
     Rebuilding,
 }
 
-/// What others tell the agenda's thread.
+/// A question that is answered on the agenda's thread.
+type Asking = Box<dyn FnOnce(&mut core::Core, Timestamp) + Send>;
+
+/// What others tell the agenda's thread. The queue is bounded by what it speaks of: jobs in flight, orders under way,
+/// upstreams, and at most [`ASKS_MAX`] questions.
 enum Incoming {
     Window(Arc<str>, usize),
     Returned(Seq, Arc<str>),
@@ -129,7 +133,7 @@ enum Incoming {
     Loaded(core::Purpose, Vec<(Seq, core::Read)>),
     Answered(core::Question, Vec<(usize, plan::Answer)>),
     Upkeep(thread::UpkeepDone),
-    Ask(Box<dyn FnOnce(&mut core::Core, Timestamp) + Send>),
+    Ask(Asking),
     /// Answered when everything below has been applied.
     Until(Seq, mpsc::SyncSender<()>),
     Stop,

@@ -50,11 +50,8 @@ impl Routes {
         let for_all: Vec<usize> = for_all.collect();
         let mut by_source: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for source in &table.sources {
-            let takes = |route: &Route| match &route.sources {
-                None => true,
-                Some(names) => names.iter().any(|name| **name == *source.name),
-            };
-            let routes = (0..).zip(&table.routes).filter(|(_, route)| takes(route)).map(|(index, _)| index);
+            let routes =
+                (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
             by_source.insert((&*source.name).into(), routes.collect());
         }
         Self { table, by_source, for_all }
@@ -128,7 +125,7 @@ fn decide(matched: &[&Route], failed: &[(&Route, &EvalError)]) -> Decision {
                     first.push((upstream, route));
                     decision.targets.push(upstream.clone());
                 }
-                Some((_, other)) if changes_alike(other, route) => {}
+                Some((_, other)) if other.changes_like(route) => {}
                 Some((_, other)) => {
                     let names = format!("{}, {}", other.name, route.name);
                     add_dead(&mut decision, upstream, Reason::with("conflicting_routes", names));
@@ -154,12 +151,4 @@ fn add_dead(decision: &mut Decision, upstream: &str, reason: Reason) {
     if decision.dead.iter().all(|(name, _)| **name != *upstream) {
         decision.dead.push((upstream.into(), reason));
     }
-}
-
-/// Whether two routes do the same to what is sent.
-fn changes_alike(one: &Route, two: &Route) -> bool {
-    one.transform.as_ref().map(crate::expr::Expr::text) == two.transform.as_ref().map(crate::expr::Expr::text)
-        && one.headers == two.headers
-        && one.path == two.path
-        && one.method == two.method
 }

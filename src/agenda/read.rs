@@ -27,7 +27,7 @@ const SCAN_BYTES: usize = 256 << 10;
 
 /// Carries out an order.
 #[must_use]
-pub fn read(log: &dyn Log, order: &ReadOrder) -> Vec<(Seq, Read)> {
+pub(super) fn read(log: &dyn Log, order: &ReadOrder) -> Vec<(Seq, Read)> {
     let mut wanted = order.events.clone();
     wanted.sort_by_key(|(_, stored_at)| *stored_at);
     let mut answers = Vec::with_capacity(wanted.len());
@@ -84,13 +84,13 @@ fn unreadable(error: &ReadError) -> Read {
 }
 
 /// What a search gave.
-pub type Refill = (Vec<(Key, Record)>, Option<(u64, Seq)>);
+pub(super) type Refill = (Vec<(Key, Record)>, Option<(u64, Seq)>);
 
 /// The `most` earliest due records of an upstream, and from which bucket and event on there are more.
 ///
 /// # Errors
 /// [`StateError`].
-pub fn refill(layers: &Layers, upstream: UpstreamId, most: usize, now: Timestamp) -> Result<Refill, StateError> {
+pub(super) fn refill(layers: &Layers, upstream: UpstreamId, most: usize, now: Timestamp) -> Result<Refill, StateError> {
     let mut earliest: BinaryHeap<(u64, Seq)> = BinaryHeap::new();
     let mut until = None;
     let mut records = std::collections::HashMap::new();
@@ -102,11 +102,11 @@ pub fn refill(layers: &Layers, upstream: UpstreamId, most: usize, now: Timestamp
         }
         earliest.push((bucket(record.due, now).as_millis(), key.event));
         records.insert(key.event, record);
-        if earliest.len() > most {
-            until = earliest.pop();
-            if let Some((_, event)) = until {
-                records.remove(&event);
-            }
+        if earliest.len() > most
+            && let Some(latest) = earliest.pop()
+        {
+            records.remove(&latest.1);
+            until = Some(until.map_or(latest, |until: (u64, Seq)| until.min(latest)));
         }
     }
     Ok((records.into_iter().map(|(event, record)| (Key::new(event, upstream), record)).collect(), until))

@@ -10,7 +10,7 @@ use crate::{clock::Timestamp, event::Seq};
 
 /// Events by due time.
 #[derive(Debug)]
-pub struct Agenda {
+pub(super) struct Agenda {
     due: BTreeSet<(u64, Seq)>,
     most: usize,
     /// From there on, this is not complete.
@@ -19,7 +19,7 @@ pub struct Agenda {
 
 /// Rounds a due time up: to 0.1 s if it lies within 10 s, to 1 s within 10 min, else to 1 min.
 #[must_use]
-pub fn bucket(due: Timestamp, now: Timestamp) -> Timestamp {
+pub(super) fn bucket(due: Timestamp, now: Timestamp) -> Timestamp {
     let step = match due.since(now).as_millis() {
         0..10_000 => 100,
         10_000..600_000 => 1_000,
@@ -31,17 +31,17 @@ pub fn bucket(due: Timestamp, now: Timestamp) -> Timestamp {
 impl Agenda {
     /// Holds at most `most` events.
     #[must_use]
-    pub const fn new(most: usize) -> Self {
+    pub(super) const fn new(most: usize) -> Self {
         Self { due: BTreeSet::new(), most, horizon: None }
     }
 
     /// Changes the bound; it takes effect with the next insert.
-    pub fn bound(&mut self, most: usize) {
+    pub(super) fn bound(&mut self, most: usize) {
         self.most = most;
     }
 
     /// An event is due at a time.
-    pub fn insert(&mut self, event: Seq, due: Timestamp, now: Timestamp) {
+    pub(super) fn insert(&mut self, event: Seq, due: Timestamp, now: Timestamp) {
         let at = bucket(due, now).as_millis();
         if self.horizon.is_some_and(|horizon| (at, event) >= horizon) {
             return;
@@ -53,7 +53,7 @@ impl Agenda {
     }
 
     /// Takes what is due, at most `most`, in the order of buckets and of the log inside them.
-    pub fn take(&mut self, now: Timestamp, most: usize) -> Vec<Seq> {
+    pub(super) fn take(&mut self, now: Timestamp, most: usize) -> Vec<Seq> {
         let mut taken = Vec::new();
         while taken.len() < most {
             match self.due.first() {
@@ -69,32 +69,26 @@ impl Agenda {
 
     /// When the next is due.
     #[must_use]
-    pub fn next(&self) -> Option<Timestamp> {
+    pub(super) fn next(&self) -> Option<Timestamp> {
         self.due.first().map(|(at, _)| Timestamp::from_millis(*at))
     }
 
-    /// Whether there is more on disk and little left here.
+    /// Whether there is more on disk and little left here and in the lane's other agenda, which has `others`.
     #[must_use]
-    pub fn wants_refill(&self) -> bool {
-        self.horizon.is_some() && self.due.len() <= self.most / 4
+    pub(super) fn wants_refill(&self, others: usize) -> bool {
+        self.horizon.is_some() && self.due.len() + others <= self.most / 4
     }
 
     /// Everything stored before this bucket and event (everything at all, if None) is about to be offered by
     /// [`Agenda::insert`].
-    pub fn refilled(&mut self, until: Option<(u64, Seq)>) {
+    pub(super) fn refilled(&mut self, until: Option<(u64, Seq)>) {
         self.horizon = until;
     }
 
     /// Events in memory.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.due.len()
-    }
-
-    /// Nothing is in memory.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.due.is_empty()
     }
 }
 
@@ -130,9 +124,9 @@ mod tests {
         for event in 0..1000 {
             agenda.insert(event, ms(1_000 * (1000 - event)), ms(0));
         }
-        assert!(agenda.len() <= 100 && !agenda.wants_refill());
+        assert!(agenda.len() <= 100 && !agenda.wants_refill(0));
         let taken = agenda.take(ms(80_000), 1000);
         assert_eq!(taken.first(), Some(&999), "the earliest due stay in memory");
-        assert!(agenda.wants_refill());
+        assert!(agenda.wants_refill(0));
     }
 }

@@ -83,11 +83,10 @@ impl Run {
     pub(super) fn run(mut self) {
         self.shared.bell.mine();
         let (Some(state), Some(store)) = (self.state.take(), self.store.take()) else { return };
-        let now = self.shared.deps.clock.steady();
-        let table = self.shared.deps.live.snapshot();
-        let (evaluator, bounds) = (self.shared.deps.evaluator.clone(), self.shared.settings.bounds);
-        let caught_up = self.catch_up(state);
-        let core = caught_up.and_then(|state| Core::new(state, table, evaluator, bounds, now));
+        let core = self.begin(state).or_else(|why| {
+            warn!(%why, "the stored state can't be read: it is rebuilt from the log");
+            self.begin(State::new(self.shared.deps.log.log_id()))
+        });
         match core {
             Ok(core) => Work::new(self.shared.clone(), self.feed, core, store).work(),
             Err(why) => error!(%why, "the state of deliveries can't be worked out: nothing is delivered"),
@@ -98,16 +97,12 @@ impl Run {
         inbox.clear();
     }
 
-    /// Applies what the log has beyond the checkpoint; a checkpoint that can't be read is given up.
-    fn catch_up(&self, mut state: State) -> Result<State, StateError> {
-        match catch_up(&self.shared, &mut state) {
-            Ok(()) => Ok(state),
-            Err(why) => {
-                warn!(%why, "the stored state can't be read: it is rebuilt from the log");
-                let mut state = State::new(self.shared.deps.log.log_id());
-                catch_up(&self.shared, &mut state).map(|()| state)
-            }
-        }
+    /// Applies what the log has beyond the checkpoint and works out what is due.
+    fn begin(&self, mut state: State) -> Result<Core, StateError> {
+        catch_up(&self.shared, &mut state)?;
+        let deps = &self.shared.deps;
+        let (table, evaluator) = (deps.live.snapshot(), deps.evaluator.clone());
+        Core::new(state, table, evaluator, self.shared.settings.bounds, deps.clock.steady())
     }
 }
 
@@ -358,7 +353,7 @@ impl Work {
             return Ok(());
         }
         if let Some(upstream) = self.refills.pop_front() {
-            let (layers, most) = (self.core.state().layers().lower(), self.core.retries_each() / 2);
+            let (layers, most) = (self.core.state().layers().lower(), self.core.refill_most(upstream));
             self.start(Upkeep::Refill { upstream, layers, most, now });
             return Ok(());
         }

@@ -44,37 +44,32 @@ impl Reads for Instance {
         self.running.clock.now()
     }
 
-    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+    fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
         let mut views = Vec::with_capacity(events.len());
         for some in events.chunks(VIEW_AT_ONCE) {
             let seqs: Vec<Seq> = some.iter().map(|planned| planned.event).collect();
-            match self.running.agenda.view(&seqs) {
-                Ok(found) => views.extend(
-                    some.iter()
-                        .zip(&found)
-                        .map(|(planned, view)| reads::view(&*self.running.log, &planned.upstreams, view)),
-                ),
-                Err(_) => views.extend(some.iter().map(reads::unknown)),
-            }
+            let found = self.running.agenda.view(&seqs).map_err(|error| error.to_string())?;
+            let both = some.iter().zip(&found);
+            views.extend(both.map(|(planned, view)| reads::view(&*self.running.log, &planned.upstreams, view)));
         }
-        views
+        Ok(views)
     }
 
     fn records(
         &self,
         state: DeliveryState,
         upstream: Option<&str>,
-        after: Option<&Target>,
+        after: Option<Seq>,
         limit: usize,
-    ) -> Vec<Target> {
-        let listed = self.running.agenda.list(state, upstream, after.map(|target| target.event), limit);
-        let listed = listed.unwrap_or_default().into_iter();
-        listed.map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()
+    ) -> Result<Vec<Target>, String> {
+        let listed = self.running.agenda.list(state, upstream, after, limit).map_err(|error| error.to_string())?;
+        let listed = listed.into_iter();
+        Ok(listed.map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect())
     }
 
-    fn stored_at(&self, event: Seq) -> Option<Seq> {
-        let view = self.running.agenda.view(&[event]).ok()?.pop()?;
-        Some(view.stored_at).filter(|at| *at != event)
+    fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
+        let view = self.running.agenda.view(&[event]).map_err(|error| error.to_string())?.pop();
+        Ok(view.map(|view| view.stored_at).filter(|at| *at != event))
     }
 
     fn filter(&self, expression: &str) -> Result<Predicate, String> {

@@ -10,7 +10,7 @@ use crate::{
     agenda::plan,
     clock::{Clock, Timestamp},
     config::Config,
-    event::{DeliveryState, Event, Reason, Seq, Status},
+    event::{DeliveryState, Event, Seq},
     expr::{Evaluator, Expr, decode_body},
     log::{Log, entry::Target, sled::offline::OfflineLog},
     routing::{Route, Table},
@@ -77,19 +77,6 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
     EventView { deliveries: deliveries.collect(), deleted: view.deleted, duplicates: view.duplicates }
 }
 
-/// A planned event of which nothing is known, because the state can't be read now.
-pub(super) fn unknown(planned: &PlannedFor) -> EventView {
-    let deliveries = planned.upstreams.iter().map(|upstream| DeliveryView {
-        upstream: upstream.clone(),
-        status: Status::Held(Reason::with("other", "the state of deliveries can't be read now")),
-        attempts: 0,
-        last: None,
-        due: None,
-        in_flight: false,
-    });
-    EventView { deliveries: deliveries.collect(), deleted: false, duplicates: 0 }
-}
-
 /// The directory of a stopped instance.
 pub struct OfflineReads {
     log: Arc<OfflineLog>,
@@ -122,11 +109,11 @@ impl Reads for OfflineReads {
         self.clock.now()
     }
 
-    fn views(&self, events: &[PlannedFor]) -> Vec<EventView> {
+    fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
         let live = |name: &str| self.config.as_ref().is_none_or(|(_, table)| table.upstreams.contains_key(name));
         let one = |planned: &PlannedFor| match self.offline.state.view(planned.event, &live) {
-            Ok(found) => view(&*self.log, &planned.upstreams, &found),
-            Err(_) => unknown(planned),
+            Ok(found) => Ok(view(&*self.log, &planned.upstreams, &found)),
+            Err(error) => Err(error.to_string()),
         };
         events.iter().map(one).collect()
     }
@@ -135,15 +122,16 @@ impl Reads for OfflineReads {
         &self,
         state: DeliveryState,
         upstream: Option<&str>,
-        after: Option<&Target>,
+        after: Option<Seq>,
         limit: usize,
-    ) -> Vec<Target> {
-        let listed = self.offline.state.list(state, upstream, after.map(|target| target.event), limit);
-        listed.into_iter().map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect()
+    ) -> Result<Vec<Target>, String> {
+        let listed = self.offline.state.list(state, upstream, after, limit);
+        Ok(listed.into_iter().map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect())
     }
 
-    fn stored_at(&self, event: Seq) -> Option<Seq> {
-        self.offline.state.stored_at(event).ok().filter(|at| *at != event)
+    fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
+        let at = self.offline.state.stored_at(event).map_err(|error| error.to_string())?;
+        Ok(Some(at).filter(|at| *at != event))
     }
 
     fn filter(&self, expression: &str) -> Result<Predicate, String> {

@@ -89,6 +89,7 @@ fn not_found(error: FindError) -> Failure {
         FindError::Id(_) => Failure::usage(error.to_string()),
         FindError::NoSuch(_) => Failure::new(Exit::NoSuchId, error.to_string()),
         FindError::Read(error) => unreadable(error),
+        FindError::State(_) => Failure::new(Exit::Io, error.to_string()),
     }
 }
 

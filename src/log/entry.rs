@@ -197,6 +197,9 @@ pub enum Action {
         new_key: bool,
         /// Microseconds between two of them at the least, if a rate was given.
         interval_us: Option<u64>,
+        /// These deliveries did not exist before: their first attempt is number 1.
+        #[serde(default)]
+        created: bool,
     },
     /// Hides events at once; their bytes go with the segment.
     Delete {

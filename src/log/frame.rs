@@ -12,6 +12,8 @@
 //! Integers are big-endian, varints LEB128. Entries of a frame have consecutive sequence numbers. Decoding damaged
 //! bytes gives an error, never a panic and never other bytes than were written.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use super::{
@@ -245,22 +247,30 @@ impl Compressor {
     }
 }
 
+thread_local! {
+    /// zstd's context is 160 KB: made once for each thread that reads.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn decompress_zstd(stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Damaged> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = zstd::bulk::Decompressor::new().ok();
+        }
+        let decompressor = kept.as_mut().ok_or(Damaged)?;
+        decompressor.decompress(stored, raw_length).map_err(|_| Damaged)
+    })
+}
+
 /// Checks a frame and gives its raw bytes.
 fn open(frame: &[u8]) -> Result<(Header, Bytes), Damaged> {
-    let header = Header::read(frame)?;
+    let header = check(frame)?;
     let stored = frame.get(HEADER_BYTES..header.frame_bytes()).ok_or(Damaged)?;
-    let mut head = *frame.first_chunk::<HEADER_BYTES>().ok_or(Damaged)?;
-    if let Some(crc) = head.last_chunk_mut::<4>() {
-        *crc = [0; 4];
-    }
-    if crc32c::crc32c_append(crc32c::crc32c(&head), stored) != header.crc {
-        return Err(Damaged);
-    }
     let raw_length = header.raw_length as usize;
     let raw = match header.codec {
         0 => Bytes::copy_from_slice(stored),
         1 => lz4_flex::block::decompress(stored, raw_length).map_err(|_| Damaged)?.into(),
-        2 => zstd::bulk::decompress(stored, raw_length).map_err(|_| Damaged)?.into(),
+        2 => decompress_zstd(stored, raw_length)?.into(),
         _ => return Err(Damaged),
     };
     if raw.len() == raw_length { Ok((header, raw)) } else { Err(Damaged) }

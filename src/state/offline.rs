@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{State, StateError, store};
+use super::{Key, State, StateError, store};
 use crate::{
     event::Seq,
     log::{Log, ReadError},
@@ -38,16 +38,11 @@ impl Offline {
     /// [`OfflineError`].
     pub fn open(dir: &Path, log: &dyn Log) -> Result<Self, OfflineError> {
         let stored = store::load(dir, log.log_id(), log.end()).ok().flatten();
-        let mut state = stored.unwrap_or_else(|| State::new(log.log_id()));
-        match replay(&mut state, log, &mut |_| {}) {
-            Ok(damaged) => Ok(Self { state, damaged }),
-            Err(OfflineError::State(_)) => {
-                let mut state = State::new(log.log_id());
-                let damaged = replay(&mut state, log, &mut |_| {})?;
-                Ok(Self { state, damaged })
-            }
-            Err(other) => Err(other),
-        }
+        // A run is checked block by block as it is read: all of it is read once, so that later questions can't fail.
+        let sound = stored.filter(|state| state.layers().scan(Key::new(0, 0)).all(|record| record.is_ok()));
+        let mut state = sound.unwrap_or_else(|| State::new(log.log_id()));
+        let damaged = replay(&mut state, log, &mut |_| {})?;
+        Ok(Self { state, damaged })
     }
 }
 

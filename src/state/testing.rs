@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, Event, EventId, Outcome, Pos, Scheme, Sent, Seq},
+    event::{Attempt, Change, EventId, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
         entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
@@ -24,8 +24,6 @@ pub(crate) struct TestLog {
     follower: Mutex<Option<Arc<dyn Follower>>>,
     time: AtomicU64,
     first: AtomicU64,
-    /// Answers the next appends with Busy.
-    pub(crate) busy: AtomicU64,
 }
 
 /// Sequence numbers have gaps.
@@ -127,10 +125,6 @@ pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change)
 
 impl Log for TestLog {
     fn append(&self, append: Append) {
-        let busy = self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if busy.is_ok() {
-            return append.done.answer(Err(AppendError::Busy));
-        }
         let seq = self.put(append.entry.kind, append.entry.payload);
         let entry = self.read(seq).unwrap();
         let id = entry.id();
@@ -140,7 +134,7 @@ impl Log for TestLog {
         append.done.answer(Ok(Appended::Appended(id)));
     }
 
-    fn seen(&self, _key: &DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
+    fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }
 
@@ -197,9 +191,4 @@ impl Log for TestLog {
     fn writable(&self) -> Result<(), AppendError> {
         Ok(())
     }
-}
-
-/// Decodes an event of the log.
-pub(crate) fn event(log: &TestLog, seq: Seq) -> Event {
-    entry::decode_event(&log.read(seq).unwrap()).unwrap()
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Frames of at least this many raw bytes are taken over without compressing them again.
-const GOOD_FRAME_RAW_BYTES: u32 = 48 * 1024;
+const GOOD_FRAME_RAW_BYTES: u32 = 16 * 1024;
 /// Level of the blocks that are compressed anew.
 const ZSTD_LEVEL: i32 = 3;
 

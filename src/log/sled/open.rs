@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    Active, OpenError, OpenSegment, Recovered, SEQ_STRIDE, Segments, Settings, Shared, SledLog,
+    Active, OpenError, OpenSegment, Recovered, SEQ_STRIDE, SegmentError, Segments, Settings, Shared, SledLog,
     committer::Committer,
     sealer::{Sealer, Work},
 };
@@ -39,6 +39,19 @@ use crate::{
 const WORK_QUEUE: usize = 64;
 /// Bytes read at a time while dedupe keys are read back.
 const REPLAY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Makes the first active segment; on a full disk with the room of the reserve.
+fn create(settings: &Settings, number: u64) -> Result<Active, SegmentError> {
+    let log_directory = settings.directory.join("log");
+    match Active::create(&log_directory, number, &settings.barrier) {
+        Err(error) if error.is_full() => {
+            tracing::error!(%error, "the disk is full: the reserve is released so that the log can be opened");
+            Reserve::of(&settings.directory).release();
+            Active::create(&log_directory, number, &settings.barrier)
+        }
+        other => other,
+    }
+}
 
 /// What is found under one number.
 #[derive(Default)]
@@ -92,7 +105,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let last_time = segments.last_time()?;
     let prepared = match prepared {
         Some(active) => active,
-        None => Active::create(&log_directory, segments.last_number() + 1, &settings.barrier)?,
+        None => create(&settings, segments.last_number() + 1)?,
     };
     let finished = segments.open.clone();
     let open = Arc::new(OpenSegment { active: prepared, first_seq: next_seq, first_time: 0.into() });

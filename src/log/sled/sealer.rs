@@ -27,6 +27,9 @@ use crate::{
 /// How often space is watched.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How much the sealer gives way: a third of the others' share when the cores are busy.
+const NICE: i32 = 5;
+
 /// What the sealer is asked to do.
 pub(super) enum Work {
     /// Make the next segment ahead of need.
@@ -54,6 +57,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     pub(super) fn run(self) {
+        yield_to_others();
         self.watch_space();
         loop {
             match self.work.recv_timeout(TICK) {
@@ -209,6 +213,12 @@ impl Sealer {
             let _no_room_yet = Reserve::of(directory).fill();
         }
     }
+}
+
+/// Lowers this thread's priority: sealing may take a while, acknowledging may not. (On Linux the priority belongs to
+/// the thread, not to the process.)
+fn yield_to_others() {
+    let _refused = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
 /// Writes a segment's frames before `limit` to a flat file. None if there are none.
