@@ -140,8 +140,7 @@ fn an_upstream_that_hangs_or_resets_is_tried_again_and_delays_no_other() {
         "timeout = \"300ms\"\nidle_timeout = \"300ms\"\nconcurrency = 2\n{SOON}\nbreaker = {{ failures = 1000 }}"
     );
     let relay = Relay::start(&two(&broken.url(), &settings, &healthy.url()));
-    for (answer, word) in [(Answer::HangBeforeHead, "within 300 ms"), (Answer::HangAfterHead, ""), (Answer::Reset, "")]
-    {
+    for (answer, word) in [(Answer::HangBeforeHead, "within 300 ms"), (Answer::HangAfterHead, ""), (Answer::Reset, "")] {
         let what = format!("{answer:?}");
         let before = healthy.received().len();
         broken.answer(answer);

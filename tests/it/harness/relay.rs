@@ -250,8 +250,7 @@ impl Relay {
     /// The TCP addresses it listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let diagnostics = self.diagnostics();
-        let after =
-            ["bound=\"", "\"bound\":\""].iter().find_map(|name| diagnostics.split_once(name)).map(|(_, after)| after);
+        let after = ["bound=\"", "\"bound\":\""].iter().find_map(|name| diagnostics.split_once(name)).map(|(_, after)| after);
         let bound = after.and_then(|after| after.split('"').next()).unwrap_or("");
         bound.split(", ").filter(|text| !text.is_empty()).map(|text| text.parse().unwrap()).collect()
     }
