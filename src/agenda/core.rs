@@ -320,8 +320,11 @@ impl Core {
         lane.refilling = false;
         lane.retries.refilled(until);
         lane.replays.refilled(until);
-        let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id);
-        for (key, record) in found.iter().copied().chain(changed) {
+        let layers = self.state.layers();
+        let changed = layers.top().filter(|(key, _)| key.upstream == id);
+        // What changed since the search's layers were frozen counts as it is now: most of it is settled.
+        let unchanged = found.iter().copied().filter(|(key, _)| !layers.is_on_top(*key));
+        for (key, record) in unchanged.chain(changed) {
             // Their records say pending, but they are in somebody's hands.
             if self.lanes.get(id as usize).is_some_and(|lane| !lane.leases.contains_key(&key.event)) {
                 schedule_record(&mut self.lanes, key, &record, now);
@@ -353,10 +356,13 @@ impl Core {
         self.lanes.get(id as usize).map_or((0, false), |lane| (lane.in_flight, lane.live))
     }
 
-    /// How many records a search is to find: more than are in somebody's hands, or it might find nothing new.
+    /// How many records a search is to find: more than are in somebody's hands or changed since the layers that it
+    /// sees were frozen, or it might find nothing new.
     #[must_use]
     pub fn refill_most(&self, id: UpstreamId) -> usize {
-        self.retries_each() / 2 + self.lanes.get(id as usize).map_or(0, |lane| lane.leases.len())
+        let in_hands = self.lanes.get(id as usize).map_or(0, |lane| lane.leases.len());
+        let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id).count();
+        self.retries_each() / 2 + in_hands + changed
     }
 
     /// How many due times a lane may hold.

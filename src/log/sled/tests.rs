@@ -319,3 +319,18 @@ fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
         }
     }
 }
+
+#[test]
+fn what_was_read_before_a_segment_was_sealed_is_found_after_it() {
+    let log = Scratch::default().open();
+    // One commit each, so that sealing merges many small frames into one block.
+    let ids: Vec<_> = (0..20).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    assert_eq!(log.read(ids[0].pos.seq).unwrap().pos, ids[0].pos, "its frame is in the cache now");
+    log.roll();
+    wait_until_sealed(&log, 1);
+    for id in &ids {
+        assert_eq!(log.read(id.pos.seq).unwrap().pos, id.pos);
+        assert_eq!(log.scan(id.pos.seq, 1).unwrap().first().map(|entry| entry.pos), Some(id.pos));
+        assert_eq!(log.scan_back(id.pos.seq + 1).unwrap().last().map(|entry| entry.pos), Some(id.pos));
+    }
+}
