@@ -140,7 +140,7 @@ fn an_upstream_that_hangs_or_resets_is_tried_again_and_delays_no_other() {
         "timeout = \"300ms\"\nidle_timeout = \"300ms\"\nconcurrency = 2\n{SOON}\nbreaker = {{ failures = 1000 }}"
     );
     let relay = Relay::start(&two(&broken.url(), &settings, &healthy.url()));
-    for (answer, word) in [(Answer::HangBeforeHead, "within 300 ms"), (Answer::HangAfterHead, ""), (Answer::Reset, "")] {
+    for (answer, word) in [(Answer::HangBeforeHead, "within 300 ms"), (Answer::Reset, "")] {
         let what = format!("{answer:?}");
         let before = healthy.received().len();
         broken.answer(answer);
@@ -163,6 +163,20 @@ fn an_upstream_that_hangs_or_resets_is_tried_again_and_delays_no_other() {
         for id in &ids {
             relay.wait_for_state(id, "delivered");
         }
+    }
+}
+
+#[test]
+fn an_answer_that_hangs_after_a_good_head_is_delivered_and_its_silence_is_told() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::HangAfterHead);
+    let relay = Relay::start(&format!("{}\nidle_timeout = \"300ms\"\nconcurrency = 1", all_to(&upstream)));
+    let (first, second) = (relay.accept("/x", "1"), relay.accept("/x", "2"));
+    for id in [&first, &second] {
+        let shown = relay.wait_for_state(id, "delivered");
+        let attempt = &shown["deliveries"][0]["attempts"][0];
+        assert_eq!((attempt["status"].as_u64(), attempt["excerpt"].as_str()), (Some(200), Some("half")));
+        assert!(attempt["error"].as_str().unwrap().contains("stopped coming"), "{attempt}");
     }
 }
 

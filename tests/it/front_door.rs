@@ -235,3 +235,53 @@ fn refused_requests_are_listed_with_reason_source_and_size() {
     let table = relay.cli(&["refused"]).done().out;
     assert!(table.contains("REASON") && table.contains("POST /nowhere"), "{table}");
 }
+
+#[test]
+fn bodies_beyond_the_budget_are_503_with_retry_after_and_the_budget_comes_back() {
+    let relay =
+        Relay::start("[server]\nmax_body = \"1MiB\"\nspool_size = \"1MiB\"\n[source.a]\npath = \"/a\"\nto = []\n");
+    let body = vec![b'x'; 1_000_000];
+    let mut first = Connection::open(relay.address());
+    first.write(format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len())).unwrap();
+    first.write(&body[..900_000]).unwrap();
+    wait_until("the first body is in the spool", || relay.metric("stagepost_spool_bytes") > 500_000.0);
+    let answer = relay.send(&Request::post("/a", &body));
+    assert_eq!(answer.status, 503);
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((5..=30).contains(&seconds));
+    relay.accept("/a", "small bodies need no spool");
+    first.write(&body[900_000..]).unwrap();
+    assert_eq!(first.read().unwrap().status, 202);
+    wait_until("the budget comes back", || relay.send(&Request::post("/a", &body)).status == 202);
+}
+
+#[test]
+fn an_upstream_that_is_late_with_a_get_is_504() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::HangBeforeHead);
+    let relay = Relay::start(&format!(
+        "[source.a]\npath = \"/a\"\nto = [\"u\"]\nreply_timeout = \"300ms\"\n[upstream.u]\nurl = \"{}\"\n",
+        upstream.url()
+    ));
+    assert_eq!(relay.send(&Request::get("/a")).status, 504);
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_and_nobody_else() {
+    let upstream = Upstream::start();
+    let config = |trusted: &str| {
+        format!(
+            "[server]\ntrusted_proxies = [{trusted}]\n[source.a]\npath = \"/a\"\nto = [\"u\"]\n[upstream.u]\nurl = \"{}\"\n",
+            upstream.url()
+        )
+    };
+    let request = Request::post("/a", "x").header("X-Forwarded-For", "203.0.113.9");
+    for (number, trusted, client) in [(1, "", "127.0.0.1"), (2, "\"127.0.0.0/8\"", "203.0.113.9")] {
+        let relay = Relay::start(&config(trusted));
+        let answer = relay.send(&request);
+        let got = upstream.wait_for_requests(number);
+        let told = got.last().unwrap().header("x-forwarded-for").unwrap();
+        assert!(told.starts_with(client), "{told}");
+        assert_eq!(relay.show(answer.header("stagepost-event-id").unwrap())["client"], client);
+    }
+}

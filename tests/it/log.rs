@@ -180,6 +180,20 @@ fn filters_narrow_what_log_shows() {
 }
 
 #[test]
+fn log_follows_what_comes_oldest_first() {
+    let relay = Relay::start("[source.a]\npath = \"/a\"\nto = []\n");
+    let first = relay.accept("/a", "1");
+    let mut follower = relay.follow(&["log", "-f", "--json"]);
+    let id = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap()["id"].clone();
+    assert_eq!(id(follower.line()), first.as_str());
+    let second = relay.accept("/a", "2");
+    assert_eq!(id(follower.line()), second.as_str());
+    let mut refused = relay.follow(&["refused", "-f", "--json"]);
+    relay.send(&Request::post("/nowhere", "x"));
+    assert!(refused.line().contains("not_found"));
+}
+
+#[test]
 fn the_lines_of_log_json_have_the_names_of_the_contract_and_bytes_that_are_no_text_are_base64() {
     let upstream = Upstream::start();
     let relay = Relay::start(&all_to(&upstream));

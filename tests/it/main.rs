@@ -2,7 +2,14 @@
 //!
 //! Every test starts its own relay in a directory of its own and waits for conditions, never for time to pass.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests panic too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "the helpers of tests panic too, and say what they could not do"
+)]
 
 mod harness;
 

@@ -81,6 +81,7 @@ fn a_replay_by_id_sends_the_same_event_with_the_same_keys() {
         assert_eq!(got[0].header(name), got[1].header(name), "{name}");
     }
     assert_eq!(got[1].text(), "again");
+    wait_until("the replay is settled", || relay.show(&id)["deliveries"][0]["attempts_total"] == 2);
     relay.cli(&["replay", &id, "--new-key"]).done();
     let got = upstream.wait_for_requests(3);
     assert_ne!(got[0].header("idempotency-key"), got[2].header("idempotency-key"));

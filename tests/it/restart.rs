@@ -17,6 +17,9 @@ fn what_is_pending_held_and_dead_is_so_after_a_restart_and_after_a_kill() {
     let (pending, held, dead) = (relay.accept("/x", "pending"), relay.accept("/x", "held"), relay.accept("/x", "dead"));
     upstream.wait_for_requests(3);
     relay.wait_for_state(&dead, "dead");
+    for id in [&pending, &held] {
+        wait_until("the first attempt is settled", || relay.show(id)["deliveries"][0]["attempts_total"] == 1);
+    }
     relay.cli(&["hold", &held, "--reason", "to be looked at"]).done();
     let told = |relay: &Relay| {
         let state = |id: &str| relay.show(id)["deliveries"].clone();
@@ -67,6 +70,7 @@ fn sigterm_finishes_requests_that_have_begun_and_takes_no_new_ones() {
     let answer = begun.read().unwrap();
     assert_eq!(answer.status, 202);
     let id = answer.header("stagepost-event-id").unwrap().to_owned();
+    drop(begun);
     let (code, said) = relay.wait();
     assert_eq!(code, 0, "{said}");
     relay.run();

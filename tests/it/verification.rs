@@ -128,3 +128,20 @@ fn a_duplicate_is_answered_with_the_first_id_and_delivered_once_also_after_a_res
     assert_eq!(got.iter().filter(|request| request.text().contains(r#""id":"a""#)).count(), 1);
     assert!(relay.metric("stagepost_without_key_total{source=\"app\"}") >= keyless.len() as f64);
 }
+
+#[test]
+fn a_secret_comes_from_the_credentials_of_the_service_manager_and_a_missing_one_refuses_to_start() {
+    let mut relay = Relay::stopped(
+        "[source.a]\npath = \"/in\"\nto = []\n[source.a.verify]\nscheme = \"hmac\"\nheader = \"X-Signature\"\n\
+         secrets = [\"credential:hook\"]\n",
+    );
+    let told = relay.cli_by_config(&["check"]);
+    assert_eq!(told.code, 78);
+    assert!(told.err.contains("credential"), "{}", told.err);
+    relay.write("hook", "from systemd\n");
+    let directory = relay.directory().to_str().unwrap().to_owned();
+    relay.environment("CREDENTIALS_DIRECTORY", &directory);
+    relay.run();
+    let request = Request::post("/in", "x").header("X-Signature", sign("from systemd", b"x"));
+    assert_eq!(relay.send(&request).status, 202);
+}

@@ -9,7 +9,7 @@ use std::{
         unix::{net::UnixStream, process::ExitStatusExt as _},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -159,7 +159,7 @@ impl Relay {
         } else {
             format!("[store]\npath = \"{}\"\n{config}", self.data.display())
         };
-        self.write("stagepost.toml", &format!("{listen}{store}"));
+        self.write("stagepost.toml", format!("{listen}{store}"));
     }
 
     /// Writes a file into the relay's directory.
@@ -250,7 +250,8 @@ impl Relay {
     /// The TCP addresses it listens on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let diagnostics = self.diagnostics();
-        let after = ["bound=\"", "\"bound\":\""].iter().find_map(|name| diagnostics.split_once(name)).map(|(_, after)| after);
+        let after =
+            ["bound=\"", "\"bound\":\""].iter().find_map(|name| diagnostics.split_once(name)).map(|(_, after)| after);
         let bound = after.and_then(|after| after.split('"').next()).unwrap_or("");
         bound.split(", ").filter(|text| !text.is_empty()).map(|text| text.parse().unwrap()).collect()
     }
@@ -308,6 +309,21 @@ impl Relay {
         cli(self.directory(), &all)
     }
 
+    /// Starts a command for this relay's data directory that goes on until the test ends.
+    pub fn follow(&self, args: &[&str]) -> Follower {
+        let mut child = command(self.directory())
+            .args(args)
+            .arg("--data")
+            .arg(&self.data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Follower { child, out }
+    }
+
     /// Asks on the operators' socket.
     pub fn ask_admin(&self, path: &str) -> Response {
         let stream = UnixStream::connect(self.data.join("admin.sock")).unwrap();
@@ -362,6 +378,28 @@ impl Relay {
         let status = self.cli(&["status", "--json"]).done().json();
         let all = status["upstreams"].as_array().unwrap().clone();
         all.into_iter().find(|upstream| upstream["name"] == name).unwrap_or(Value::Null)
+    }
+}
+
+/// A command that follows.
+pub struct Follower {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Follower {
+    /// Its next line; waits for it.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        assert!(self.out.read_line(&mut line).unwrap() > 0, "the command ended");
+        line
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
     }
 }
 
