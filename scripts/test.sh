@@ -60,6 +60,6 @@ heading "examples in the documentation of the code"
 cargo test --locked --doc
 
 heading "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 printf '\nall checks passed in %d min %d s: format, lints, tests, documentation\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -362,6 +362,9 @@ pub fn dedupe(options: &Options) {
             sums[index] += rates[index];
         }
     }
+    let unwanted =
+        |relay: &Relay<'_>| relay.metric("stagepost_duplicates_total") + relay.metric("stagepost_without_key_total");
+    assert!(unwanted(&none) + unwanted(&many) == 0.0, "every request must bring a key of its own");
     let keys = options.keys;
     print("dedupe: acks/s without keys", sums[0] / rounds as f64, "/s", Target::None);
     print(&format!("dedupe: acks/s with {keys} live keys"), sums[1] / rounds as f64, "/s", Target::None);

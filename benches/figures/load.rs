@@ -246,10 +246,10 @@ pub fn note_longest(longest_us: &mut Vec<u32>, tenth: usize, latency: u32) {
 async fn answer(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<u8> {
     input.clear();
     loop {
-        if let Some(end) = memchr::memmem::find(input, b"\r\n\r\n") {
-            if input.len() >= end + 4 + content_length(&input[..end]) {
-                return Ok(input[9]);
-            }
+        if let Some(end) = memchr::memmem::find(input, b"\r\n\r\n")
+            && input.len() >= end + 4 + content_length(&input[..end])
+        {
+            return Ok(input[9]);
         }
         if stream.read_buf(input).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
