@@ -22,7 +22,7 @@ use crate::{
     admin::{self, SocketError},
     agenda::{self, Agenda},
     clock::Clock,
-    config::{Config, Loaded},
+    config::{Config, Loaded, StoreSettings},
     delivery::{self, Engine},
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
@@ -120,9 +120,8 @@ impl App {
         let node: Arc<str> = node_name().into();
 
         let to_engine = Arc::new(ToEngine::default());
-        let keep = Keep { settled: config.store.retention, dead: config.store.dead_retention };
         let agenda = Agenda::start(
-            agenda::Settings::standard(config.store.path.join("state"), keep),
+            agenda_settings(&config.store),
             agenda::Deps {
                 log: seam.clone(),
                 live: live.clone(),
@@ -257,6 +256,8 @@ impl App {
     }
 
     fn sample(&self) {
+        let stopped = &self.running.metrics.expressions_killed;
+        stopped.add(self.instance.evaluator.stopped().saturating_sub(stopped.get()));
         let names = admin::Ports::upstreams(&*self.instance);
         let bytes = self.log.stats().bytes;
         self.instance.samples.take(self.running.clock.steady(), bytes, &names, &self.running.metrics);
@@ -289,6 +290,13 @@ impl App {
         let _done = tokio::task::spawn_blocking(move || drop((shards, delivery))).await;
         tracing::info!("stopped");
     }
+}
+
+/// A checkpoint for each segment's worth of log, or more often: what is replayed at a start follows what is sealed.
+fn agenda_settings(store: &StoreSettings) -> agenda::Settings {
+    let keep = Keep { settled: store.retention, dead: store.dead_retention };
+    let standard = agenda::Settings::standard(store.path.join("state"), keep);
+    agenda::Settings { checkpoint_bytes: store.segment_bytes.min(standard.checkpoint_bytes), ..standard }
 }
 
 fn open_log(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Arc<SledLog>, OpenError> {

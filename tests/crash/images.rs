@@ -89,7 +89,7 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
         })
     };
     let log = open(directory.path(), barrier);
-    read_tree(directory.path(), Path::new(""), &mut recorder.lock().unwrap().durable);
+    read_tree(directory.path(), Path::new("log"), &mut recorder.lock().unwrap().durable);
     for number in 0..appends {
         let length = match random.next_u64() % 10 {
             0 => random.next_u64() % 60_000,

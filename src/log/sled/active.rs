@@ -13,12 +13,17 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
     event::Seq,
     log::{disk::sync_directory_of, frame},
 };
+
+/// How often, and how many times, a segment's file is looked at that sled has not let go yet: 5 seconds.
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOCK_LOOKS: u32 = 250;
 
 /// The largest value in bytes, so that 16 of them stay below sled's limit for a leaf (128 KiB).
 pub const PART_VALUE_BYTES: usize = 7 * 1024;
@@ -239,7 +244,23 @@ pub fn first_seq_of(frame: &[u8]) -> Option<Seq> {
     Some(u64::from_be_bytes(*frame.get(2..)?.first_chunk()?))
 }
 
+/// sled locks its file, and lets it go some time after a failed open or after the last handle was dropped: its threads
+/// end when they like. The directory's own lock keeps other processes out, so it can only be that.
 fn open_db(path: &Path) -> Result<::sled::Db, SegmentError> {
+    for _ in 0..LOCK_LOOKS {
+        match open_db_once(path) {
+            Err(SegmentError::Io { source, .. }) if is_locked(&source) => std::thread::park_timeout(LOCK_LOOK_EVERY),
+            other => return other,
+        }
+    }
+    open_db_once(path)
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+fn open_db_once(path: &Path) -> Result<::sled::Db, SegmentError> {
     let config = ::sled::Config::new()
         .path(path)
         .mode(::sled::Mode::HighThroughput)

@@ -27,7 +27,7 @@ use crate::{
     log::{
         Kind, ReadError,
         dedupe::{Runs, Table},
-        disk::{Access, Identity, Lock, Reserve, private_directory},
+        disk::{Access, Identity, Lock, Reserve, free_bytes, private_directory},
         entry, frame,
         queue::Queue,
         segment::Sealed,
@@ -39,6 +39,10 @@ use crate::{
 const WORK_QUEUE: usize = 64;
 /// Bytes read at a time while dedupe keys are read back.
 const REPLAY_BYTES: usize = 4 * 1024 * 1024;
+
+/// sled rewrites a part of each segment when it opens it: below this much free space the reserve is released first. It
+/// is filled again when there is room.
+const OPENING_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Makes the first active segment; on a full disk with the room of the reserve.
 fn create(settings: &Settings, number: u64) -> Result<Active, SegmentError> {
@@ -72,6 +76,10 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let identity = Identity::open_or_create(&directory).map_err(io(&directory))?;
     let mut recovered = Recovered::default();
     let mut segments = Segments::default();
+    if free_bytes(&directory).is_ok_and(|free| free < OPENING_BYTES) {
+        tracing::error!("the disk is full: the reserve is released so that the log can be opened");
+        Reserve::of(&directory).release();
+    }
     remove_temporary(&log_directory).map_err(io(&log_directory))?;
     for (number, found) in list(&log_directory).map_err(io(&log_directory))? {
         if found.sealed {

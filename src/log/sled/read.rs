@@ -162,7 +162,8 @@ impl Shared {
     }
 
     fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {
-        if let Some(cached) = self.cache.find(block.first_seq) {
+        // A frame that was read before the segment was sealed may be cached too: it is only a part of this block.
+        if let Some(cached) = self.cache.find(block.first_seq).filter(|cached| cached.len() == block.entries as usize) {
             return Ok(cached);
         }
         let entries = Arc::new(sealed.read(block, self.partition)?);

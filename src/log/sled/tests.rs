@@ -123,6 +123,26 @@ fn segments_roll_are_sealed_and_stay_readable_in_order() {
 }
 
 #[test]
+fn a_segment_is_read_backwards_whole_also_when_its_frames_were_read_before_it_was_sealed() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let ids: Vec<_> = (0..5).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    for id in &ids {
+        log.read(id.pos.seq).unwrap();
+    }
+    log.roll();
+    wait_until_sealed(&log, 1);
+    let (mut found, mut before) = (Vec::new(), log.end());
+    loop {
+        let entries = log.scan_back(before).unwrap();
+        let Some(first) = entries.first() else { break };
+        before = first.pos.seq;
+        found.extend(entries.iter().rev().map(|entry| entry.pos.seq));
+    }
+    assert_eq!(found, ids.iter().rev().map(|id| id.pos.seq).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_flipped_bit_in_a_sealed_segment_costs_one_block_and_names_it() {
     let scratch = Scratch::default();
     let log = scratch.open();
@@ -297,5 +317,20 @@ fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
         } else {
             fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_was_read_before_a_segment_was_sealed_is_found_after_it() {
+    let log = Scratch::default().open();
+    // One commit each, so that sealing merges many small frames into one block.
+    let ids: Vec<_> = (0..20).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    assert_eq!(log.read(ids[0].pos.seq).unwrap().pos, ids[0].pos, "its frame is in the cache now");
+    log.roll();
+    wait_until_sealed(&log, 1);
+    for id in &ids {
+        assert_eq!(log.read(id.pos.seq).unwrap().pos, id.pos);
+        assert_eq!(log.scan(id.pos.seq, 1).unwrap().first().map(|entry| entry.pos), Some(id.pos));
+        assert_eq!(log.scan_back(id.pos.seq + 1).unwrap().last().map(|entry| entry.pos), Some(id.pos));
     }
 }
