@@ -13,6 +13,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -24,6 +25,10 @@ use crate::{
 pub const PART_VALUE_BYTES: usize = 7 * 1024;
 /// Bytes that sled may cache for one segment. Only its tail is ever hot.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// sled gives its file's lock back a little after a database is dropped, when its last background task has ended.
+/// So many looks, so far apart, are waited for that.
+const LOCK_LOOKS: u32 = 500;
+const LOCK_LOOK: Duration = Duration::from_millis(2);
 
 /// Makes written bytes durable: `File::sync_data`, unless a test wants to know, to fail or to forget.
 pub type Barrier = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
@@ -65,6 +70,11 @@ impl SegmentError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_full(source))
     }
+
+    /// Whether somebody has the segment open still.
+    fn is_locked(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.to_string().contains("could not acquire lock"))
+    }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -105,7 +115,15 @@ impl Active {
         let io = |source| SegmentError::Io { path: path.display().to_string(), source };
         fs::create_dir_all(path).map_err(io)?;
         set_aside(path, |name| name.ends_with(".generating")).map_err(io)?;
-        let db = match open_db(path) {
+        let mut opened = open_db(path);
+        for _ in 0..LOCK_LOOKS {
+            if !opened.as_ref().is_err_and(SegmentError::is_locked) {
+                break;
+            }
+            std::thread::park_timeout(LOCK_LOOK);
+            opened = open_db(path);
+        }
+        let db = match opened {
             Err(SegmentError::Damaged { .. }) => {
                 set_aside(path, |name| name.starts_with("snap.")).map_err(io)?;
                 open_db(path)?
