@@ -138,9 +138,14 @@ pub struct Core {
     routes: Arc<Routes>,
     evaluator: Evaluator,
     bounds: Bounds,
-    /// Unplanned events that are not at hand.
+    /// Unplanned events that are not at hand; what is accepted after them waits behind them.
     unread: RoaringTreemap,
+    /// Unplanned events that nobody waits behind: too many filters are asked, or reading failed.
+    put_off: RoaringTreemap,
+    /// Events are being read to be planned …
     planning: bool,
+    /// … and others wait behind them.
+    catching_up: bool,
     plan_after: Timestamp,
     asking: usize,
     turn: usize,
@@ -168,7 +173,9 @@ impl Core {
             routes: Arc::new(Routes::new(table)),
             evaluator,
             bounds,
+            put_off: RoaringTreemap::new(),
             planning: false,
+            catching_up: false,
             plan_after: Timestamp::ZERO,
             asking: 0,
             turn: 0,
@@ -285,6 +292,7 @@ impl Core {
         match purpose {
             Purpose::Plan => {
                 self.planning = false;
+                self.catching_up = false;
                 for (event, read) in events {
                     self.loaded_unplanned(event, read, now);
                 }
@@ -306,7 +314,7 @@ impl Core {
         match question.routes.plan(event, &self.evaluator, answers) {
             Verdict::Decided(decision) => self.decided(event, decision),
             Verdict::Ask(_) => {
-                self.unread.insert(event.id.pos.seq);
+                self.put_off.insert(event.id.pos.seq);
             }
         }
     }
@@ -383,6 +391,9 @@ impl Core {
 
     fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) {
         match note {
+            Note::Accepted(seq) if self.catching_up || !self.unread.is_empty() => {
+                self.unread.insert(seq);
+            }
             Note::Accepted(seq) => match entry::decode_event(entry) {
                 Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event)),
                 _ => self.lost_unplanned(seq, "its format is not known"),
@@ -462,7 +473,7 @@ impl Core {
         match self.routes.plan(event, &self.evaluator, &[]) {
             Verdict::Decided(decision) => self.decided(event, decision),
             Verdict::Ask(_) if self.asking >= ASKING_MAX => {
-                self.unread.insert(event.id.pos.seq);
+                self.put_off.insert(event.id.pos.seq);
             }
             Verdict::Ask(ask) => {
                 self.asking += 1;
@@ -520,13 +531,25 @@ impl Core {
     }
 
     fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
-        if self.planning || self.unread.is_empty() || self.asking >= ASKING_MAX / 2 || now < self.plan_after {
+        if self.planning {
             return Ok(());
         }
-        let events: Vec<Seq> = self.unread.iter().take(READ_EVENTS).collect();
+        self.catching_up = !self.unread.is_empty();
+        let may_ask = self.asking < ASKING_MAX / 2 && now >= self.plan_after;
+        let from = match self.catching_up {
+            true => &mut self.unread,
+            false if may_ask => &mut self.put_off,
+            false => return Ok(()),
+        };
+        let events: Vec<Seq> = from.iter().take(READ_EVENTS).collect();
+        for event in &events {
+            from.remove(*event);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
         let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
         for event in events {
-            self.unread.remove(event);
             order.events.push((event, self.state.stored_at(event)?));
         }
         self.planning = true;
@@ -541,11 +564,12 @@ impl Core {
         match read {
             Read::Event(event) => self.plan(&event),
             Read::Lost(why) => self.lost_unplanned(event, &why),
-            Read::Later(hurry) => {
+            Read::Later(Hurry::AtOnce) => {
                 self.unread.insert(event);
-                if hurry == Hurry::AfterAWhile {
-                    self.plan_after = now.after(READ_AGAIN);
-                }
+            }
+            Read::Later(Hurry::AfterAWhile) => {
+                self.put_off.insert(event);
+                self.plan_after = now.after(READ_AGAIN);
             }
         }
     }
@@ -693,8 +717,14 @@ impl Core {
                 continue;
             }
             let record = match work {
-                Work::Fresh => Record::waiting(event.id.time),
-                Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
+                // The common case needs no look-up: nothing but acceptance is known of it.
+                Work::Fresh
+                    if upstream.waiting.contains(seq)
+                        || (self.state.unplanned().contains(seq) && !self.state.has_early_record(seq)) =>
+                {
+                    Record::waiting(event.id.time)
+                }
+                Work::Fresh | Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
                     Some(record) if record.state == DeliveryState::Pending => record,
                     _ => {
                         lane.leases.remove(&seq);
