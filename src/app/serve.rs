@@ -22,7 +22,7 @@ use crate::{
     admin::{self, SocketError},
     agenda::{self, Agenda},
     clock::Clock,
-    config::{Config, StoreSettings, Loaded},
+    config::{Config, Loaded, StoreSettings},
     delivery::{self, Engine},
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
