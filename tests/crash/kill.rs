@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,10 +21,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use stagepost::{
-    clock::Clock,
-    jitter::Jitter,
-};
+use stagepost::{clock::Clock, jitter::Jitter};
 
 /// Threads that send at once.
 const SENDERS: u64 = 6;
@@ -324,10 +321,14 @@ fn wait_for_a_random_moment(random: &Jitter, witness: &Witness, relay: &Relay) {
         2 => (0, 1 + random.next_u64() % 300),
         _ => (1 + random.next_u64() % 800, 0),
     };
-    wait_until("a moment to kill", || relay.diagnostics(), || {
-        let (now_acks, now_arrivals) = counters();
-        now_acks >= acks + more_acks && now_arrivals >= arrivals + more_arrivals
-    });
+    wait_until(
+        "a moment to kill",
+        || relay.diagnostics(),
+        || {
+            let (now_acks, now_arrivals) = counters();
+            now_acks >= acks + more_acks && now_arrivals >= arrivals + more_arrivals
+        },
+    );
     // The moment itself is random: nothing waits for anything here.
     thread::park_timeout(Duration::from_micros(random.next_u64() % 50_000));
 }
@@ -362,9 +363,11 @@ fn everything_acknowledged_survives_kills_under_load_and_is_delivered_unaltered(
 
     // The last instance accepts, and delivers all that was ever acknowledged.
     let acks = witness.acks.load(Ordering::SeqCst);
-    wait_until("an answer after the last restart", || relay.diagnostics(), || {
-        witness.acks.load(Ordering::SeqCst) > acks
-    });
+    wait_until(
+        "an answer after the last restart",
+        || relay.diagnostics(),
+        || witness.acks.load(Ordering::SeqCst) > acks,
+    );
     let left = || {
         let (acknowledged, arrived) = (witness.acknowledged.lock().unwrap(), witness.arrived.lock().unwrap());
         acknowledged.keys().filter(|id| !arrived.contains_key(*id)).cloned().collect::<Vec<_>>()

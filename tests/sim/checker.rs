@@ -155,7 +155,7 @@ impl Checker {
 
     fn each(&mut self, keys: impl Iterator<Item = Key>, change: impl Fn(&mut Known)) {
         for key in keys {
-            if let Some(known) = self.known(&key).filter(|_| true) {
+            if let Some(known) = self.known(&key) {
                 change(known);
             }
         }
@@ -221,7 +221,8 @@ impl Checker {
 
     /// What is not finished, in words. None if everything acknowledged has its end.
     pub fn unfinished(&self) -> Option<String> {
-        let event = self.acknowledged.keys().find(|event| !self.deleted.contains(event) && !self.planned.contains(event));
+        let event =
+            self.acknowledged.keys().find(|event| !self.deleted.contains(event) && !self.planned.contains(event));
         if let Some(event) = event {
             return Some(format!("event {event} is not planned"));
         }

@@ -1,7 +1,7 @@
 //! The world of one history: log, agenda, engine, clock and operators, all driven by one seed on one thread.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use stagepost::{
     expr::{self, EvalError, Evaluator},
     jitter::Jitter,
     log::{
-        Acked, Append, AppendError, Appended, Class, DedupeKey, Done, Entry, Kind, Log, NewEntry,
+        Acked, Append, Appended, Class, DedupeKey, Done, Entry, Kind, Log, NewEntry,
         entry::{self, Accepting, Action, Attempted, Command, Target},
         memory::MemoryLog,
     },
@@ -78,12 +78,6 @@ struct Working {
     fate: Fate,
 }
 
-/// An entry of the agenda on its way into the log.
-struct Offered {
-    entry: NewEntry,
-    answer: oneshot::Receiver<Acked>,
-}
-
 pub struct World {
     random: Jitter,
     sabotage: Sabotage,
@@ -99,7 +93,7 @@ pub struct World {
     gap: Option<Seq>,
     checkpoints: Vec<State>,
     sending: Vec<Sending>,
-    offered: Vec<Offered>,
+    offered: VecDeque<NewEntry>,
     orders: Vec<ReadOrder>,
     questions: Vec<Question>,
     working: Vec<Working>,
@@ -137,7 +131,7 @@ impl World {
             gap: None,
             checkpoints: Vec::new(),
             sending: Vec::new(),
-            offered: Vec::new(),
+            offered: VecDeque::new(),
             orders: Vec::new(),
             questions: Vec::new(),
             working: Vec::new(),
@@ -222,7 +216,7 @@ impl World {
                 self.compare()?;
                 return self.checker.ended(&self.ignored);
             }
-            self.advance(Duration::from_secs(10))?;
+            self.advance(Duration::from_secs(60))?;
         }
         let unfinished = self.checker.unfinished().unwrap_or_default();
         Err(format!("after {DRAIN_ROUNDS} rounds something is forgotten: {unfinished}"))
@@ -247,7 +241,8 @@ impl World {
             };
             let (done, answer) = Done::channel();
             let entry = NewEntry { kind: Kind::Accepted, payload: accepted(source, &body, now) };
-            let append = Append { parts: Vec::new(), entry, dedupe: Some(dedupe), class: Class::Event, time: now, done };
+            let append =
+                Append { parts: Vec::new(), entry, dedupe: Some(dedupe), class: Class::Event, time: now, done };
             self.log.append(append);
             self.sending.push(Sending { answer, body, key, at: now });
         }
@@ -292,11 +287,11 @@ impl World {
             }
         }
         let effects = self.core.step(&entries, now, &self.table).map_err(|why| why.to_string())?;
-        self.offer_again();
         for entry in effects.append {
             self.note(&format!("append {:?} {}", entry.kind, hex::encode(&entry.payload)));
-            self.offer(entry);
+            self.offered.push_back(entry);
         }
+        self.offer_all();
         for job in effects.dispatch {
             self.dispatch(job)?;
         }
@@ -329,26 +324,15 @@ impl World {
         self.log.scan(next, 2_000).unwrap()
     }
 
-    fn offer(&mut self, entry: NewEntry) {
-        let (done, answer) = Done::channel();
-        // The log's queue is full now and then.
-        if !self.draining && self.up_to(20) == 0 {
-            done.answer(Err(AppendError::Busy));
-        } else {
-            let time = self.clock.now();
-            let (parts, class) = (Vec::new(), Class::Upkeep);
-            self.log.append(Append { parts, entry: entry.clone(), dedupe: None, class, time, done });
-        }
-        self.offered.push(Offered { entry, answer });
-    }
-
-    fn offer_again(&mut self) {
-        for mut offered in std::mem::take(&mut self.offered) {
-            match offered.answer.try_recv() {
-                Ok(Err(_)) => self.offer(offered.entry),
-                Err(oneshot::error::TryRecvError::Empty) => self.offered.push(offered),
-                _ => {}
+    /// As the agenda's thread does: in order, behind what found the log's queue full.
+    fn offer_all(&mut self) {
+        while let Some(entry) = self.offered.pop_front() {
+            // The log's queue is full now and then.
+            if !self.draining && self.up_to(20) == 0 {
+                self.offered.push_front(entry);
+                return;
             }
+            self.append(entry.kind, entry.payload);
         }
     }
 
@@ -455,6 +439,7 @@ impl World {
         if change == Change::Delivered && self.sabotage != Sabotage::SettleWithoutSending {
             *self.checker.arrived.entry(key.clone()).or_default() += 1;
         }
+        self.note(&format!("settle {key:?} {change:?}"));
         if matches!(change, Change::Ignore) {
             self.ignored.insert(key.clone());
         }
