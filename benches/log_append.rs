@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench log_append` prints appends per second and CPU microseconds for each append.
 
-#![expect(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a bench")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a bench")]
 
 use std::{
     sync::{

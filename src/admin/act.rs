@@ -70,9 +70,10 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
     } else {
         selection.by_id()?
     }
-    let Selection { targets, mut acted, .. } = selection;
+    let Selection { targets, created, mut acted, .. } = selection;
     if !asked.dry_run {
-        for action in actions(asked, ports, targets) {
+        let both = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
+        for action in both {
             ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
         }
     }
@@ -131,7 +132,7 @@ fn until_ms(ports: &dyn Ports, asked: &Act) -> Option<u64> {
 
 /// The log entries of a command, each small enough for the log. Throttled replays are dealt out to all entries like
 /// cards, each with the interval of all together, so that the rate holds and the order of the log is kept.
-fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>) -> Vec<Action> {
+fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) -> Vec<Action> {
     let bytes: usize = targets.iter().map(|target| target.upstream.len() * 2 + 48).sum();
     let piles = (bytes / COMMAND_BYTES + usize::from(!targets.is_empty())).max(1);
     if targets.is_empty() {
@@ -149,6 +150,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>) -> Vec<Action> 
             targets,
             new_key: asked.new_key,
             interval_us: asked.interval_us.map(|interval| interval.saturating_mul(piles as u64)),
+            created,
         },
         Verb::Hold => Action::Hold { targets, until_ms, reason: asked.reason.clone() },
         Verb::Release => Action::Release { targets },
@@ -162,13 +164,15 @@ struct Selection<'a> {
     ports: &'a dyn Ports,
     asked: &'a Act,
     targets: Vec<Target>,
+    /// Deliveries that do not exist yet: replays to an upstream that the event was not planned for.
+    created: Vec<Target>,
     acted: Acted,
 }
 
 impl<'a> Selection<'a> {
     fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
         let acted = Acted { before: asked.before.unwrap_or_else(|| ports.log().end()), ..Acted::default() };
-        Self { ports, asked, targets: Vec::new(), acted }
+        Self { ports, asked, targets: Vec::new(), created: Vec::new(), acted }
     }
 
     /// By id; filters narrow what is meant.
@@ -331,16 +335,20 @@ impl<'a> Selection<'a> {
             }
             return Ok(ControlFlow::Continue(()));
         }
-        if self.targets.last().is_none_or(|last| last.event != seq) {
+        let last = |targets: &[Target]| targets.last().is_some_and(|last| last.event == seq);
+        if !last(&self.targets) && !last(&self.created) {
             self.acted.events += 1;
         }
         for upstream in upstreams {
             let name = upstream.clone().unwrap_or_default();
             // The same id twice, or a replay to one upstream of an event whose deliveries lie on two pages.
-            if self.targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
+            let exists = self.asked.verb == Verb::Delete
+                || found.view.deliveries.iter().any(|delivery| delivery.upstream == name);
+            let targets = if exists { &mut self.targets } else { &mut self.created };
+            if targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
                 continue;
             }
-            if self.targets.len() >= SELECTED_MAX {
+            if targets.len() >= SELECTED_MAX {
                 self.acted.truncated = true;
                 return Ok(ControlFlow::Break(()));
             }
@@ -348,7 +356,7 @@ impl<'a> Selection<'a> {
             if self.acted.sample.len() < SAMPLE {
                 self.acted.sample.push((found.event.id.to_string(), upstream.map(Into::into)));
             }
-            self.targets.push(Target { event: seq, upstream: name });
+            targets.push(Target { event: seq, upstream: name });
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -176,7 +176,7 @@ fn a_dry_run_counts_and_changes_nothing() {
 fn many_targets_are_dealt_out_to_entries_that_the_log_takes_at_the_rate_that_was_asked_for() {
     let (fake, _) = three();
     let targets: Vec<Target> = (0..30_000).map(|event| Target { event, upstream: "billing".into() }).collect();
-    let made = actions(&Act { interval_us: Some(100), ..asked(Verb::Replay) }, &fake, targets);
+    let made = actions(&Act { interval_us: Some(100), ..asked(Verb::Replay) }, &fake, targets, false);
     assert!(made.len() > 1);
     let mut total = 0;
     for action in &made {

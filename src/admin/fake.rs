@@ -140,6 +140,7 @@ impl Fake {
             query: Some("a=1"),
             headers: &headers,
             client: "192.0.2.7",
+            proxy: None,
             captures: &[("tenant".into(), "acme".into())],
             verification_scheme: "stripe",
             verification_secret: Some("env:STRIPE_SECRET"),

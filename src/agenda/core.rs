@@ -5,22 +5,24 @@
 //! gone costs the others nothing but their share of memory; first attempts go before retries and retries before
 //! replays, none of them starving.
 
+mod fetch;
+
 use std::{mem, sync::Arc, time::Duration};
 
 use roaring::RoaringTreemap;
 
 use super::{
     duplicates::Resends,
-    lane::{Lane, Lease, READ_EVENTS, READY_MAX, Work},
+    lane::{Lane, Lease, Work},
     plan::{Answer, Decision, Routes, Verdict},
 };
 use crate::{
     clock::Timestamp,
-    event::{Change, DeliveryState, Event, Job, Reason, Seq},
+    event::{Change, DeliveryState, Event, Job, Seq},
     expr::Evaluator,
     log::{
         Entry, Kind, NewEntry,
-        entry::{self, Action, Attempted, Command, Planned, PlannedEvent, Target},
+        entry::{self, Action, Attempted, Command, Planned, PlannedEvent},
     },
     routing::Table,
     state::{Cause, Key, NEVER, Note, Record, State, StateError, UpstreamId},
@@ -326,8 +328,11 @@ impl Core {
         lane.refilling = false;
         lane.retries.refilled(until);
         lane.replays.refilled(until);
-        let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id);
-        for (key, record) in found.iter().copied().chain(changed) {
+        let layers = self.state.layers();
+        let changed = layers.top().filter(|(key, _)| key.upstream == id);
+        // What changed since the search's layers were frozen counts as it is now: most of it is settled.
+        let unchanged = found.iter().copied().filter(|(key, _)| !layers.is_on_top(*key));
+        for (key, record) in unchanged.chain(changed) {
             // Their records say pending, but they are in somebody's hands.
             if self.lanes.get(id as usize).is_some_and(|lane| !lane.leases.contains_key(&key.event)) {
                 schedule_record(&mut self.lanes, key, &record, now);
@@ -359,10 +364,13 @@ impl Core {
         self.lanes.get(id as usize).map_or((0, false), |lane| (lane.in_flight, lane.live))
     }
 
-    /// How many records a search is to find: more than are in somebody's hands, or it might find nothing new.
+    /// How many records a search is to find: more than are in somebody's hands or changed since the layers that it
+    /// sees were frozen, or it might find nothing new.
     #[must_use]
     pub fn refill_most(&self, id: UpstreamId) -> usize {
-        self.retries_each() / 2 + self.lanes.get(id as usize).map_or(0, |lane| lane.leases.len())
+        let in_hands = self.lanes.get(id as usize).map_or(0, |lane| lane.leases.len());
+        let changed = self.state.layers().top().filter(|(key, _)| key.upstream == id).count();
+        self.retries_each() / 2 + in_hands + changed
     }
 
     /// How many due times a lane may hold.
@@ -528,165 +536,6 @@ impl Core {
             planned.events.push(PlannedEvent { event, targets, ignored: decision.ignored });
         }
         self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&planned) });
-    }
-
-    fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
-        if self.planning {
-            return Ok(());
-        }
-        self.catching_up = !self.unread.is_empty();
-        let may_ask = self.asking < ASKING_MAX / 2 && now >= self.plan_after;
-        let from = match self.catching_up {
-            true => &mut self.unread,
-            false if may_ask => &mut self.put_off,
-            false => return Ok(()),
-        };
-        let events: Vec<Seq> = from.iter().take(READ_EVENTS).collect();
-        for event in &events {
-            from.remove(*event);
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
-        let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
-        for event in events {
-            order.events.push((event, self.state.stored_at(event)?));
-        }
-        self.planning = true;
-        self.out.read.push(order);
-        Ok(())
-    }
-
-    fn loaded_unplanned(&mut self, event: Seq, read: Read, now: Timestamp) {
-        if !self.state.unplanned().contains(event) {
-            return;
-        }
-        match read {
-            Read::Event(event) => self.plan(&event),
-            Read::Lost(why) => self.lost_unplanned(event, &why),
-            Read::Later(Hurry::AtOnce) => {
-                self.unread.insert(event);
-            }
-            Read::Later(Hurry::AfterAWhile) => {
-                self.put_off.insert(event);
-                self.plan_after = now.after(READ_AGAIN);
-            }
-        }
-    }
-
-    fn lost_unplanned(&mut self, event: Seq, why: &str) {
-        tracing::error!(event, why, "a stored event can't be read: it goes nowhere");
-        self.plans.push((event, Decision::default()));
-    }
-
-    /// Orders reads of what should be sent next and is not at hand.
-    fn fetch(&mut self, id: UpstreamId, now: Timestamp) -> Result<(), StateError> {
-        if !self.is_open(id, now) {
-            return Ok(());
-        }
-        let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
-        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
-        let (retries, replays) = (lane.retries.len(), lane.replays.len());
-        if !lane.refilling && (lane.retries.wants_refill(replays) || lane.replays.wants_refill(retries)) {
-            lane.refilling = true;
-            self.out.refill.push(id);
-        }
-        if now < lane.read_after || lane.bytes() >= share {
-            return Ok(());
-        }
-        if !lane.reading(Work::Fresh) && !lane.absent.is_empty() && lane.ready(Work::Fresh) < READ_EVENTS / 2 {
-            let events: Vec<Seq> = lane.absent.iter().take(READ_EVENTS).collect();
-            for event in &events {
-                lane.absent.remove(*event);
-            }
-            self.order(id, Work::Fresh, events)?;
-        }
-        self.fetch_due(id, Work::Retry, now)?;
-        self.fetch_due(id, Work::Replay, now)
-    }
-
-    fn fetch_due(&mut self, id: UpstreamId, work: Work, now: Timestamp) -> Result<(), StateError> {
-        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
-        if lane.reading(work) || lane.ready(work) >= READY_MAX / 2 {
-            return Ok(());
-        }
-        let mut events = Vec::new();
-        let mut release = Vec::new();
-        for event in lane.agenda(work).take(now, READ_EVENTS) {
-            let Some(record) = self.state.record(Key::new(event, id))? else { continue };
-            match record.state {
-                // A stale entry: the record was made due at another time since, or as another kind of work.
-                _ if record.due > now => {}
-                DeliveryState::Held => release.push(event),
-                DeliveryState::Pending if record.replayed == (work == Work::Replay) => events.push(event),
-                _ => {}
-            }
-        }
-        if let Some(name) = self.state.upstream(id).map(|upstream| upstream.name.clone())
-            && !release.is_empty()
-        {
-            let targets = release.into_iter().map(|event| Target { event, upstream: (&*name).into() }).collect();
-            self.relay(Action::Release { targets });
-        }
-        self.order(id, work, events)
-    }
-
-    fn order(&mut self, id: UpstreamId, work: Work, events: Vec<Seq>) -> Result<(), StateError> {
-        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
-        let mut order = Vec::with_capacity(events.len());
-        for event in events {
-            if lane.leases.contains_key(&event) {
-                continue;
-            }
-            lane.leases.insert(event, Lease::Queued);
-            order.push((event, self.state.stored_at(event)?));
-        }
-        if order.is_empty() {
-            return Ok(());
-        }
-        lane.set_reading(work, true);
-        let purpose = match work {
-            Work::Fresh => Purpose::Fresh(id),
-            Work::Retry => Purpose::Retry(id),
-            Work::Replay => Purpose::Replay(id),
-        };
-        self.out.read.push(ReadOrder { purpose, events: order });
-        Ok(())
-    }
-
-    fn loaded_due(&mut self, id: UpstreamId, work: Work, events: Vec<(Seq, Read)>, now: Timestamp) {
-        let Some(name) = self.state.upstream(id).map(|upstream| upstream.name.clone()) else { return };
-        let Some(lane) = self.lanes.get_mut(id as usize) else { return };
-        lane.set_reading(work, false);
-        for (event, read) in events {
-            // Whoever was held, deleted or settled meanwhile has no lease any more.
-            if lane.leases.get(&event) != Some(&Lease::Queued) {
-                continue;
-            }
-            match read {
-                Read::Event(event) => lane.push(work, event),
-                Read::Later(hurry) => {
-                    lane.leases.remove(&event);
-                    if hurry == Hurry::AfterAWhile {
-                        lane.read_after = now.after(READ_AGAIN);
-                    }
-                    match work {
-                        Work::Fresh => {
-                            lane.absent.insert(event);
-                        }
-                        Work::Retry | Work::Replay => lane.agenda(work).insert(event, now, now),
-                    }
-                }
-                Read::Lost(why) => {
-                    tracing::error!(event, upstream = %name, why, "a stored event can't be read: its delivery is dead");
-                    lane.leases.remove(&event);
-                    let change = Change::Die(Reason::with("body_unreadable", why));
-                    let previous = self.state.record(Key::new(event, id)).ok().flatten().and_then(|record| record.last);
-                    let upstream = (&*name).into();
-                    self.out.append.push(attempted(Attempted { event, upstream, attempt: None, change, previous }));
-                }
-            }
-        }
     }
 
     /// Upstreams take turns, a quantum each, until nobody has work or room.

@@ -123,7 +123,7 @@ impl Core {
             let targets: Vec<Target> =
                 dead.map(|upstream| Target { event: seq, upstream: (&*upstream.name).into() }).collect();
             if !targets.is_empty() {
-                self.relay(Action::Replay { targets, new_key: false, interval_us: None });
+                self.relay(Action::Replay { targets, new_key: false, interval_us: None, created: false });
             }
         }
     }

@@ -140,7 +140,8 @@ impl Rig {
 
     /// Runs until nothing more happens at this time.
     fn settle(&mut self) {
-        loop {
+        for round in 0.. {
+            assert!(round < 10_000, "the agenda goes round in circles");
             let entries = self.log.scan(self.core.state().next, 1 << 20).unwrap();
             let effects = self.core.step(&entries, self.now, &self.table).unwrap();
             let quiet = entries.is_empty() && effects.append.is_empty() && effects.read.is_empty();
@@ -154,7 +155,8 @@ impl Rig {
             let refills = effects.refill.len();
             for upstream in effects.refill {
                 let most = self.core.refill_most(upstream);
-                let (found, until) = read::refill(self.core.state().layers(), upstream, most, self.now).unwrap();
+                let (found, until) =
+                    read::refill(&self.core.state().layers().lower(), upstream, most, self.now).unwrap();
                 self.core.refilled(upstream, &found, until, self.now);
             }
             if quiet && refills == 0 {
@@ -310,7 +312,12 @@ fn retries_get_a_turn_while_fresh_events_never_end_and_replays_come_last() {
     let jobs = rig.take();
     rig.answer(&jobs[..2], &Change::Retry(at(1)));
     rig.answer(&jobs[2..], &Change::Die(Reason::new("refused")));
-    rig.log.command(Action::Replay { targets: Rig::target(old[2], "a"), new_key: false, interval_us: None });
+    rig.log.command(Action::Replay {
+        targets: Rig::target(old[2], "a"),
+        new_key: false,
+        interval_us: None,
+        created: false,
+    });
     let fresh: Vec<Seq> = (0..100).map(|_| rig.log.accept("t")).collect();
     rig.later(2);
     let mut order = Vec::new();
@@ -425,7 +432,12 @@ fn a_replay_to_another_upstream_makes_a_delivery() {
     rig.settle();
     let jobs = rig.take();
     rig.answer(&jobs, &Change::Delivered);
-    rig.log.command(Action::Replay { targets: Rig::target(event, "b"), new_key: true, interval_us: None });
+    rig.log.command(Action::Replay {
+        targets: Rig::target(event, "b"),
+        new_key: true,
+        interval_us: None,
+        created: false,
+    });
     rig.later(1);
     assert_eq!((rig.sent[0].replays, rig.sent[0].new_keys), (1, 1));
     assert_eq!(&*rig.sent[0].upstream, "b");
@@ -460,6 +472,35 @@ fn a_backlog_beyond_memory_is_read_back_in_order() {
     }
     again.sort_unstable();
     assert_eq!(again, events, "retries beyond the bound in memory are found in the records");
+}
+
+#[test]
+fn retries_beyond_memory_go_on_though_the_search_still_sees_those_settled_since_the_checkpoint() {
+    let log = TestLog::new();
+    let events: Vec<Seq> = (0..3_000).map(|_| log.accept("t")).collect();
+    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000 };
+    let mut rig = Rig::over(log, to_ab(), bounds);
+    rig.settle();
+    loop {
+        let jobs = rig.take();
+        if jobs.is_empty() {
+            break;
+        }
+        rig.answer(&jobs, &Change::Retry(at(100)));
+    }
+    let _written = rig.core.state_mut().freeze(0);
+    rig.later(101);
+    let mut again = Vec::new();
+    loop {
+        let jobs = rig.take();
+        if jobs.is_empty() {
+            break;
+        }
+        again.extend(jobs.iter().map(|(_, event, _)| *event));
+        rig.answer(&jobs, &Change::Delivered);
+    }
+    again.sort_unstable();
+    assert!(again == events, "{} of {} retries were sent", again.len(), events.len());
 }
 
 #[test]
@@ -617,7 +658,7 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     assert_eq!(agenda.list(DeliveryState::Pending, None, None, 10).unwrap().len(), 1);
     agenda.command(&hold(Action::ReleaseUpstream { upstream: "a".into() })).unwrap().wait().unwrap();
     assert_eq!(delivered.recv().unwrap(), second);
-    let replay = Action::Replay { targets: Rig::target(first, "b"), new_key: false, interval_us: None };
+    let replay = Action::Replay { targets: Rig::target(first, "b"), new_key: false, interval_us: None, created: false };
     agenda.command(&hold(replay)).unwrap().wait().unwrap();
     assert_eq!(delivered.recv().unwrap(), first);
     agenda.stop();

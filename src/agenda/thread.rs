@@ -375,11 +375,6 @@ impl Work {
         if self.upkeep_busy {
             return Ok(());
         }
-        if let Some(upstream) = self.refills.pop_front() {
-            let (layers, most) = (self.core.state().layers().lower(), self.core.refill_most(upstream));
-            self.start(Upkeep::Refill { upstream, layers, most, now });
-            return Ok(());
-        }
         let changed = self.core.state().next != self.checkpoint_next;
         let due = now >= self.checkpoint_at || self.bytes_since >= self.shared.settings.checkpoint_bytes;
         if changed && due {
@@ -388,6 +383,12 @@ impl Work {
             self.bytes_since = 0;
             self.checkpoint_at = now.after(self.shared.settings.checkpoint_every);
             self.start(Upkeep::Checkpoint(frozen));
+            return Ok(());
+        }
+        // After the checkpoints, so that one search after the other never keeps them from being written.
+        if let Some(upstream) = self.refills.pop_front() {
+            let (layers, most) = (self.core.state().layers().lower(), self.core.refill_most(upstream));
+            self.start(Upkeep::Refill { upstream, layers, most, now });
         }
         Ok(())
     }

@@ -81,7 +81,8 @@ impl Core {
         Ok(view)
     }
 
-    /// The figures of every upstream. What waits for one that is not configured counts as held.
+    /// The figures of every upstream. What waits for one that is not configured, or that an operator
+    /// holds, counts as held.
     #[must_use]
     pub fn upstream_stats(&self) -> Vec<UpstreamStats> {
         let mut stats = self.state.stats();
@@ -89,7 +90,7 @@ impl Core {
             let (in_flight, live) = self.lane(id);
             stats.in_flight = in_flight as u64;
             stats.removed = !live;
-            if !live {
+            if !live || stats.hold.is_some() {
                 stats.held += std::mem::take(&mut stats.pending);
             }
         }

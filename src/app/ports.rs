@@ -199,6 +199,7 @@ impl Instance {
             let breaker = breakers.iter().find(|breaker| *breaker.upstream == *name);
             let mut upstream = wire::Upstream {
                 breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
+                in_flight: breaker.map_or(0, |breaker| breaker.in_flight as u64),
                 rate: self.samples.rate(now, &name, &self.running.metrics),
                 ..wire::Upstream::default()
             };
@@ -207,7 +208,6 @@ impl Instance {
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
                 upstream.oldest_at = stats.oldest_pending_at;
-                upstream.in_flight = stats.in_flight;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
             }

@@ -256,6 +256,8 @@ impl App {
     }
 
     fn sample(&self) {
+        let stopped = &self.running.metrics.expressions_killed;
+        stopped.add(self.instance.evaluator.stopped().saturating_sub(stopped.get()));
         let names = admin::Ports::upstreams(&*self.instance);
         let bytes = self.log.stats().bytes;
         self.instance.samples.take(self.running.clock.steady(), bytes, &names, &self.running.metrics);

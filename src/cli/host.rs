@@ -166,12 +166,12 @@ fn start_diagnostics(settings: &DiagnosticsSettings) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Config, error.to_string()))
 }
 
-/// A panic in any stage ends the process, so that it recovers instead of limping; except where sled's panics over
-/// damaged files are caught.
+/// A panic in any stage ends the process, so that it recovers instead of limping; except where panics of sled over
+/// damaged files, and of the jq interpreter over a stranger's body, are caught.
 fn end_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if crate::log::sled::panic_is_expected() {
+        if crate::log::sled::panic_is_expected() || crate::expr::panic_is_expected() {
             return;
         }
         before(info);

@@ -90,6 +90,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>, host: &dyn Host, mut termin
     }
 }
 
+/// Whether a command line means something, the program's name first: it is parsed and nothing is run. For whoever
+/// writes command lines down and wants to know that they are still right.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parses(args: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    match Cli::try_parse_from(args) {
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     match verb {
         Verb::Run(args) => host.run(args).map(|()| Exit::Done),

@@ -27,7 +27,6 @@ impl Parts {
     /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
     /// section that could not be read would be missing everywhere.
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
-        self.check_names(cx);
         self.check_paths(cx);
         self.check_use(cx);
         self.check_guards(cx, listeners);
@@ -50,15 +49,15 @@ impl Parts {
     fn all_routes(&self) -> impl Iterator<Item = (&Route, &Place, String)> {
         let short = self.sources.iter().filter_map(|read| {
             let key = format!("source.{}.to", read.source.name);
-            read.route.as_ref().map(|route| (route, &read.place, key))
+            read.route.as_ref().map(|route| (route, &read.to_place, key))
         });
         let long = self.routes.iter().map(|(route, place)| (route, place, format!("route.{}", route.name)));
         short.chain(long)
     }
 
-    fn check_names(&self, cx: &Context<'_>) {
-        let sources: HashSet<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
-        let upstreams: HashSet<&str> = self.upstreams.iter().map(|(upstream, _)| &*upstream.name).collect();
+    /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
+    /// be read.
+    pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {

@@ -28,7 +28,7 @@ mod units;
 mod upstream;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -128,6 +128,8 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         routes: route::read(&root),
         limits: server.limits,
     };
+    let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
+    parts.check_names(cx, &names("source"), &names("upstream"));
     root.finish();
     if !cx.has_problems() {
         parts.check(cx, &listen);

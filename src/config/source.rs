@@ -25,6 +25,8 @@ pub(super) const NAME_BYTES_MAX: usize = 64;
 pub(super) struct ReadSource {
     pub(super) source: Source,
     pub(super) place: Place,
+    /// Where its `to` stands.
+    pub(super) to_place: Place,
     pub(super) route: Option<Route>,
 }
 
@@ -49,6 +51,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let verifier = verifier(section.section("verify"));
     let dedupe = section.optional_section("dedupe").map(dedupe);
     let event_type = event_type(&section);
+    let to_place = section.place_of("to").clone();
     let to = section.words("to").map(|words| route::upstream_names(&section, &words));
     let reply = section.optional_section("reply").map(reply);
     let max_body = section.size("max_body", &format!("{}B", server.max_body));
@@ -73,7 +76,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         reply_timeout,
     };
     let route = to.map(|to| route::unconditional(&source.name, to));
-    Some(ReadSource { source, place, route })
+    Some(ReadSource { source, place, to_place, route })
 }
 
 /// Names are metric labels and arguments on the command line.

@@ -58,7 +58,7 @@ fn one(
     }
     let target = section.expanded("url").and_then(|url| section.accept("url", target(&section, &url)));
     let is_https = matches!(target, Some(Target::Https(_)));
-    if target.is_some() && !is_https && section.has("tls") {
+    if section.has("tls") && target.is_some() && !is_https {
         section.problem("tls", "has no effect without an https:// url; change the url or remove it");
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));

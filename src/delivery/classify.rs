@@ -13,6 +13,9 @@ use crate::{
     event::{Outcome, Reason},
 };
 
+/// What is shown of a `Location`, in characters: it becomes part of an entry of the log.
+const LOCATION_CHARS_MAX: usize = 400;
+
 /// What an attempt says about the upstream's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
@@ -122,7 +125,7 @@ fn words(status: StatusCode, headers: &HeaderMap) -> Box<str> {
         && let Some(location) = headers.get(header::LOCATION)
     {
         words.push_str(", Location: ");
-        words.push_str(&String::from_utf8_lossy(location.as_bytes()));
+        words.extend(String::from_utf8_lossy(location.as_bytes()).chars().take(LOCATION_CHARS_MAX));
     }
     words.into()
 }
@@ -216,6 +219,13 @@ mod tests {
     fn a_redirect_is_refused_and_shows_where_it_points() {
         let judged = judge(302, &[("location", "https://elsewhere/")], RULES);
         assert_eq!(judged.reason().to_string(), "redirect: 302 Found, Location: https://elsewhere/");
+    }
+
+    #[test]
+    fn a_location_of_any_length_fits_into_the_log() {
+        let headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_bytes(&[0xff; 300_000]).unwrap())]);
+        let judged = answer(StatusCode::FOUND, &headers, RULES, Timestamp::ZERO);
+        assert!(judged.words.unwrap().len() < 2_000);
     }
 
     #[test]

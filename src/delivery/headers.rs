@@ -120,12 +120,28 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
         let fresh = [key.as_bytes(), format!("-{}", job.new_keys).as_bytes()].concat();
         insert(headers, IDEMPOTENCY_KEY, HeaderValue::from_bytes(&fresh).ok());
     }
-    insert(headers, FORWARDED_FOR, HeaderValue::from_str(&event.client).ok());
-    insert(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(event.scheme.as_str()));
+    match &event.proxy {
+        None => {
+            insert(headers, FORWARDED_FOR, HeaderValue::from_str(&event.client).ok());
+            insert(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());
+            headers.insert(FORWARDED_PROTO, HeaderValue::from_static(event.scheme.as_str()));
+        }
+        Some(proxy) => {
+            extend(headers, FORWARDED_FOR, HeaderValue::from_str(&proxy.address).ok());
+            extend(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());
+            extend(headers, FORWARDED_PROTO, Some(HeaderValue::from_static(proxy.scheme.as_str())));
+        }
+    }
     headers.append(header::VIA, VIA);
     let traceparent = trace(event.id, job.number, headers.get(TRACEPARENT));
     insert(headers, TRACEPARENT, traceparent);
+}
+
+/// Appends a value to the list that a header is, on one line.
+fn extend(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    let values: Vec<&[u8]> = headers.get_all(&name).iter().chain(&value).map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&values.join(&b", "[..])).ok().filter(|joined| !joined.is_empty());
+    insert(headers, name, joined);
 }
 
 /// Replaces a header, or removes it if there is no value.
@@ -231,6 +247,24 @@ mod tests {
         assert_eq!(all(&headers, "x-forwarded-proto"), ["https"]);
         assert!(!headers.contains_key("x-forwarded-host"), "the sender named no host");
         assert_eq!(all(&headers, "via"), ["1.0 edge", "1.1 stagepost"]);
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_forwarded_is_appended_to() {
+        let received = [
+            ("host", "inner.example"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-host", "public.example"),
+            ("x-forwarded-proto", "https"),
+        ];
+        let headers = built(&received, |job| {
+            let proxy = Some(crate::event::Proxy { address: "10.0.0.1".into(), scheme: crate::event::Scheme::Http });
+            job.event = Event { proxy, ..(*job.event).clone() }.into();
+        });
+        assert_eq!(all(&headers, "x-forwarded-for"), ["203.0.113.9, 198.51.100.7, 10.0.0.1"]);
+        assert_eq!(all(&headers, "x-forwarded-host"), ["public.example, inner.example"]);
+        assert_eq!(all(&headers, "x-forwarded-proto"), ["https, http"]);
     }
 
     #[test]

@@ -26,6 +26,15 @@ impl Scheme {
     }
 }
 
+/// The trusted proxy that handed a request to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Its address, or `unix`.
+    pub address: Box<str>,
+    /// How it reached us.
+    pub scheme: Scheme,
+}
+
 /// One accepted request, as stored. Immutable.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -49,6 +58,8 @@ pub struct Event {
     pub headers: HeaderMap,
     /// The client's address, or `unix`.
     pub client: Box<str>,
+    /// Who handed it to us, if that is a trusted proxy: then the headers say what lies before it.
+    pub proxy: Option<Proxy>,
     /// What the path pattern captured.
     pub captures: Vec<(Box<str>, Box<str>)>,
     /// Who says that it is genuine.

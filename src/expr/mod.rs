@@ -37,6 +37,7 @@ use http::HeaderMap;
 pub use self::{
     decode::decode_body,
     pool::{Evaluator, Settings},
+    program::panic_is_expected,
     worker::worker_main,
 };
 use self::{plain::Plain, program::Program};

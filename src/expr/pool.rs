@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -81,6 +81,8 @@ struct Pool {
     slow_lane: Semaphore,
     /// Running and waiting.
     queued: AtomicUsize,
+    /// Stopped at a limit so far.
+    stopped: AtomicU64,
 }
 
 impl Evaluator {
@@ -93,6 +95,7 @@ impl Evaluator {
             lane: Semaphore::new(workers),
             slow_lane: Semaphore::new((workers / 2).max(1)),
             queued: AtomicUsize::new(0),
+            stopped: AtomicU64::new(0),
             settings,
         }))
     }
@@ -124,6 +127,12 @@ impl Evaluator {
         }
     }
 
+    /// How many evaluations were stopped at a limit since the start.
+    #[must_use]
+    pub fn stopped(&self) -> u64 {
+        self.0.stopped.load(Ordering::Relaxed)
+    }
+
     /// Evaluates, in the pool if need be. Cancel-safe: a dropped evaluation is stopped.
     ///
     /// Under tokio's paused test clock deadlines pass while the worker works; evaluate inline expressions there.
@@ -140,6 +149,9 @@ impl Evaluator {
         let _worker = permit(&pool.lane).await?;
         let result = pool.run_apart(expr.text(), input).await;
         expr.note(&result);
+        if matches!(result, Err(EvalError::TooSlow(_) | EvalError::TooLarge(_))) {
+            pool.stopped.fetch_add(1, Ordering::Relaxed);
+        }
         result.map(|values| Output { values })
     }
 }

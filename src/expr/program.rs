@@ -4,6 +4,7 @@
 //! files, and what ends the process, is not defined. Bounds nothing but the output: `safe` and the pool do the rest.
 
 use std::{
+    cell::Cell,
     fmt::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     thread,
@@ -52,10 +53,12 @@ pub(super) fn compile_apart(text: &str) -> Result<(Program, Shape), CompileError
         thread::Builder::new()
             .name("expr-compile".into())
             .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, || compile(text))
+            .spawn_scoped(scope, || caught(|| compile(text)))
             .map_err(|error| trouble(&error.to_string()))?
             .join()
-            .map_err(|_| trouble("the compiler panicked"))?
+            .ok()
+            .flatten()
+            .ok_or_else(|| trouble("the compiler panicked"))?
     })
 }
 
@@ -102,9 +105,27 @@ impl Program {
             }
             Ok(sink.into_values())
         };
-        catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|_| Err(EvalError::Failed("the expression made the interpreter panic".into())))
+        caught(run).unwrap_or_else(|| Err(EvalError::Failed("the expression made the interpreter panic".into())))
     }
+}
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something of the interpreter's; None if it panicked.
+fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let before = CATCHING.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    CATCHING.set(before);
+    result.ok()
+}
+
+/// Whether this thread is about to catch a panic of the interpreter: the process's panic hook must let it pass then,
+/// or a stranger's body could end the process.
+#[must_use]
+pub fn panic_is_expected() -> bool {
+    CATCHING.get()
 }
 
 fn failure(exception: Exn<'_, Val>) -> String {
@@ -175,4 +196,25 @@ fn place(text: &str, part: &str, message: &str) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
     format!("{message} at line {line}, column {column}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_interpreter_is_announced_to_the_hook_as_one_that_is_caught() {
+        let (here, seen) = (thread::current().id(), Arc::new(Mutex::new(Vec::new())));
+        let (before, told) = (std::panic::take_hook(), seen.clone());
+        std::panic::set_hook(Box::new(move |info| match thread::current().id() == here {
+            true => told.lock().unwrap().push(panic_is_expected()),
+            false => before(info),
+        }));
+        assert_eq!(caught(|| panic!("the interpreter's fault")).map(|(): ()| ()), None);
+        assert_eq!(*seen.lock().unwrap(), [true]);
+        assert!(!panic_is_expected(), "the next panic of this thread is ours");
+        assert_eq!(caught(|| 1), Some(1));
+    }
 }

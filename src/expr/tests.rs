@@ -1,3 +1,5 @@
+//! Owns the tests of expressions: the three tiers against jq, bounds, decoding, and what the list of safe forms leaves out.
+
 use http::{HeaderMap, HeaderValue, header};
 use proptest::prelude::*;
 

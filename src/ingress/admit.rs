@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{Body, Event, EventId, Pos, Scheme, Verification},
+    event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
@@ -37,6 +37,7 @@ pub(super) struct Progress {
 struct Admitted<'a> {
     received_at: Timestamp,
     client: Arc<str>,
+    proxy: Option<Proxy>,
     scheme: Scheme,
     verified: Verified,
     body: Received<'a>,
@@ -88,10 +89,11 @@ impl Gate {
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let verified = check.finish().map_err(Refusal::Unverified)?;
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
+        let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let admitted = Admitted { received_at, client, scheme, verified, body, generation: table.generation };
+        let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -147,6 +149,7 @@ impl Gate {
             query: head.uri.query(),
             headers: &head.headers,
             client: &admitted.client,
+            proxy: admitted.proxy.as_ref(),
             captures,
             verification_scheme: admitted.verified.scheme,
             verification_secret: admitted.verified.secret.as_deref(),
@@ -200,6 +203,7 @@ impl Gate {
             query: head.uri.query().map(Into::into),
             headers: head.headers.clone(),
             client: (&*admitted.client).into(),
+            proxy: admitted.proxy,
             captures,
             verification: Verification {
                 scheme: admitted.verified.scheme.into(),

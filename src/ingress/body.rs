@@ -83,9 +83,6 @@ where
 {
     let mut memory = room.memory.charge(room.limits.body_memory, room.metrics);
     let mut spool = room.spool_budget.charge(room.limits.spool_size, room.metrics);
-    let ahead = room.declared.unwrap_or(0).min(PART_BYTES as u64);
-    memory.grow(ahead).map_err(|_no_room| Refusal::NoMemory)?;
-
     let mut pace = Pace::new(room.limits);
     let mut gathered = Gathered::Nothing;
     let mut spooled: Option<Spooled> = None;
@@ -135,7 +132,8 @@ where
 }
 
 /// What has come so far: a single piece is kept as it is, several are copied together, so that many tiny pieces cost
-/// no more memory than they are charged for.
+/// no more than twice the memory they are charged for. What a sender only declares costs nothing: else a few hundred
+/// of them that send no body would use up the budget of all.
 enum Gathered {
     Nothing,
     One(Bytes),
@@ -148,8 +146,9 @@ impl Gathered {
         *self = match std::mem::replace(self, Self::Nothing) {
             Self::Nothing => Self::One(piece),
             Self::One(first) => {
-                let expected = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(PART_BYTES);
-                let mut many = BytesMut::with_capacity(expected.max(first.len() + piece.len()));
+                let have = first.len() + piece.len();
+                let expected = usize::try_from(declared.unwrap_or(0)).unwrap_or(usize::MAX).min(2 * have);
+                let mut many = BytesMut::with_capacity(expected.max(have));
                 many.extend_from_slice(&first);
                 many.extend_from_slice(&piece);
                 Self::Many(many)

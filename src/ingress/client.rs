@@ -8,7 +8,7 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::event::Scheme;
+use crate::event::{Proxy, Scheme};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Caller {
     /// The client's address as text, and how it reached us (or the proxies we trust).
     pub(super) fn client(&self, headers: &HeaderMap, trusted: &[IpNet]) -> (Arc<str>, Scheme) {
         let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
-        if !self.address.as_ref().is_none_or(is_trusted) {
+        if !self.is_trusted(trusted) {
             return (self.shown.clone(), self.scheme);
         }
         let mut client = None;
@@ -49,6 +49,15 @@ impl Caller {
             headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
         let scheme = if https { Scheme::Https } else { self.scheme };
         (client.map_or_else(|| self.shown.clone(), |address| address.to_string().into()), scheme)
+    }
+
+    /// The peer, if it is a proxy that we trust.
+    pub(super) fn proxy(&self, trusted: &[IpNet]) -> Option<Proxy> {
+        self.is_trusted(trusted).then(|| Proxy { address: (&*self.shown).into(), scheme: self.scheme })
+    }
+
+    fn is_trusted(&self, trusted: &[IpNet]) -> bool {
+        self.address.as_ref().is_none_or(|address| trusted.iter().any(|net| net.contains(address)))
     }
 
     /// The peer's address as text.

@@ -1,6 +1,6 @@
 //! Owns what is decided by a request's head alone, before its body is read.
 
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
 
 use super::reply::{self, ALL_METHODS, Refusal};
 use crate::routing::Source;
@@ -13,6 +13,24 @@ pub(super) fn is_possible_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
+/// Gives a request that names its host in its target a `Host` that says the same (RFC 9113, section 8.3.1, for HTTP/2,
+/// which has no other; RFC 9112, section 3.2.2, for an absolute target), so that upstreams see what routing saw. A
+/// request that is wrong about its `Host` stays so.
+pub(super) fn name_host(head: &mut Parts) {
+    let Some(authority) = head.uri.authority().map(|authority| without_user(authority.as_str())) else { return };
+    let named = head.headers.get_all(header::HOST).iter().count();
+    if named > 1 || (named == 0 && head.version == Version::HTTP_11) {
+        return;
+    }
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        head.headers.insert(header::HOST, host);
+    }
+}
+
+fn without_user(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or(authority)
+}
+
 /// The host that was asked for, without port. RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1.
 pub(super) fn host(head: &Parts) -> Result<&str, Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
@@ -22,7 +40,7 @@ pub(super) fn host(head: &Parts) -> Result<&str, Refusal> {
     }
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     let named = match (authority, first) {
-        (Some(authority), _) => authority.rsplit('@').next().unwrap_or(authority),
+        (Some(authority), _) => without_user(authority),
         (None, Some(value)) => value.to_str().map_err(|_odd| Refusal::Host)?,
         (None, None) => "",
     };

@@ -168,7 +168,8 @@ impl Gate {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let begun = self.ingress.clock.elapsed();
-        let (head, mut body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
+        head::name_host(&mut head);
         let doors = self.doors();
         let mut progress = Progress::default();
         match self.admit(&doors, caller, &head, &mut body, &mut progress).await {

@@ -103,6 +103,22 @@ async fn an_http_1_1_request_has_exactly_one_host() {
 }
 
 #[tokio::test]
+async fn the_host_of_an_http_2_request_or_an_absolute_target_is_stored_as_host() {
+    let door = Door::open();
+    for (version, received) in [(Version::HTTP_2, None), (Version::HTTP_2, Some("x")), (Version::HTTP_11, Some("x"))] {
+        let mut request = Request::post("https://user@relay.example:8443/open").body(Full::new(Bytes::new())).unwrap();
+        *request.version_mut() = version;
+        if let Some(host) = received {
+            request.headers_mut().insert(header::HOST, host.parse().unwrap());
+        }
+        let stored = door.log.appended();
+        assert_eq!(door.ask(request).await.status, 202);
+        let hosts: Vec<_> = door.log.event(stored).headers.get_all(header::HOST).iter().cloned().collect();
+        assert_eq!(hosts, ["relay.example:8443"], "{version:?} {received:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_method_that_is_not_listed_is_405_and_says_which_are() {
     let door = Door::open();
     let with = |method: Method, path: &str| {
@@ -295,6 +311,23 @@ async fn a_body_that_finds_no_room_in_memory_or_spool_is_503() {
     let door = Door::with_limits(|limits| limits.spool_size = PART_BYTES as u64);
     assert_eq!(door.ask(post("/open", vec![0; PART_BYTES + 1])).await.status, 503);
     assert_eq!((door.last_reason(), door.used()), ("spool_full", (0, 0)));
+}
+
+#[tokio::test]
+async fn a_length_that_is_only_declared_takes_no_room_from_others() {
+    let door = Door::with_limits(|limits| limits.body_memory = 10);
+    let (sender, body) = Trickle::new();
+    let request = Request::post("/open").header("host", "x").header(header::CONTENT_LENGTH, 9).body(body).unwrap();
+    let mut waiting = std::pin::pin!(door.ask(request));
+    let pending = std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
+    assert_eq!(door.used(), (0, 0));
+    assert_eq!(door.ask(post("/open", "ten bytes!")).await.status, 202);
+    sender.send(Bytes::from_static(b"at ")).await.unwrap();
+    sender.send(Bytes::from_static(b"length")).await.unwrap();
+    drop(sender);
+    assert_eq!(waiting.await.status, 202);
+    assert!(matches!(&door.log.event(1).body, Stored::Inline(body) if body == "at length"));
 }
 
 #[tokio::test]

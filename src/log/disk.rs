@@ -75,8 +75,8 @@ impl Lock {
             return Err(LockError::Busy { path: directory.display().to_string(), pid });
         }
         if access == Access::Exclusive {
-            file.set_len(0).map_err(io)?;
-            writeln!(file, "{}", rustix::process::getpid().as_raw_nonzero()).map_err(io)?;
+            // For people and error messages only: a full disk must not keep the server from starting.
+            let _unnamed = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         }
         Ok(Self(file))
     }

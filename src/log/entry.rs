@@ -4,14 +4,17 @@
 //! begins with its format version (a varint, 1 today), so that a newer reader knows older entries.
 //! Decoding never panics on damaged input: it gives `None`.
 
+mod codec;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::codec::{Reader, Writer};
 use super::DedupeKey;
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Body, Change, Event, EventId, Outcome, Pos, Reason, Scheme, Sent, Seq, Verification},
+    event::{Attempt, Body, Change, Event, EventId, Outcome, Pos, Proxy, Reason, Scheme, Sent, Seq, Verification},
 };
 
 /// The format version written today.
@@ -197,6 +200,9 @@ pub enum Action {
         new_key: bool,
         /// Microseconds between two of them at the least, if a rate was given.
         interval_us: Option<u64>,
+        /// These deliveries did not exist before: their first attempt is number 1.
+        #[serde(default)]
+        created: bool,
     },
     /// Hides events at once; their bytes go with the segment.
     Delete {
@@ -237,6 +243,8 @@ pub struct Accepting<'a> {
     #[expect(missing_docs, reason = "as in Event")]
     pub client: &'a str,
     #[expect(missing_docs, reason = "as in Event")]
+    pub proxy: Option<&'a Proxy>,
+    #[expect(missing_docs, reason = "as in Event")]
     pub captures: &'a [(Box<str>, Box<str>)],
     #[expect(missing_docs, reason = "as in Event")]
     pub verification_scheme: &'a str,
@@ -263,7 +271,7 @@ impl Accepting<'_> {
         out.text(self.source);
         out.text(self.event_type.unwrap_or(""));
         out.text(self.method.as_str());
-        out.number(u64::from(self.scheme == Scheme::Https));
+        out.number(scheme_bits(self.scheme, self.proxy));
         out.text(self.path);
         out.option(self.query, |out, query| out.text(query));
         out.number(self.headers.len() as u64);
@@ -272,6 +280,9 @@ impl Accepting<'_> {
             out.bytes(value.as_bytes());
         }
         out.text(self.client);
+        if let Some(proxy) = self.proxy {
+            out.text(&proxy.address);
+        }
         out.number(self.captures.len() as u64);
         for (name, value) in self.captures {
             out.text(name);
@@ -294,6 +305,18 @@ impl Accepting<'_> {
     }
 }
 
+/// In the number of the scheme: how the sender reached us …
+const HTTPS: u64 = 1;
+/// … whether the address of a trusted proxy follows that of the client …
+const BY_PROXY: u64 = 2;
+/// … and how the proxy reached us.
+const PROXY_HTTPS: u64 = 4;
+
+fn scheme_bits(scheme: Scheme, proxy: Option<&Proxy>) -> u64 {
+    let https = |scheme: Scheme, bit: u64| if scheme == Scheme::Https { bit } else { 0 };
+    https(scheme, HTTPS) | proxy.map_or(0, |proxy| BY_PROXY | https(proxy.scheme, PROXY_HTTPS))
+}
+
 /// Decodes the event of an `accepted` or `carried` entry. None if it is neither, or of an unknown format.
 #[must_use]
 pub fn decode_event(entry: &Entry) -> Option<Event> {
@@ -314,7 +337,9 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
     let source = from.text()?;
     let event_type = Some(from.text()?).filter(|text| !text.is_empty());
     let method = Method::from_bytes(&from.slice()?).ok()?;
-    let scheme = if from.number()? == 1 { Scheme::Https } else { Scheme::Http };
+    let bits = from.number()?;
+    let scheme_of = |bit: u64| if bits & bit == 0 { Scheme::Http } else { Scheme::Https };
+    let scheme = scheme_of(HTTPS);
     let path = from.text()?;
     let query = from.option(Reader::text)?;
     let count = from.count()?;
@@ -324,6 +349,10 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
         headers.try_append(name, HeaderValue::from_maybe_shared(from.slice()?).ok()?).ok()?;
     }
     let client = from.text()?;
+    let proxy = match bits & BY_PROXY {
+        0 => None,
+        _ => Some(Proxy { address: from.text()?, scheme: scheme_of(PROXY_HTTPS) }),
+    };
     let captures = (0..from.count()?).map(|_| Some((from.text()?, from.text()?))).collect::<Option<_>>()?;
     let verification = Verification { scheme: from.text()?, secret: from.option(Reader::text)? };
     let config_generation = from.number()?;
@@ -347,6 +376,7 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
         query,
         headers,
         client,
+        proxy,
         captures,
         verification,
         config_generation,
@@ -364,7 +394,7 @@ pub fn dedupe_of(payload: &Bytes) -> Option<DedupeKey> {
     for _ in 0..3 {
         from.slice()?;
     }
-    from.number()?;
+    let bits = from.number()?;
     from.slice()?;
     from.option(Reader::slice)?;
     for _ in 0..from.count()? {
@@ -372,6 +402,9 @@ pub fn dedupe_of(payload: &Bytes) -> Option<DedupeKey> {
         from.slice()?;
     }
     from.slice()?;
+    if bits & BY_PROXY != 0 {
+        from.slice()?;
+    }
     for _ in 0..from.count()? {
         from.slice()?;
         from.slice()?;
@@ -587,88 +620,45 @@ pub fn decode_json<T: for<'de> Deserialize<'de>>(payload: &Bytes) -> Option<T> {
     serde_json::from_slice(&from.0).ok()
 }
 
-/// Appends varints, texts and byte strings.
-pub(crate) struct Writer(pub(crate) Vec<u8>);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pos;
 
-impl Writer {
-    pub(crate) fn number(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn pair(&mut self, first: u64, second: u64) {
-        self.number(first);
-        self.number(second);
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
-        self.0.push(u8::from(value.is_some()));
-        if let Some(value) = value {
-            write(self, value);
-        }
-    }
-}
-
-/// Reads what [`Writer`] wrote; every step gives None on damaged input. Slices share the input's memory.
-pub(crate) struct Reader(pub(crate) Bytes);
-
-impl Reader {
-    pub(crate) fn number(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for (index, byte) in self.0.iter().take(10).enumerate() {
-            value |= u64::from(byte & 0x7F) << (7 * index);
-            if byte & 0x80 == 0 {
-                let _read = self.0.split_to(index + 1);
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    pub(crate) fn version(&mut self) -> Option<()> {
-        (self.number()? == VERSION).then_some(())
-    }
-
-    pub(crate) fn time(&mut self) -> Option<Timestamp> {
-        self.number().map(Timestamp::from_millis)
-    }
-
-    /// A count of things of at least one byte each: never more than there are bytes left.
-    pub(crate) fn count(&mut self) -> Option<usize> {
-        let count = usize::try_from(self.number()?).ok()?;
-        (count <= self.0.len()).then_some(count)
-    }
-
-    pub(crate) fn take(&mut self, length: usize) -> Option<Bytes> {
-        (length <= self.0.len()).then(|| self.0.split_to(length))
-    }
-
-    pub(crate) fn slice(&mut self) -> Option<Bytes> {
-        let length = self.count()?;
-        self.take(length)
-    }
-
-    pub(crate) fn text(&mut self) -> Option<Box<str>> {
-        let slice = self.slice()?;
-        std::str::from_utf8(&slice).ok().map(Into::into)
-    }
-
-    pub(crate) fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
-        match self.take(1)?.first()? {
-            0 => Some(None),
-            _ => read(self).map(Some),
+    #[test]
+    fn an_event_keeps_the_proxy_that_handed_it_over_and_its_dedupe_key_is_found_behind_it() {
+        let through = Proxy { address: "10.0.0.1".into(), scheme: Scheme::Https };
+        for (scheme, proxy) in [
+            (Scheme::Http, None),
+            (Scheme::Https, None),
+            (Scheme::Http, Some(&through)),
+            (Scheme::Https, Some(&Proxy { scheme: Scheme::Http, ..through.clone() })),
+        ] {
+            let accepting = Accepting {
+                received_at: Timestamp::from_millis(7),
+                source: "app",
+                event_type: Some("a"),
+                method: &Method::POST,
+                scheme,
+                path: "/t/x",
+                query: None,
+                headers: &HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("h"))]),
+                client: "203.0.113.9",
+                proxy,
+                captures: &[("tenant".into(), "x".into())],
+                verification_scheme: "none",
+                verification_secret: Some("env:S"),
+                config_generation: 1,
+                dedupe: Some((5, Timestamp::from_millis(9), 6)),
+                body: Some(&[Bytes::from_static(b"body")]),
+                body_length: 4,
+            };
+            let payload = accepting.encode();
+            let id = EventId { time: Timestamp::ZERO, pos: Pos { partition: 0, seq: 1 } };
+            let event = decode_accepted(id, &payload, &[]).unwrap();
+            assert_eq!((event.scheme, event.proxy.as_ref()), (scheme, proxy));
+            assert_eq!((&*event.client, event.captures.len()), ("203.0.113.9", 1));
+            assert_eq!(dedupe_of(&payload).map(|key| (key.fingerprint, key.body)), Some((5, 6)));
         }
     }
 }

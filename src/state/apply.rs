@@ -194,12 +194,16 @@ impl State {
             Action::Release { targets } => {
                 self.change_all(entry, &targets, &Change::Release(entry.time), note, |_, _| {})?;
             }
-            Action::Replay { targets, new_key, interval_us } => {
+            Action::Replay { targets, new_key, interval_us, created } => {
                 self.change_all(entry, &targets, &Change::Replay(entry.time), note, |record, index| {
                     let spread = interval_us.unwrap_or(0).saturating_mul(index);
                     record.due = entry.time.after(Duration::from_micros(spread));
                     record.planned_at = record.due;
                     record.replayed = true;
+                    if created && record.origin_unknown {
+                        record.attempts = 0;
+                        record.origin_unknown = false;
+                    }
                     record.replays = record.replays.saturating_add(1);
                     record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
                 })?;

@@ -92,6 +92,12 @@ impl Layers {
         self.top.iter().map(|(key, record)| (*key, *record))
     }
 
+    /// Whether a record changed since the last freeze.
+    #[must_use]
+    pub fn is_on_top(&self, key: Key) -> bool {
+        self.top.contains_key(&key)
+    }
+
     /// Every record from a key on, in the order of keys, each in its newest form. Reads the runs block by block.
     pub fn scan(&self, from: Key) -> Box<dyn Iterator<Item = Stored> + '_> {
         let mut layers: Box<dyn Iterator<Item = Stored> + '_> = Box::new(std::iter::empty());

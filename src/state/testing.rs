@@ -97,6 +97,7 @@ pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> By
         query: None,
         headers: &HeaderMap::new(),
         client: "127.0.0.1",
+        proxy: None,
         captures: &[],
         verification_scheme: "none",
         verification_secret: None,

@@ -111,7 +111,7 @@ fn a_replay_makes_a_delivery_due_whatever_it_was_and_makes_new_ones() {
     log.attempt(event, "b", 1, Change::Die(Reason::new("refused")));
     log.at(s(60));
     let targets = vec![target(event, "a"), target(event, "b"), target(event, "new")];
-    log.command(Action::Replay { targets, new_key: true, interval_us: Some(2_000_000) });
+    log.command(Action::Replay { targets, new_key: true, interval_us: Some(2_000_000), created: false });
     let state = rebuilt(&log);
     for (upstream, due) in [("a", 60), ("b", 62), ("new", 64)] {
         assert_eq!(status(&state, event, upstream), Some(Status::Pending { due: s(due) }));
@@ -157,7 +157,7 @@ fn a_deleted_event_is_never_due_again() {
     log.plan(one, &["a"]);
     log.command(Action::Delete { events: vec![one, two] });
     log.attempt(one, "a", 1, Change::Retry(s(5)));
-    log.command(Action::Replay { targets: vec![target(one, "a")], new_key: false, interval_us: None });
+    log.command(Action::Replay { targets: vec![target(one, "a")], new_key: false, interval_us: None, created: false });
     let state = rebuilt(&log);
     assert!(state.is_deleted(one) && state.is_deleted(two) && state.unplanned.is_empty());
     assert_eq!(state.oldest_live(), None);
@@ -193,7 +193,7 @@ fn history(log: &TestLog, actions: &[(u8, u8, u8)]) {
             6 => log.attempt(event, upstream, 3, Change::Die(Reason::new("given_up"))),
             7 => log.command(Action::Hold { targets, until_ms: None, reason: None }),
             8 => log.command(Action::Release { targets }),
-            9 => log.command(Action::Replay { targets, new_key: true, interval_us: None }),
+            9 => log.command(Action::Replay { targets, new_key: true, interval_us: None, created: false }),
             10 => log.command(Action::Delete { events: vec![event] }),
             _ => {
                 let duplicate = Duplicate { first: event, count: 2, body_differs: 1 };

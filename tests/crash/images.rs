@@ -89,7 +89,7 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
         })
     };
     let log = open(directory.path(), barrier);
-    read_tree(directory.path(), Path::new(""), &mut recorder.lock().unwrap().durable);
+    read_tree(directory.path(), Path::new("log"), &mut recorder.lock().unwrap().durable);
     for number in 0..appends {
         let length = match random.next_u64() % 10 {
             0 => random.next_u64() % 60_000,
@@ -114,8 +114,7 @@ fn record(seed: u64, appends: usize, synced: bool) -> Vec<Cut> {
     }
     log.close();
     drop(log);
-    let cuts = std::mem::take(&mut recorder.lock().unwrap().cuts);
-    cuts
+    std::mem::take(&mut recorder.lock().unwrap().cuts)
 }
 
 /// One possible disk after the cut.
@@ -124,7 +123,7 @@ fn image(cut: &Cut, random: &Jitter, root: &Path) {
     let ending = |path: &Path| path.extension().and_then(|ending| ending.to_str()).unwrap_or("").to_owned();
     for (path, later) in &cut.later {
         let durable = cut.durable.get(path).or_else(|| cut.durable.get(&unfinished(path)));
-        let gone = random.next_u64() % 2 == 0;
+        let gone = random.next_u64().is_multiple_of(2);
         let bytes = match durable {
             // Sealed files are synced before their rename, and the rename before the directory goes.
             _ if ending(path) == "seg" && gone && cut.later.contains_key(&path.with_extension("").join("db")) => {
@@ -141,7 +140,7 @@ fn image(cut: &Cut, random: &Jitter, root: &Path) {
     // Deletions since the last sync may not have reached the disk, file by file.
     for (path, durable) in &cut.durable {
         let sealed = cut.later.contains_key(&directory(path).with_extension("seg"));
-        if !cut.later.contains_key(path) && sealed && random.next_u64() % 2 == 0 {
+        if !cut.later.contains_key(path) && sealed && random.next_u64().is_multiple_of(2) {
             write(root, path, durable);
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Short forms run with every `cargo test`; `STAGEPOST_CRASH_IMAGES` and `STAGEPOST_CRASH_KILLS` set the counts.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may end by panicking")]
+
 mod images;
+mod images_state;
 mod kill;
 
 /// How often a crash test repeats: from the environment, or the short form.

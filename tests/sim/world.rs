@@ -486,7 +486,7 @@ impl World {
             1..3 => Action::ReleaseUpstream { upstream },
             3..5 => Action::Hold { targets: some(self), until_ms, reason: Some("for repairs".into()) },
             5..8 => Action::Release { targets: some(self) },
-            8..11 => Action::Replay { targets: some(self), new_key: self.up_to(2) == 0, interval_us: Some(1_000) },
+            8..11 => Action::Replay { targets: some(self), new_key: self.up_to(2) == 0, interval_us: Some(1_000), created: Vec::new() },
             _ => {
                 let Some(event) = self.checker.acknowledged.keys().nth(self.up_to(1 + count) as usize) else { return };
                 Action::Delete { events: vec![*event] }

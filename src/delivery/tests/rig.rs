@@ -224,6 +224,7 @@ pub(crate) fn event(seq: Seq) -> Event {
         query: Some("x=1%202".into()),
         headers,
         client: "192.0.2.7".into(),
+        proxy: None,
         captures: Vec::new(),
         verification: Verification { scheme: "none".into(), secret: None },
         config_generation: 1,

@@ -1,3 +1,5 @@
+//! Owns the tests of dedupe: windows, batches that fail, publications, merges, forgetting, damage.
+
 use std::{collections::HashMap, fs, path::Path, time::Duration};
 
 use proptest::prelude::*;

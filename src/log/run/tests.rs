@@ -1,3 +1,5 @@
+//! Owns the tests of runs: every record found, nothing else, and damage never taken for data.
+
 use std::{collections::BTreeMap, fs};
 
 use proptest::prelude::*;

@@ -73,8 +73,8 @@ mod tests {
     fn age_and_budget_take_the_oldest_segments_and_leave_no_hole() {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let rules = |max_size, reclaim| Rules { retention: DAY * 7, max_size, reclaim };
-        let cases: [(&[u64], u64, u64, bool, Option<Seq>); 6] = [
-            (&[9, 8, 3, 1], 4_000, 100_000, true, Some(200)),
+        let cases = [
+            (&[9, 8, 3, 1][..], 4_000, 100_000, true, Some(200)),
             (&[3, 9, 1], 3_000, 100_000, true, None),
             (&[3, 2, 1, 0], 4_000, 4_200, true, Some(100)),
             (&[3, 2, 1, 0], 4_000, 4_200, false, None),

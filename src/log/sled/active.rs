@@ -21,14 +21,14 @@ use crate::{
     log::{disk::sync_directory_of, frame},
 };
 
+/// How often, and how many times, a segment's file is looked at that sled has not let go yet: 5 seconds.
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOCK_LOOKS: u32 = 250;
+
 /// The largest value in bytes, so that 16 of them stay below sled's limit for a leaf (128 KiB).
 pub const PART_VALUE_BYTES: usize = 7 * 1024;
 /// Bytes that sled may cache for one segment. Only its tail is ever hot.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// sled gives its file's lock back a little after a database is dropped, when its last background task has ended.
-/// So many looks, so far apart, are waited for that.
-const LOCK_LOOKS: u32 = 500;
-const LOCK_LOOK: Duration = Duration::from_millis(2);
 
 /// Makes written bytes durable: `File::sync_data`, unless a test wants to know, to fail or to forget.
 pub type Barrier = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
@@ -70,11 +70,6 @@ impl SegmentError {
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if is_full(source))
     }
-
-    /// Whether somebody has the segment open still.
-    fn is_locked(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.to_string().contains("could not acquire lock"))
-    }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -115,15 +110,7 @@ impl Active {
         let io = |source| SegmentError::Io { path: path.display().to_string(), source };
         fs::create_dir_all(path).map_err(io)?;
         set_aside(path, |name| name.ends_with(".generating")).map_err(io)?;
-        let mut opened = open_db(path);
-        for _ in 0..LOCK_LOOKS {
-            if !opened.as_ref().is_err_and(SegmentError::is_locked) {
-                break;
-            }
-            std::thread::park_timeout(LOCK_LOOK);
-            opened = open_db(path);
-        }
-        let db = match opened {
+        let db = match open_db(path) {
             Err(SegmentError::Damaged { .. }) => {
                 set_aside(path, |name| name.starts_with("snap.")).map_err(io)?;
                 open_db(path)?
@@ -257,7 +244,23 @@ pub fn first_seq_of(frame: &[u8]) -> Option<Seq> {
     Some(u64::from_be_bytes(*frame.get(2..)?.first_chunk()?))
 }
 
+/// sled locks its file, and lets it go some time after a failed open or after the last handle was dropped: its threads
+/// end when they like. The directory's own lock keeps other processes out, so it can only be that.
 fn open_db(path: &Path) -> Result<::sled::Db, SegmentError> {
+    for _ in 0..LOCK_LOOKS {
+        match open_db_once(path) {
+            Err(SegmentError::Io { source, .. }) if is_locked(&source) => std::thread::park_timeout(LOCK_LOOK_EVERY),
+            other => return other,
+        }
+    }
+    open_db_once(path)
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+fn open_db_once(path: &Path) -> Result<::sled::Db, SegmentError> {
     let config = ::sled::Config::new()
         .path(path)
         .mode(::sled::Mode::HighThroughput)

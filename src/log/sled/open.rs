@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    Active, OpenError, OpenSegment, Recovered, SEQ_STRIDE, Segments, Settings, Shared, SledLog,
+    Active, OpenError, OpenSegment, Recovered, SEQ_STRIDE, SegmentError, Segments, Settings, Shared, SledLog,
     committer::Committer,
     sealer::{Sealer, Work},
 };
@@ -27,7 +27,7 @@ use crate::{
     log::{
         Kind, ReadError,
         dedupe::{Runs, Table},
-        disk::{Access, Identity, Lock, Reserve},
+        disk::{Access, Identity, Lock, Reserve, free_bytes},
         entry, frame,
         queue::Queue,
         segment::Sealed,
@@ -39,6 +39,23 @@ use crate::{
 const WORK_QUEUE: usize = 64;
 /// Bytes read at a time while dedupe keys are read back.
 const REPLAY_BYTES: usize = 4 * 1024 * 1024;
+
+/// sled rewrites a part of each segment when it opens it: below this much free space the reserve is released first. It
+/// is filled again when there is room.
+const OPENING_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Makes the first active segment; on a full disk with the room of the reserve.
+fn create(settings: &Settings, number: u64) -> Result<Active, SegmentError> {
+    let log_directory = settings.directory.join("log");
+    match Active::create(&log_directory, number, &settings.barrier) {
+        Err(error) if error.is_full() => {
+            tracing::error!(%error, "the disk is full: the reserve is released so that the log can be opened");
+            Reserve::of(&settings.directory).release();
+            Active::create(&log_directory, number, &settings.barrier)
+        }
+        other => other,
+    }
+}
 
 /// What is found under one number.
 #[derive(Default)]
@@ -59,6 +76,10 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let identity = Identity::open_or_create(&directory).map_err(io(&directory))?;
     let mut recovered = Recovered::default();
     let mut segments = Segments::default();
+    if free_bytes(&directory).is_ok_and(|free| free < OPENING_BYTES) {
+        tracing::error!("the disk is full: the reserve is released so that the log can be opened");
+        Reserve::of(&directory).release();
+    }
     remove_temporary(&log_directory).map_err(io(&log_directory))?;
     for (number, found) in list(&log_directory).map_err(io(&log_directory))? {
         if found.sealed {
@@ -92,7 +113,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let last_time = segments.last_time()?;
     let prepared = match prepared {
         Some(active) => active,
-        None => Active::create(&log_directory, segments.last_number() + 1, &settings.barrier)?,
+        None => create(&settings, segments.last_number() + 1)?,
     };
     let finished = segments.open.clone();
     let open = Arc::new(OpenSegment { active: prepared, first_seq: next_seq, first_time: 0.into() });

@@ -169,9 +169,8 @@ impl Shared {
     }
 
     fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {
-        // A frame that was read before the segment was sealed may be only a part of the block it was merged into.
-        let whole = |cached: &Block| cached.last().is_some_and(|last| last.pos.seq.saturating_add(1) >= block.end());
-        if let Some(cached) = self.cache.find(block.first_seq).filter(whole) {
+        // A frame that was read before the segment was sealed may be cached too: it is only a part of this block.
+        if let Some(cached) = self.cache.find(block.first_seq).filter(|cached| cached.len() == block.entries as usize) {
             return Ok(cached);
         }
         let entries = Arc::new(sealed.read(block, self.partition)?);

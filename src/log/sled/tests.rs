@@ -123,6 +123,26 @@ fn segments_roll_are_sealed_and_stay_readable_in_order() {
 }
 
 #[test]
+fn a_segment_is_read_backwards_whole_also_when_its_frames_were_read_before_it_was_sealed() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let ids: Vec<_> = (0..5).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    for id in &ids {
+        log.read(id.pos.seq).unwrap();
+    }
+    log.roll();
+    wait_until_sealed(&log, 1);
+    let (mut found, mut before) = (Vec::new(), log.end());
+    loop {
+        let entries = log.scan_back(before).unwrap();
+        let Some(first) = entries.first() else { break };
+        before = first.pos.seq;
+        found.extend(entries.iter().rev().map(|entry| entry.pos.seq));
+    }
+    assert_eq!(found, ids.iter().rev().map(|id| id.pos.seq).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_flipped_bit_in_a_sealed_segment_costs_one_block_and_names_it() {
     let scratch = Scratch::default();
     let log = scratch.open();

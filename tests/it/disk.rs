@@ -1,0 +1,144 @@
+//! A full disk: senders are told to come back, nothing is lost, and room is all it takes to go on.
+//!
+//! The tests need a file system of their own. Without the right to mount one they check the budget (`max_size`)
+//! instead and say so; the answers to senders are the same.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use tempfile::TempDir;
+
+use crate::harness::{Relay, Request, distinct_bytes, wait_until};
+
+const CONFIG: &str = "[store]\nreserve = \"64MiB\"\n[source.a]\npath = \"/a\"\nto = []\n";
+
+/// A small file system in memory.
+struct SmallDisk {
+    directory: TempDir,
+}
+
+impl SmallDisk {
+    /// None if this user may not mount; says so.
+    fn mount(mebibytes: u64) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { directory }),
+            other => {
+                eprintln!("no file system could be mounted ({other:?}): only the budget is tested");
+                None
+            }
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Takes room, and with it all that is left if `bytes` is more than there is.
+    fn fill(&self, bytes: usize) -> PathBuf {
+        let path = self.directory.path().join("filler");
+        let mut file = fs::File::create(&path).unwrap();
+        let block = vec![b'x'; 64 * 1024];
+        for _ in 0..bytes.div_ceil(block.len()) {
+            if std::io::Write::write_all(&mut file, &block).is_err() {
+                break;
+            }
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(self.directory.path()).output();
+    }
+}
+
+fn is_full(relay: &Relay) -> bool {
+    let answer = relay.send(&Request::post("/a", "x"));
+    if answer.status == 202 {
+        return false;
+    }
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((5..=30).contains(&seconds), "{seconds}");
+    true
+}
+
+/// Fills the disk until senders are told so.
+fn fill_until_refused(disk: &SmallDisk, relay: &Relay) -> PathBuf {
+    let filler = disk.fill(1 << 30);
+    wait_until("the disk is noticed to be full", || is_full(relay));
+    assert_eq!(relay.ask_admin("/readyz").status, 503);
+    assert_eq!(relay.ask_admin("/livez").status, 200);
+    filler
+}
+
+#[test]
+fn a_disk_that_fills_up_is_503_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount(256) else { return budget() };
+    let mut relay = Relay::with_data(&disk.data(), CONFIG);
+    relay.run();
+    relay.accept("/a", "before");
+    let kept = relay.accept("/a", "kept");
+    let filler = fill_until_refused(&disk, &relay);
+    assert_eq!(relay.cli(&["show", &kept, "--body"]).done().out, "kept");
+    fs::remove_file(&filler).unwrap();
+    recovers_after(&relay, &kept);
+    relay.restart();
+    assert_eq!(relay.cli(&["verify"]).code, 75);
+    assert_eq!(relay.stop(), 0);
+    relay.cli(&["verify"]).done();
+}
+
+fn recovers_after(relay: &Relay, kept: &str) {
+    wait_until("there is room again", || !is_full(relay));
+    wait_until("it is ready again", || relay.ask_admin("/readyz").status == 200);
+    assert_eq!(relay.cli(&["show", kept, "--body"]).done().out, "kept");
+}
+
+#[test]
+fn a_relay_that_is_restarted_on_a_full_disk_serves_and_recovers_by_itself() {
+    let Some(disk) = SmallDisk::mount(256) else { return budget() };
+    let mut relay = Relay::with_data(&disk.data(), CONFIG);
+    relay.run();
+    let kept = relay.accept("/a", "kept");
+    let filler = fill_until_refused(&disk, &relay);
+    for how in ["in order", "by a kill"] {
+        match how {
+            "in order" => assert_eq!(relay.stop(), 0),
+            _ => relay.kill(),
+        }
+        relay.run();
+        wait_until(&format!("it is full after a restart {how}"), || is_full(&relay));
+        assert_eq!(relay.cli(&["show", &kept, "--body"]).done().out, "kept");
+    }
+    fs::remove_file(filler).unwrap();
+    recovers_after(&relay, &kept);
+}
+
+/// The budget behaves like a disk of that size.
+fn budget() {
+    let mut relay = Relay::start(
+        "[store]\nmax_size = \"2MiB\"\nwhen_full = \"refuse\"\n[source.a]\npath = \"/a\"\nto = [\"u\"]\n\
+         [upstream.u]\nurl = \"http://127.0.0.1:1\"\n",
+    );
+    let bytes = distinct_bytes(100 * 100_000);
+    let mut bodies = bytes.chunks(100_000);
+    wait_until("the budget is used up", || {
+        relay.send(&Request::post("/a", bodies.next().unwrap_or(b"x"))).status == 503
+    });
+    assert!(is_full(&relay));
+    relay.restart();
+    wait_until("it is still full", || is_full(&relay));
+    relay.stop();
+    relay.configure("[store]\nmax_size = \"64MiB\"\n[source.a]\npath = \"/a\"\nto = []\n");
+    relay.run();
+    wait_until("there is room", || !is_full(&relay));
+}
+
+#[test]
+fn a_budget_that_is_used_up_by_undelivered_events_is_503_and_more_budget_is_enough() {
+    budget();
+}

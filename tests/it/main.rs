@@ -1,0 +1,29 @@
+//! The real binary, stage by stage: what senders, upstreams and operators may rely on.
+//!
+//! Every test starts its own relay in a directory of its own and waits for conditions, never for time to pass.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "the helpers of tests panic too, and say what they could not do"
+)]
+
+mod harness;
+
+mod admin;
+mod config;
+mod delivery;
+mod disk;
+mod expressions;
+mod front_door;
+mod log;
+mod operator;
+mod restart;
+mod routing;
+mod systemd;
+mod tls;
+mod verification;
+mod zero_config;
