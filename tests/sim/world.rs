@@ -486,7 +486,12 @@ impl World {
             1..3 => Action::ReleaseUpstream { upstream },
             3..5 => Action::Hold { targets: some(self), until_ms, reason: Some("for repairs".into()) },
             5..8 => Action::Release { targets: some(self) },
-            8..11 => Action::Replay { targets: some(self), new_key: self.up_to(2) == 0, interval_us: Some(1_000), created: Vec::new() },
+            8..11 => Action::Replay {
+                targets: some(self),
+                new_key: self.up_to(2) == 0,
+                interval_us: Some(1_000),
+                created: false,
+            },
             _ => {
                 let Some(event) = self.checker.acknowledged.keys().nth(self.up_to(1 + count) as usize) else { return };
                 Action::Delete { events: vec![*event] }
@@ -621,6 +626,7 @@ fn accepted(source: &str, body: &[u8], now: Timestamp) -> Bytes {
         query: None,
         headers: &HeaderMap::new(),
         client: "127.0.0.1",
+        proxy: None,
         captures: &[],
         verification_scheme: "none",
         verification_secret: None,
