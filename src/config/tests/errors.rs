@@ -148,7 +148,11 @@ fn values_in_another_form_are_refused_with_an_example() {
             "dedupe = { key = '.a', header = 'b' }",
             "source.x.dedupe.header: stands beside key; keep one of them",
         ),
-        ("[source.x]", "to = ['u', 'u']", "source.x.to: names \"u\" twice; an event is delivered to an upstream once"),
+        (
+            "[source.x]",
+            "path = '/x'\nto = ['u', 'u']\n[upstream.u]\nurl = 'http://u'",
+            "source.x.to: names \"u\" twice; an event is delivered to an upstream once",
+        ),
         (
             "[source.x]",
             "verify = { scheme = 'hmac', header = 'X', secrets = [] }",
@@ -271,7 +275,7 @@ fn names_that_nobody_has_are_refused() {
         "[[listen]]\naddress = '127.0.0.1:1'\n[source.app]\npath = '/a'\nto = ['biling']\n[upstream.billing]\n\
          url = 'http://x'\n[[route]]\nname = 'r'\nsource = ['ap', 'app']\nto = []\n[[route]]\nname = 'r'\nto = []\n",
         &[
-            "stagepost.toml:3: source.app.to: names the unknown upstream \"biling\"; did you mean \"billing\"?",
+            "stagepost.toml:5: source.app.to: names the unknown upstream \"biling\"; did you mean \"billing\"?",
             "stagepost.toml:8: route.r: names the unknown source \"ap\"; did you mean \"app\"?",
             "stagepost.toml:12: route.r: the route at stagepost.toml:8 has the same name; every route has its own (a \
              source's to makes a route named after the source)",
