@@ -4,7 +4,7 @@
 //! A revival is written as a replay by the relay, so that it is durable and counted like one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -55,7 +55,7 @@ impl Noted {
 
 /// Resends that are counted and perhaps not yet written.
 #[derive(Default)]
-pub(super) struct Resends(HashMap<Seq, Counted>);
+pub(super) struct Resends(BTreeMap<Seq, Counted>);
 
 #[derive(Default)]
 struct Counted {

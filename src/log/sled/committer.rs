@@ -300,14 +300,14 @@ impl Committer {
         }
         let Some(next) = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             self.shared.roll_asked.store(asked, Ordering::SeqCst);
-            self.shared.hand_over(Work::Prepare);
+            self.shared.ask_to_prepare();
             return;
         };
         let finished = self.open.clone();
         self.enter(next, self.next_seq);
         self.freeze_table();
         self.shared.hand_over(Work::Seal(finished));
-        self.shared.hand_over(Work::Prepare);
+        self.shared.ask_to_prepare();
     }
 
     fn forget(&mut self) {

@@ -131,6 +131,8 @@ struct Shared {
     end: AtomicU64,
     full: AtomicBool,
     roll_asked: AtomicBool,
+    /// The sealer was asked for a segment and has not looked yet: asking again would only fill its queue.
+    prepare_asked: AtomicBool,
     poisoned: AtomicBool,
     /// Beats of the committer, for the watchdog.
     beats: AtomicU64,
@@ -177,6 +179,13 @@ impl Shared {
 
     fn log_directory(&self) -> PathBuf {
         self.settings.directory.join("log")
+    }
+
+    /// Asks the sealer for the next segment, once.
+    fn ask_to_prepare(&self) {
+        if !self.prepare_asked.swap(true, Ordering::SeqCst) {
+            self.hand_over(sealer::Work::Prepare);
+        }
     }
 
     /// Hands work to the sealer. Its queue holds more than can ever wait; if it is full all the same, the work is

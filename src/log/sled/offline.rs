@@ -83,6 +83,7 @@ impl OfflineLog {
             full: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             roll_asked: AtomicBool::new(false),
+            prepare_asked: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             follower: OnceLock::new(),

@@ -54,13 +54,20 @@ enum Place {
 impl Segments {
     /// The first segment that may hold `seq` or something after it. For an open segment, its end too.
     fn at(&self, seq: Seq) -> Option<Place> {
-        if let Some(sealed) = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq)) {
+        let sealed = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq));
+        if let Some(sealed) = sealed.filter(|sealed| sealed.first_seq() <= seq) {
             return Some(Place::Sealed(sealed.clone()));
         }
-        let after = self.open.partition_point(|open| open.first_seq <= seq);
-        let index = after.saturating_sub(1);
-        let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
-        self.open.get(index).map(|open| Place::Open(open.clone(), limit))
+        // A segment that could not be sealed may stand open before sealed ones.
+        let index = self.open.partition_point(|open| open.first_seq <= seq).saturating_sub(1);
+        let after = sealed.map_or(Seq::MAX, |sealed| sealed.first_seq());
+        match self.open.get(index).filter(|open| open.first_seq < after) {
+            Some(open) => {
+                let limit = self.open.get(index + 1).map_or(Seq::MAX, |next| next.first_seq);
+                Some(Place::Open(open.clone(), limit.min(after)))
+            }
+            None => sealed.map(|sealed| Place::Sealed(sealed.clone())),
+        }
     }
 
     fn before(&self, seq: Seq) -> Vec<Place> {

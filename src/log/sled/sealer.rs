@@ -74,7 +74,10 @@ impl Sealer {
 
     fn do_work(&self, work: Work) {
         match work {
-            Work::Prepare => self.prepare(),
+            Work::Prepare => {
+                self.shared.prepare_asked.store(false, Ordering::SeqCst);
+                self.prepare();
+            }
             Work::Seal(open) => self.seal(&open),
             Work::Repair(open) => self.repair(open),
             Work::Publish(frozen) => self.publish(frozen),
