@@ -140,9 +140,14 @@ pub struct Core {
     routes: Arc<Routes>,
     evaluator: Evaluator,
     bounds: Bounds,
-    /// Unplanned events that are not at hand.
+    /// Unplanned events that are not at hand; what is accepted after them waits behind them.
     unread: RoaringTreemap,
+    /// Unplanned events that nobody waits behind: too many filters are asked, or reading failed.
+    put_off: RoaringTreemap,
+    /// Events are being read to be planned …
     planning: bool,
+    /// … and others wait behind them.
+    catching_up: bool,
     plan_after: Timestamp,
     asking: usize,
     turn: usize,
@@ -170,7 +175,9 @@ impl Core {
             routes: Arc::new(Routes::new(table)),
             evaluator,
             bounds,
+            put_off: RoaringTreemap::new(),
             planning: false,
+            catching_up: false,
             plan_after: Timestamp::ZERO,
             asking: 0,
             turn: 0,
@@ -287,6 +294,7 @@ impl Core {
         match purpose {
             Purpose::Plan => {
                 self.planning = false;
+                self.catching_up = false;
                 for (event, read) in events {
                     self.loaded_unplanned(event, read, now);
                 }
@@ -308,7 +316,7 @@ impl Core {
         match question.routes.plan(event, &self.evaluator, answers) {
             Verdict::Decided(decision) => self.decided(event, decision),
             Verdict::Ask(_) => {
-                self.unread.insert(event.id.pos.seq);
+                self.put_off.insert(event.id.pos.seq);
             }
         }
     }
@@ -391,6 +399,9 @@ impl Core {
 
     fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) {
         match note {
+            Note::Accepted(seq) if self.catching_up || !self.unread.is_empty() => {
+                self.unread.insert(seq);
+            }
             Note::Accepted(seq) => match entry::decode_event(entry) {
                 Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event)),
                 _ => self.lost_unplanned(seq, "its format is not known"),
@@ -470,7 +481,7 @@ impl Core {
         match self.routes.plan(event, &self.evaluator, &[]) {
             Verdict::Decided(decision) => self.decided(event, decision),
             Verdict::Ask(_) if self.asking >= ASKING_MAX => {
-                self.unread.insert(event.id.pos.seq);
+                self.put_off.insert(event.id.pos.seq);
             }
             Verdict::Ask(ask) => {
                 self.asking += 1;
@@ -555,8 +566,14 @@ impl Core {
                 continue;
             }
             let record = match work {
-                Work::Fresh => Record::waiting(event.id.time),
-                Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
+                // The common case needs no look-up: nothing but acceptance is known of it.
+                Work::Fresh
+                    if upstream.waiting.contains(seq)
+                        || (self.state.unplanned().contains(seq) && !self.state.has_early_record(seq)) =>
+                {
+                    Record::waiting(event.id.time)
+                }
+                Work::Fresh | Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
                     Some(record) if record.state == DeliveryState::Pending => record,
                     _ => {
                         lane.leases.remove(&seq);

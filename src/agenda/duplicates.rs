@@ -4,7 +4,7 @@
 //! A revival is written as a replay by the relay, so that it is durable and counted like one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -56,7 +56,7 @@ impl Noted {
 /// Resends that are counted and perhaps not yet written.
 #[derive(Default)]
 pub(super) struct Resends {
-    counts: HashMap<Seq, Counted>,
+    counts: BTreeMap<Seq, Counted>,
     /// Nothing is to be written or forgotten before: a storm of resends must not be walked over at every step.
     look_at: Timestamp,
 }

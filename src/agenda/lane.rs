@@ -89,11 +89,14 @@ impl Lane {
         }
     }
 
-    /// Keeps a new event at hand if nothing older is elsewhere and `most` bytes are not exceeded.
+    /// Keeps a new event at hand if nothing older is elsewhere and `most` bytes are not exceeded; otherwise it is read
+    /// when its turn comes, and what comes after it waits behind it.
     pub(super) fn offer(&mut self, event: &Arc<Event>, most: usize) {
         if self.absent.is_empty() && !self.reading(Work::Fresh) && self.bytes + weight(event) <= most {
             self.leases.insert(event.id.pos.seq, Lease::Queued);
             self.push(Work::Fresh, event.clone());
+        } else if !self.leases.contains_key(&event.id.pos.seq) {
+            self.absent.insert(event.id.pos.seq);
         }
     }
 

@@ -34,7 +34,8 @@ use std::{
 
 pub use command::{CommandError, TARGETS_MAX, Ticket};
 pub use core::Bounds;
-pub use feed::{Bell, Feed};
+pub use feed::{Bell, Feed, Next};
+pub use read::read as read_events;
 
 use crate::{
     clock::{Clock, Timestamp},

@@ -27,7 +27,7 @@ const SCAN_BYTES: usize = 256 << 10;
 
 /// Carries out an order.
 #[must_use]
-pub(super) fn read(log: &dyn Log, order: &ReadOrder) -> Vec<(Seq, Read)> {
+pub fn read(log: &dyn Log, order: &ReadOrder) -> Vec<(Seq, Read)> {
     let mut wanted = order.events.clone();
     wanted.sort_by_key(|(_, stored_at)| *stored_at);
     let mut answers = Vec::with_capacity(wanted.len());

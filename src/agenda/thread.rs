@@ -136,6 +136,8 @@ struct Work {
     upkeep_stale: bool,
     refills: VecDeque<UpstreamId>,
     offered: VecDeque<Offered>,
+    /// What the log had no room for, and everything after it: the order of entries is kept.
+    held_back: VecDeque<NewEntry>,
     /// Read the log up to here before the feed is asked again.
     gap: Option<Seq>,
     until: Vec<(Seq, SyncSender<()>)>,
@@ -175,6 +177,7 @@ impl Work {
             upkeep_stale: false,
             refills: VecDeque::new(),
             offered: VecDeque::new(),
+            held_back: VecDeque::new(),
             gap: None,
             until: Vec::new(),
             bytes_since: 0,
@@ -308,8 +311,16 @@ impl Work {
         self.refills.extend(effects.refill);
     }
 
+    /// Offers an entry to the log, after all that were offered before it: a plan never overtakes the deaths it rests on.
     fn offer(&mut self, entry: NewEntry) {
-        let (done, answer) = Done::channel();
+        if !self.held_back.is_empty() || !self.try_offer(&entry) {
+            self.held_back.push_back(entry);
+        }
+    }
+
+    /// False if the log's queue is full, which it says at once.
+    fn try_offer(&mut self, entry: &NewEntry) -> bool {
+        let (done, mut answer) = Done::channel();
         self.shared.deps.log.append(Append {
             parts: Vec::new(),
             entry: entry.clone(),
@@ -318,11 +329,23 @@ impl Work {
             time: self.shared.deps.clock.now(),
             done,
         });
-        self.offered.push_back(Offered { entry, answer });
+        match answer.try_recv() {
+            Ok(Err(AppendError::Busy)) => return false,
+            Ok(Err(why)) => error!(%why, kind = ?entry.kind, "the log did not take an entry of the agenda"),
+            Ok(Ok(_)) | Err(TryRecvError::Closed) => {}
+            Err(TryRecvError::Empty) => self.offered.push_back(Offered { entry: entry.clone(), answer }),
+        }
+        true
     }
 
     /// Looks after what was offered to the log; what it refused for a passing reason is offered again.
     fn offer_again(&mut self) {
+        while let Some(entry) = self.held_back.pop_front() {
+            if !self.try_offer(&entry) {
+                self.held_back.push_front(entry);
+                break;
+            }
+        }
         for _ in 0..self.offered.len() {
             let Some(mut offered) = self.offered.pop_front() else { break };
             match offered.answer.try_recv() {
@@ -425,7 +448,7 @@ impl Work {
     /// How long to sleep if nothing happens.
     fn rest(&self, now: Timestamp) -> Duration {
         let due = self.core.next_due(now).map_or(TICK, |due| due.since(now));
-        let offers = if self.offered.is_empty() { TICK } else { OFFER_AGAIN };
+        let offers = if self.offered.is_empty() && self.held_back.is_empty() { TICK } else { OFFER_AGAIN };
         due.min(offers).min(TICK)
     }
 

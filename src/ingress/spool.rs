@@ -6,13 +6,14 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 
-use crate::log::PART_BYTES;
+use crate::log::{PART_BYTES, disk::private_directory};
 
 /// The spool directory.
 pub(super) struct Spool {
@@ -29,7 +30,7 @@ pub(super) struct Spooled {
 impl Spool {
     /// Makes the directory and removes what a crash may have left between making and unlinking a file.
     pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
-        std::fs::create_dir_all(&dir)?;
+        private_directory(&dir)?;
         for left_over in std::fs::read_dir(&dir)? {
             std::fs::remove_file(left_over?.path())?;
         }
@@ -74,7 +75,7 @@ impl Spooled {
 }
 
 fn unnamed(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
     std::fs::remove_file(path)?;
     Ok(file)
 }

@@ -2,8 +2,9 @@
 //! identity, the reserve, free space, and syncing directories.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,59 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 
 /// Bytes kept aside so that a full disk can be put in order.
 pub const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Makes a directory that only its owner may enter, with its parents, unless it is there: stored requests have
+/// credentials in them, whatever the umask. The parents are left to the umask, since the operators' socket may lie
+/// there.
+///
+/// # Errors
+/// What the system said.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+/// A new directory among the system's temporary files that only its owner may enter, removed when dropped. Nothing
+/// that another user put there is ever used.
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn new(name: &str) -> io::Result<Self> {
+        /// Names that are tried.
+        const NAMES: u32 = 1_000;
+        let (parent, pid) = (std::env::temp_dir(), std::process::id());
+        for number in 0..NAMES {
+            let path = parent.join(format!("{name}-{pid}-{number}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other(format!("{} is full of directories named {name}: remove them", parent.display())))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _left_behind = fs::remove_dir_all(&self.0);
+    }
+}
 
 /// Who may use a data directory at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +164,7 @@ impl Identity {
         bytes.extend_from_slice(&random);
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
         let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
@@ -208,7 +262,37 @@ impl Reserve {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_stored_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("data/log");
+        private_directory(&log).unwrap();
+        private_directory(&log).unwrap();
+        assert_eq!(mode(&log), 0o700);
+        assert!(private_directory(&log.join("x")).is_ok() && private_directory(Path::new("/dev/null")).is_err());
+        Identity::open_or_create(&log).unwrap();
+        assert_eq!(mode(&log.join("IDENTITY")), 0o600);
+    }
+
+    #[test]
+    fn a_temporary_directory_is_new_private_and_removed() {
+        let one = Temporary::new("stagepost-test").unwrap();
+        let other = Temporary::new("stagepost-test").unwrap();
+        assert_ne!(one.path(), other.path(), "what is there already is never used");
+        assert_eq!(mode(one.path()), 0o700);
+        fs::write(one.path().join("file"), "x").unwrap();
+        let path = one.path().to_owned();
+        drop(one);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn a_second_server_is_told_who_has_the_directory() {

@@ -134,6 +134,12 @@ impl State {
         &self.unplanned
     }
 
+    /// Whether an event has records although it is not planned.
+    #[must_use]
+    pub fn has_early_record(&self, event: Seq) -> bool {
+        self.early.contains(event)
+    }
+
     /// Whether an event was deleted by an operator.
     #[must_use]
     pub fn is_deleted(&self, event: Seq) -> bool {

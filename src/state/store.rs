@@ -24,7 +24,10 @@ use tracing::warn;
 use super::{Layers, Map, State, manifest, record::RECORD_BYTES};
 use crate::{
     event::Seq,
-    log::run::{Run, RunError, merge},
+    log::{
+        disk::private_directory,
+        run::{Run, RunError, merge},
+    },
 };
 
 /// The most runs that are alive after a checkpoint.
@@ -94,7 +97,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the directory can't be made, read or emptied.
     pub fn open(dir: &Path, log_id: u128, end: Seq) -> Result<(Self, State), StoreError> {
-        fs::create_dir_all(dir).map_err(|source| io_error(dir, source))?;
+        private_directory(dir).map_err(|source| io_error(dir, source))?;
         let mut store = Self {
             dir: dir.to_owned(),
             next_run: 1,

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may end by panicking")]
 
 mod images;
+mod images_state;
 mod kill;
 
 /// How often a crash test repeats: from the environment, or the short form.

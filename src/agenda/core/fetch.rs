@@ -15,13 +15,25 @@ use crate::{
 
 impl Core {
     pub(super) fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
-        if self.planning || self.unread.is_empty() || self.asking >= ASKING_MAX / 2 || now < self.plan_after {
+        if self.planning {
             return Ok(());
         }
-        let events: Vec<Seq> = self.unread.iter().take(READ_EVENTS).collect();
+        self.catching_up = !self.unread.is_empty();
+        let may_ask = self.asking < ASKING_MAX / 2 && now >= self.plan_after;
+        let from = match self.catching_up {
+            true => &mut self.unread,
+            false if may_ask => &mut self.put_off,
+            false => return Ok(()),
+        };
+        let events: Vec<Seq> = from.iter().take(READ_EVENTS).collect();
+        for event in &events {
+            from.remove(*event);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
         let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
         for event in events {
-            self.unread.remove(event);
             order.events.push((event, self.state.stored_at(event)?));
         }
         self.planning = true;
@@ -36,11 +48,12 @@ impl Core {
         match read {
             Read::Event(event) => self.plan(&event),
             Read::Lost(why) => self.lost_unplanned(event, &why),
-            Read::Later(hurry) => {
+            Read::Later(Hurry::AtOnce) => {
                 self.unread.insert(event);
-                if hurry == Hurry::AfterAWhile {
-                    self.plan_after = now.after(READ_AGAIN);
-                }
+            }
+            Read::Later(Hurry::AfterAWhile) => {
+                self.put_off.insert(event);
+                self.plan_after = now.after(READ_AGAIN);
             }
         }
     }

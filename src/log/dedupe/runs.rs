@@ -28,6 +28,7 @@ use crate::{
     event::{EventId, Seq},
     log::{
         DedupeKey,
+        disk::private_directory,
         run::{Run, RunError, merge_by},
     },
 };
@@ -126,7 +127,7 @@ impl Runs {
     /// [`RunError::Io`] if the directory or a file can't be read, [`RunError::Format`] if a newer version wrote it.
     pub fn open(directory: &Path, now: Timestamp) -> Result<(Self, Seq, Vec<PathBuf>), RunError> {
         let failed = |source| io("opening", directory, source);
-        fs::create_dir_all(directory).map_err(failed)?;
+        private_directory(directory).map_err(failed)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();

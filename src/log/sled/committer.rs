@@ -305,12 +305,12 @@ impl Committer {
         }
         let Some(next) = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             self.shared.roll_asked.fetch_or(asked, Ordering::SeqCst);
-            self.shared.ask_for_next();
+            self.shared.ask_to_prepare();
             return;
         };
         self.enter(next, self.next_seq);
         self.freeze_table();
-        self.shared.ask_for_next();
+        self.shared.ask_to_prepare();
         self.shared.hand_over(Work::Seal);
     }
 

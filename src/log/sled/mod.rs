@@ -181,19 +181,18 @@ impl Shared {
         self.settings.directory.join("log")
     }
 
+    /// Asks the sealer for the next segment, once.
+    fn ask_to_prepare(&self) {
+        if !self.prepare_asked.swap(true, Ordering::SeqCst) {
+            self.hand_over(sealer::Work::Prepare);
+        }
+    }
+
     /// Hands work to the sealer. Its queue holds more than can ever wait; if it is full all the same, the work is
     /// done at the next start.
     fn hand_over(&self, work: sealer::Work) {
         if self.work.try_send(work).is_err() {
             tracing::warn!("the sealer is far behind; its work waits for the next start");
-        }
-    }
-
-    /// Asks for the next segment, once: the committer may find none turn after turn while the sealer is busy, and
-    /// must not fill its queue with that.
-    fn ask_for_next(&self) {
-        if !self.prepare_asked.swap(true, Ordering::SeqCst) {
-            self.hand_over(sealer::Work::Prepare);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,7 +22,7 @@ use crate::{
     log::{
         Append, AppendError, DedupeKey, Entry, Follower, Kind, Log, LogStats, ReadError,
         dedupe::{self, Runs},
-        disk::{Access, Identity, Lock},
+        disk::{Access, Identity, Lock, Temporary},
         queue::Queue,
         segment::Sealed,
     },
@@ -32,7 +32,7 @@ use crate::{
 /// The log of a stopped instance, for reading only.
 pub struct OfflineLog {
     shared: Shared,
-    copies: PathBuf,
+    _copies: Temporary,
 }
 
 impl OfflineLog {
@@ -44,10 +44,11 @@ impl OfflineLog {
         let io = |source| OpenError::Io { path: directory.display().to_string(), source };
         let lock = Lock::take(directory, Access::Shared)?;
         let identity = Identity::open(directory).map_err(io)?;
-        let copies = std::env::temp_dir().join(format!("stagepost-offline-{}", std::process::id()));
-        fs::create_dir_all(copies.join("log")).map_err(io)?;
+        let temporary = Temporary::new("stagepost-offline").map_err(io)?;
+        let copies = temporary.path();
+        fs::create_dir(copies.join("log")).map_err(io)?;
         let settings = Settings {
-            directory: copies.clone(),
+            directory: copies.to_owned(),
             segment_bytes: u64::MAX,
             max_size: u64::MAX,
             reserve: 0,
@@ -96,13 +97,7 @@ impl OfflineLog {
             clock,
             _lock: lock,
         };
-        Ok(Self { shared, copies })
-    }
-}
-
-impl Drop for OfflineLog {
-    fn drop(&mut self) {
-        let _left_behind = fs::remove_dir_all(&self.copies);
+        Ok(Self { shared, _copies: temporary })
     }
 }
 

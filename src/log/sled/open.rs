@@ -27,7 +27,7 @@ use crate::{
     log::{
         Kind, ReadError,
         dedupe::{Runs, Table},
-        disk::{Access, Identity, Lock, Reserve, free_bytes},
+        disk::{Access, Identity, Lock, Reserve, free_bytes, private_directory},
         entry, frame,
         queue::Queue,
         segment::Sealed,
@@ -71,7 +71,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         let path = path.display().to_string();
         move |source| OpenError::Io { path, source }
     };
-    fs::create_dir_all(&log_directory).map_err(io(&log_directory))?;
+    private_directory(&log_directory).map_err(io(&log_directory))?;
     let lock = Lock::take(&directory, Access::Exclusive)?;
     let identity = Identity::open_or_create(&directory).map_err(io(&directory))?;
     let mut recovered = Recovered::default();

@@ -1,0 +1,254 @@
+//! What must be true of every history: an independent, slow and simple model of deliveries, fed with the durable
+//! entries in the order of the log and with every job at the moment it is handed out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stagepost::{
+    event::{Change, Job, Seq},
+    log::{
+        Entry, Kind,
+        entry::{self, Action, Target},
+    },
+};
+
+/// The model's word for a delivery's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    Pending,
+    Held,
+    Dead,
+    Settled,
+}
+
+/// What the model knows of a delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    pub is: Is,
+    pub attempts: u32,
+    pub replays: u32,
+    pub new_keys: u32,
+    /// It was kept back or replayed at least once, so its first attempt may come late.
+    pub out_of_order: bool,
+}
+
+pub type Key = (Seq, String);
+
+/// The model.
+#[derive(Default)]
+pub struct Checker {
+    /// What senders were told: event and body.
+    pub acknowledged: BTreeMap<Seq, Vec<u8>>,
+    durable: BTreeMap<Seq, Vec<u8>>,
+    pub planned: BTreeSet<Seq>,
+    pub deleted: BTreeSet<Seq>,
+    pub deliveries: BTreeMap<Key, Known>,
+    pub holds: BTreeMap<String, Option<u64>>,
+    /// Handed to the engine and neither settled nor given back.
+    pub in_flight: BTreeSet<Key>,
+    /// How often the upstream got it.
+    pub arrived: BTreeMap<Key, u32>,
+    /// The last first attempt in this life of the process.
+    last_first: BTreeMap<String, Seq>,
+    /// Who had a first attempt in any life.
+    begun: BTreeSet<Key>,
+}
+
+const BLANK: Known = Known { is: Is::Pending, attempts: 0, replays: 0, new_keys: 0, out_of_order: false };
+
+impl Checker {
+    /// The process died: nothing is in flight any more, and what was in flight may be sent again.
+    pub fn crashed(&mut self) {
+        self.in_flight.clear();
+        self.last_first.clear();
+    }
+
+    /// A durable entry, as the agenda is given it.
+    pub fn applied(&mut self, entry: &Entry) -> Result<(), String> {
+        match entry.kind {
+            Kind::Accepted => {
+                let event = entry::decode_event(entry).ok_or("an accepted entry can't be decoded")?;
+                let stagepost::event::Body::Inline(body) = event.body else { return Err("not inline".into()) };
+                self.durable.insert(entry.pos.seq, body.to_vec());
+            }
+            Kind::Planned => self.plan(entry)?,
+            Kind::Attempted => self.attempted(entry)?,
+            Kind::Command => self.command(entry)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, entry: &Entry) -> Result<(), String> {
+        let planned = entry::decode_planned(&entry.payload).ok_or("a plan can't be decoded")?;
+        for event in &planned.events {
+            if !self.planned.insert(event.event) {
+                return Err(format!("event {} is planned twice", event.event));
+            }
+            if event.targets.is_empty() && !self.deleted.contains(&event.event) {
+                return Err(format!("event {} has a route and was planned for nobody", event.event));
+            }
+            if self.deleted.contains(&event.event) {
+                continue;
+            }
+            for target in &event.targets {
+                let name = planned.upstreams[*target as usize].to_string();
+                self.deliveries.entry((event.event, name)).or_insert(BLANK);
+            }
+        }
+        Ok(())
+    }
+
+    fn attempted(&mut self, entry: &Entry) -> Result<(), String> {
+        let attempted = entry::decode_attempted(&entry.payload).ok_or("an attempt can't be decoded")?;
+        let key = (attempted.event, attempted.upstream.to_string());
+        if self.deleted.contains(&attempted.event) {
+            return Ok(());
+        }
+        let Some(known) = self.known(&key) else { return Err(format!("{key:?} was attempted and is unknown")) };
+        if let Some(attempt) = &attempted.attempt {
+            known.attempts = attempt.number;
+        }
+        known.is = match (known.is, &attempted.change) {
+            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore) => Is::Settled,
+            (Is::Pending | Is::Held, Change::Die(_)) => Is::Dead,
+            (is @ (Is::Pending | Is::Held), Change::Retry(_) | Change::Postpone(_)) => is,
+            (Is::Pending | Is::Held, Change::Hold(_)) => Is::Held,
+            (is, change) => return Err(format!("{key:?} is {is:?} and was attempted: {change:?}")),
+        };
+        Ok(())
+    }
+
+    fn command(&mut self, entry: &Entry) -> Result<(), String> {
+        let command: entry::Command = entry::decode_json(&entry.payload).ok_or("a command can't be decoded")?;
+        let key = |target: &Target| (target.event, target.upstream.to_string());
+        match command.action {
+            Action::HoldUpstream { upstream, until_ms, .. } => {
+                self.holds.insert(upstream.into(), until_ms);
+            }
+            Action::ReleaseUpstream { upstream } => {
+                self.holds.remove(&*upstream);
+            }
+            Action::Hold { targets, .. } => self.each(targets.iter().map(key), |known| {
+                known.out_of_order = true;
+                if known.is == Is::Pending {
+                    known.is = Is::Held;
+                }
+            }),
+            Action::Release { targets } => self.each(targets.iter().map(key), |known| {
+                if known.is == Is::Held {
+                    known.is = Is::Pending;
+                }
+            }),
+            Action::Replay { targets, new_key, .. } => self.each(targets.iter().map(key), |known| {
+                known.out_of_order = true;
+                known.is = Is::Pending;
+                known.replays += 1;
+                known.new_keys += u32::from(new_key);
+            }),
+            Action::Delete { events } => {
+                self.deliveries.retain(|(event, _), _| !events.contains(event));
+                self.deleted.extend(events);
+            }
+        }
+        Ok(())
+    }
+
+    fn each(&mut self, keys: impl Iterator<Item = Key>, change: impl Fn(&mut Known)) {
+        for key in keys {
+            if let Some(known) = self.known(&key) {
+                change(known);
+            }
+        }
+    }
+
+    /// What is known of a delivery; of one that is not planned yet, that it waits.
+    fn known(&mut self, key: &Key) -> Option<&mut Known> {
+        if self.deleted.contains(&key.0) {
+            return None;
+        }
+        if !self.planned.contains(&key.0) && self.durable.contains_key(&key.0) {
+            self.deliveries.entry(key.clone()).or_insert(BLANK);
+        }
+        self.deliveries.get_mut(key)
+    }
+
+    /// A job is handed out now, at most `window` at once for its upstream.
+    pub fn dispatched(&mut self, job: &Job, window: usize, live: bool, now: u64) -> Result<(), String> {
+        let seq = job.event.id.pos.seq;
+        let key = (seq, job.upstream.to_string());
+        let what = format!("{key:?}, attempt {}", job.number);
+        let Some(body) = self.durable.get(&seq) else { return Err(format!("{what}: sent before it was durable")) };
+        if !matches!(&job.event.body, stagepost::event::Body::Inline(sent) if *sent == *body) {
+            return Err(format!("{what}: another body than the stored one"));
+        }
+        if self.deleted.contains(&seq) {
+            return Err(format!("{what}: deleted before it was sent"));
+        }
+        if !live {
+            return Err(format!("{what}: sent to an upstream that is not configured"));
+        }
+        if self.holds.get(&key.1).is_some_and(|until| until.is_none_or(|until| until > now)) {
+            return Err(format!("{what}: sent to an upstream that is held"));
+        }
+        // An event's plan may still be on its way into the log.
+        let known = self.deliveries.get(&key).copied().unwrap_or(BLANK);
+        if known.is != Is::Pending {
+            return Err(format!("{what}: it is {:?}", known.is));
+        }
+        let expected = (known.attempts + 1, known.replays, known.new_keys);
+        if (job.number, job.replays, job.new_keys) != expected {
+            let got = (job.number, job.replays, job.new_keys);
+            return Err(format!("{what}: number, replays and new keys are {got:?}, not {expected:?}"));
+        }
+        if !self.in_flight.insert(key.clone()) {
+            return Err(format!("{what}: it is under way already"));
+        }
+        let at_once = self.in_flight.iter().filter(|(_, upstream)| *upstream == key.1).count();
+        if at_once > window {
+            return Err(format!("{what}: {at_once} at once, but the window is {window}"));
+        }
+        // Filters that only the pool can answer are answered in any order.
+        let first = self.begun.insert(key.clone()) && known.attempts == 0 && !known.out_of_order;
+        if first && job.event.source.as_ref() != "asked" {
+            let last = self.last_first.entry(key.1).or_default();
+            if *last > seq {
+                return Err(format!("{what}: its first attempt comes after that of {last}"));
+            }
+            *last = seq;
+        }
+        Ok(())
+    }
+
+    /// What is not finished, in words. None if everything acknowledged has its end.
+    pub fn unfinished(&self) -> Option<String> {
+        let event =
+            self.acknowledged.keys().find(|event| !self.deleted.contains(event) && !self.planned.contains(event));
+        if let Some(event) = event {
+            return Some(format!("event {event} is not planned"));
+        }
+        let open = self.deliveries.iter().find(|(_, known)| matches!(known.is, Is::Pending | Is::Held));
+        open.map(|(key, known)| format!("delivery {key:?} is {:?}", known.is))
+    }
+
+    /// At the end: everything acknowledged is stored unaltered, and what is settled has arrived.
+    pub fn ended(&self, ignored: &BTreeSet<Key>) -> Result<(), String> {
+        if let Some(what) = self.unfinished() {
+            return Err(format!("at the end: {what}"));
+        }
+        for (event, body) in &self.acknowledged {
+            if self.durable.get(event) != Some(body) {
+                return Err(format!("event {event} was acknowledged and is not stored as it was"));
+            }
+            let mut deliveries = self.deliveries.range((*event, String::new())..(*event + 1, String::new())).peekable();
+            if deliveries.peek().is_none() && !self.deleted.contains(event) {
+                return Err(format!("event {event} was acknowledged and goes nowhere"));
+            }
+            for (key, known) in deliveries {
+                if known.is == Is::Settled && !self.arrived.contains_key(key) && !ignored.contains(key) {
+                    return Err(format!("delivery {key:?} is settled and never arrived"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
