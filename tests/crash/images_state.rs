@@ -23,6 +23,9 @@ use stagepost::{
 /// One checkpoint's files, as they stood on disk.
 type Files = Vec<(String, Vec<u8>)>;
 
+/// The log at some time, its events, and the files of the state then.
+type Age = (Arc<MemoryLog>, Vec<Seq>, Files);
+
 fn append(log: &MemoryLog, kind: Kind, payload: Bytes) -> Seq {
     let entry = NewEntry { kind, payload };
     let time = Timestamp::from_millis(1_700_000_000_000);
@@ -58,7 +61,7 @@ fn live(log: &MemoryLog, events: &mut Vec<Seq>, random: &Jitter) {
     for _ in 0..40 {
         let event = accept(log);
         events.push(event);
-        if random.next_u64() % 8 == 0 {
+        if random.next_u64().is_multiple_of(8) {
             continue;
         }
         let targets = vec![PlannedEvent { event, targets: vec![0, 1], ignored: false }];
@@ -122,7 +125,7 @@ fn a_state_of_any_age_and_in_any_condition_says_what_the_log_says() {
         let log = MemoryLog::automatic();
         let (mut store, mut state) = Store::open(directory.path(), log.log_id(), log.end()).unwrap();
         // Ages: the log's length by then, the events, and the checkpoint's files.
-        let (mut events, mut ages): (Vec<Seq>, Vec<(Arc<MemoryLog>, Vec<Seq>, Files)>) = (Vec::new(), Vec::new());
+        let (mut events, mut ages) = (Vec::<Seq>::new(), Vec::<Age>::new());
         for _ in 0..5 {
             live(&log, &mut events, &random);
             replay(&mut state, &*log, &mut |_| {}).unwrap();
