@@ -61,6 +61,9 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// The header block must arrive in this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection to the probes lives no longer than this, so that slow readers of metrics never keep a probe out.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
 type Answer = Response<Either<Full<Bytes>, Lines>>;
 
 /// Serves the operators' socket until it is dropped.
@@ -106,7 +109,10 @@ pub async fn serve_tcp(listener: TcpListener, ports: Arc<dyn Ports>) {
             continue;
         };
         let ports = ports.clone();
-        connections.spawn(serve(stream, move |request| probe_answer(ports.clone(), request)));
+        connections.spawn(async move {
+            let served = serve(stream, move |request| probe_answer(ports.clone(), request));
+            let _too_slow = tokio::time::timeout(PROBE_TIMEOUT, served).await;
+        });
     }
 }
 

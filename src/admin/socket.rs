@@ -47,10 +47,11 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<UnixListener, SocketErro
     let group = group.map(|name| group_id(name).ok_or_else(|| SocketError::NoGroup(name.to_owned()))).transpose()?;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(SocketError::InUse(path.to_owned()));
-        }
-        Ok(_) => fs::remove_file(path).map_err(io)?,
+        // Only a refused connection says that nobody listens; a full backlog or a missing permission does not.
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(io)?,
+            _ => return Err(SocketError::InUse(path.to_owned())),
+        },
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(io)?;

@@ -41,8 +41,8 @@ impl Server {
             spool_size: section.size("spool_size", "4GiB"),
             trusted_proxies: trusted_proxies(&section),
         };
-        if !(8 << 10..=1 << 20).contains(&limits.max_header_bytes) {
-            section.problem("max_header", "must lie between 8KiB and 1MiB");
+        if !(8 << 10..=192 << 10).contains(&limits.max_header_bytes) {
+            section.problem("max_header", "must lie between 8KiB and 192KiB: with a body it must fit one entry of the log");
         }
         if max_body > limits.spool_size {
             section.problem("max_body", "is larger than spool_size, so that such a body could never be taken");

@@ -14,6 +14,8 @@ use super::{Append, AppendError, Class};
 
 /// Appends that may wait.
 const ENTRIES_MAX: usize = 20_000;
+/// Small appends that share one barrier at the most; the rest waits for the next.
+pub const TURN_APPENDS: usize = 4096;
 /// Bytes that may wait.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -27,8 +29,9 @@ pub struct Queue {
 #[derive(Default)]
 struct Waiting {
     small: Vec<Append>,
+    small_bytes: usize,
     large: VecDeque<Append>,
-    bytes: usize,
+    large_bytes: usize,
     committer_sleeps: bool,
     closed: bool,
     knocks: u64,
@@ -36,8 +39,8 @@ struct Waiting {
 
 /// What the committer got.
 pub enum Taken {
-    /// Appends, or nothing within the timeout.
-    Work(Vec<Append>, VecDeque<Append>),
+    /// Small appends, at most [`TURN_APPENDS`], and a large one if it was wanted; or nothing within the timeout.
+    Work(Vec<Append>, Option<Append>),
     /// Closed, and nothing waits any more.
     Closed,
 }
@@ -45,11 +48,14 @@ pub enum Taken {
 impl Queue {
     /// Puts an append in its lane.
     pub fn push(&self, append: Append) {
-        let bytes = append.entry.payload.len() + append.parts.iter().map(|part| part.payload.len()).sum::<usize>();
+        let bytes = size(&append);
         let mut waiting = self.lock();
         let refused = match append.class {
             _ if waiting.closed => Some(AppendError::Closed),
-            Class::Event if waiting.small.len() >= ENTRIES_MAX || waiting.bytes + bytes > BYTES_MAX => {
+            Class::Event
+                if waiting.small.len() >= ENTRIES_MAX
+                    || waiting.small_bytes + waiting.large_bytes + bytes > BYTES_MAX =>
+            {
                 Some(AppendError::Busy)
             }
             _ => None,
@@ -59,11 +65,12 @@ impl Queue {
             append.done.answer(Err(error));
             return;
         }
-        waiting.bytes += bytes;
         if append.parts.is_empty() {
-            waiting.small.push(append)
+            waiting.small_bytes += bytes;
+            waiting.small.push(append);
         } else {
-            waiting.large.push_back(append)
+            waiting.large_bytes += bytes;
+            waiting.large.push_back(append);
         }
         let wake = std::mem::take(&mut waiting.committer_sleeps);
         drop(waiting);
@@ -72,10 +79,12 @@ impl Queue {
         }
     }
 
-    /// Takes all that waits; waits itself at most `timeout` if nothing does. `spare` becomes the new small lane.
-    pub fn take(&self, spare: Vec<Append>, timeout: Duration) -> Taken {
+    /// Takes what waits, one turn's worth; waits itself at most `timeout` if nothing does. A large append is taken only
+    /// if the committer `wants_large`. `spare`, empty, becomes the new small lane.
+    pub fn take(&self, mut spare: Vec<Append>, wants_large: bool, timeout: Duration) -> Taken {
         let mut waiting = self.lock();
-        if waiting.small.is_empty() && waiting.large.is_empty() && !waiting.closed && waiting.knocks == 0 {
+        let nothing = waiting.small.is_empty() && (waiting.large.is_empty() || !wants_large);
+        if nothing && !waiting.closed && waiting.knocks == 0 && !timeout.is_zero() {
             waiting.committer_sleeps = true;
             (waiting, _) = self.bell.wait_timeout(waiting, timeout).unwrap_or_else(PoisonError::into_inner);
             waiting.committer_sleeps = false;
@@ -84,9 +93,15 @@ impl Queue {
         if waiting.closed && waiting.small.is_empty() && waiting.large.is_empty() {
             return Taken::Closed;
         }
-        waiting.bytes = 0;
-        let small = std::mem::replace(&mut waiting.small, spare);
-        Taken::Work(small, std::mem::take(&mut waiting.large))
+        let large = if wants_large { waiting.large.pop_front() } else { None };
+        waiting.large_bytes = waiting.large_bytes.saturating_sub(large.as_ref().map_or(0, size));
+        if waiting.small.len() > TURN_APPENDS {
+            spare.extend(waiting.small.drain(..TURN_APPENDS));
+            waiting.small_bytes = waiting.small_bytes.saturating_sub(spare.iter().map(size).sum());
+            return Taken::Work(spare, large);
+        }
+        waiting.small_bytes = 0;
+        Taken::Work(std::mem::replace(&mut waiting.small, spare), large)
     }
 
     /// Wakes the committer although nothing was appended.
@@ -103,5 +118,56 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size(append: &Append) -> usize {
+    append.entry.payload.len() + append.parts.iter().map(|part| part.payload.len()).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        log::{Acked, Done, Kind, NewEntry},
+    };
+
+    fn push(queue: &Queue, bytes: usize, parts: usize) -> tokio::sync::oneshot::Receiver<Acked> {
+        let (done, answer) = Done::channel();
+        let entry = |bytes| NewEntry { kind: Kind::Accepted, payload: vec![0; bytes].into() };
+        queue.push(Append {
+            parts: (0..parts).map(|_| entry(bytes)).collect(),
+            entry: entry(bytes),
+            dedupe: None,
+            class: Class::Event,
+            time: Timestamp::ZERO,
+            done,
+        });
+        answer
+    }
+
+    #[test]
+    fn what_does_not_fit_is_busy_at_once_and_room_returns_with_what_is_taken() {
+        let queue = Queue::default();
+        let waiting: Vec<_> = (0..ENTRIES_MAX).map(|_| push(&queue, 1, 0)).collect();
+        assert_eq!(push(&queue, 1, 0).try_recv(), Ok(Err(AppendError::Busy)));
+        let Taken::Work(first, None) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(first.len(), TURN_APPENDS);
+        assert!(push(&queue, 1, 0).try_recv().is_err());
+        assert!(push(&queue, BYTES_MAX, 0).try_recv().is_ok_and(|acked| acked == Err(AppendError::Busy)));
+        drop(waiting);
+    }
+
+    #[test]
+    fn large_appends_are_handed_out_one_at_a_time_and_only_when_wanted() {
+        let queue = Queue::default();
+        let _waiting = [push(&queue, 1000, 3), push(&queue, 1000, 3), push(&queue, 5, 0)];
+        let Taken::Work(small, None) = queue.take(Vec::new(), false, Duration::ZERO) else { panic!() };
+        assert_eq!(small.len(), 1);
+        for _ in 0..2 {
+            assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, Some(_))));
+        }
+        assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, None)));
     }
 }

@@ -6,7 +6,6 @@
 //! repeated; any other write error poisons the log: never sync again and call it success.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -30,8 +29,6 @@ const FRAME_CODEC: Codec = Codec::Zstd;
 const FRAME_LEVEL: i32 = 1;
 /// How long the committer waits for work before it shows that it lives.
 const BEAT: Duration = Duration::from_secs(1);
-/// Small appends that share one barrier at the most; the rest waits for the next.
-const TURN_APPENDS: usize = 4096;
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
@@ -44,10 +41,10 @@ pub(super) struct Committer {
     compressor: Compressor,
     raw: Vec<u8>,
     frames: Vec<u8>,
-    spare: Vec<Append>,
-    /// Small appends that did not fit the last turn.
-    left: VecDeque<Append>,
-    large: VecDeque<Large>,
+    /// The turn's small appends.
+    small: Vec<Append>,
+    /// The large body whose parts are being committed.
+    large: Option<Large>,
 }
 
 /// A large body on its way: its parts are committed one a turn.
@@ -85,9 +82,8 @@ impl Committer {
             compressor: Compressor::new(FRAME_CODEC, FRAME_LEVEL),
             raw: Vec::new(),
             frames: Vec::new(),
-            spare: Vec::new(),
-            left: VecDeque::new(),
-            large: VecDeque::new(),
+            small: Vec::new(),
+            large: None,
         }
     }
 
@@ -95,15 +91,14 @@ impl Committer {
     pub(super) fn run(mut self) {
         loop {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
-            let idle = self.left.is_empty() && self.large.is_empty();
+            let idle = self.large.is_none();
             let timeout = if idle { BEAT } else { Duration::ZERO };
-            match self.shared.queue.take(std::mem::take(&mut self.spare), timeout) {
+            match self.shared.queue.take(std::mem::take(&mut self.small), idle, timeout) {
                 Taken::Closed if idle => return,
                 Taken::Closed => {}
-                Taken::Work(mut small, large) => {
-                    self.left.extend(small.drain(..));
-                    self.spare = small;
-                    self.large.extend(large.into_iter().map(|append| Large { append, committed: Vec::new() }));
+                Taken::Work(small, large) => {
+                    self.small = small;
+                    self.large = self.large.take().or(large.map(|append| Large { append, committed: Vec::new() }));
                 }
             }
             if self.shared.poisoned.load(Ordering::SeqCst) {
@@ -112,7 +107,7 @@ impl Committer {
                 continue;
             }
             self.forget();
-            if !(self.left.is_empty() && self.large.is_empty()) {
+            if !self.small.is_empty() || self.large.is_some() {
                 self.turn();
             }
             self.tend_table();
@@ -145,7 +140,7 @@ impl Committer {
         self.shared.end.store(turn.end, Ordering::Release);
         self.shared.metrics.commit_entries.observe_number(turn.entries.len() as u64);
         Done::answer_all(turn.acks.into_iter());
-        if let (Some(seq), Some(large)) = (part, self.large.front_mut()) {
+        if let (Some(seq), Some(large)) = (part, &mut self.large) {
             large.committed.push(seq);
         }
         if let Some(follower) = self.shared.follower.get() {
@@ -156,8 +151,8 @@ impl Committer {
     /// Encodes the turn's frames. Gives the position of a large body's part, if one is among them.
     fn encode(&mut self, turn: &mut Turn) -> Option<Seq> {
         let mut builder = Builder::reusing(std::mem::take(&mut self.raw), self.next_seq, turn.last_time);
-        for _ in 0..self.left.len().min(TURN_APPENDS) {
-            let Some(append) = self.left.pop_front() else { break };
+        let mut small = std::mem::take(&mut self.small);
+        for append in small.drain(..) {
             if let Some(append) = self.admit(append, turn, builder.next_seq()) {
                 let entry = place(&append, builder.next_seq(), self.shared.partition, turn, Vec::new());
                 builder.push(entry.kind, entry.time, &entry.refs, &entry.payload);
@@ -166,6 +161,7 @@ impl Committer {
                 builder = self.close_if_full(builder, turn, false);
             }
         }
+        self.small = small;
         let part = self.encode_large(&mut builder, turn);
         builder = self.close_if_full(builder, turn, true);
         turn.end = builder.next_seq();
@@ -175,7 +171,12 @@ impl Committer {
 
     /// One part of the first large body; or the entry itself, once all of its parts are durable.
     fn encode_large(&mut self, builder: &mut Builder, turn: &mut Turn) -> Option<Seq> {
-        let large = self.large.front()?;
+        if self.shared.full.load(Ordering::Relaxed) {
+            // The reserve is for settlements, not for the parts of an event that will be refused.
+            self.large.take()?.append.done.answer(Err(AppendError::Full));
+            return None;
+        }
+        let large = self.large.as_ref()?;
         if let Some(part) = large.append.parts.get(large.committed.len()) {
             let seq = builder.next_seq();
             turn.last_time = turn.last_time.max(large.append.time);
@@ -189,7 +190,7 @@ impl Committer {
             });
             return Some(seq);
         }
-        let large = self.large.pop_front()?;
+        let large = self.large.take()?;
         if let Some(append) = self.admit(large.append, turn, builder.next_seq()) {
             let entry = place(&append, builder.next_seq(), self.shared.partition, turn, large.committed);
             builder.push(entry.kind, entry.time, &entry.refs, &entry.payload);
@@ -342,7 +343,7 @@ impl Committer {
     }
 
     fn poison_waiting(&mut self) {
-        let waiting = self.left.drain(..).chain(self.large.drain(..).map(|large| large.append));
+        let waiting = self.small.drain(..).chain(self.large.take().map(|large| large.append));
         for append in waiting {
             append.done.answer(Err(AppendError::Poisoned));
         }
