@@ -42,7 +42,10 @@ impl Server {
             trusted_proxies: trusted_proxies(&section),
         };
         if !(8 << 10..=192 << 10).contains(&limits.max_header_bytes) {
-            section.problem("max_header", "must lie between 8KiB and 192KiB: with a body it must fit one entry of the log");
+            section.problem(
+                "max_header",
+                "must lie between 8KiB and 192KiB: with a body it must fit one entry of the log",
+            );
         }
         if max_body > limits.spool_size {
             section.problem("max_body", "is larger than spool_size, so that such a body could never be taken");

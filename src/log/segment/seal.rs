@@ -23,6 +23,8 @@ use crate::{
 
 /// Frames of at least this many raw bytes are taken over without compressing them again.
 const GOOD_FRAME_RAW_BYTES: u32 = 16 * 1024;
+/// The file is synced each time it has grown by this much: one large sync at the end would make commits wait for it.
+const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 /// Level of the blocks that are compressed anew.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -38,6 +40,7 @@ pub struct Sealing {
     last_time: Timestamp,
     ids: Writer,
     last_id: (Seq, u64),
+    synced: u64,
 }
 
 /// Writes all `frames` (in order) as the segment `path`: temporary file, fsync, rename, fsync of the directory.
@@ -79,6 +82,7 @@ impl Sealing {
             last_time: Timestamp::ZERO,
             ids: Writer(Vec::new()),
             last_id: (0, 0),
+            synced: 0,
         })
     }
 
@@ -130,6 +134,11 @@ impl Sealing {
             base_time: header.base_time,
         });
         self.offset += length as u64;
+        if self.offset >= self.synced + SYNC_BYTES {
+            self.out.flush()?;
+            self.out.get_ref().sync_data()?;
+            self.synced = self.offset;
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Owns the committer: the one thread that decides about duplicates, encodes, inserts, crosses the barrier and only
 //! then answers.
 //!
-//! A turn takes all small appends that wait and one part of a large body, makes frames of them, and pays for one
+//! A turn takes all small appends that wait and (now and then) one part of a large body, makes frames of them, and pays for one
 //! barrier. While the disk is busy with it, the next turn's appends gather. A full disk is put in order and the turn
 //! repeated; any other write error poisons the log: never sync again and call it success.
 
@@ -27,6 +27,9 @@ use crate::{
 /// bytes. Measured with distinct bodies, see ARCHITECTURE.md.
 const FRAME_CODEC: Codec = Codec::Zstd;
 const FRAME_LEVEL: i32 = 1;
+/// While small appends come, a part of a large body is followed by so many times its own duration without one: uploads
+/// take a fifth of the committer's time, and small appends rarely wait behind one.
+const LARGE_PAUSE: u32 = 4;
 /// How long the committer waits for work before it shows that it lives.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,8 @@ pub(super) struct Committer {
     small: Vec<Append>,
     /// The large body whose parts are being committed.
     large: Option<Large>,
+    /// While small appends wait, no further part before this time (of the clock's own scale).
+    large_after: Duration,
 }
 
 /// A large body on its way: its parts are committed one a turn.
@@ -84,6 +89,7 @@ impl Committer {
             frames: Vec::new(),
             small: Vec::new(),
             large: None,
+            large_after: Duration::ZERO,
         }
     }
 
@@ -92,7 +98,7 @@ impl Committer {
         loop {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             let idle = self.large.is_none();
-            let timeout = if idle { BEAT } else { Duration::ZERO };
+            let timeout = if idle { BEAT } else { self.large_after.saturating_sub(self.shared.clock.elapsed()) };
             match self.shared.queue.take(std::mem::take(&mut self.small), idle, timeout) {
                 Taken::Closed if idle => return,
                 Taken::Closed => {}
@@ -118,6 +124,7 @@ impl Committer {
     fn turn(&mut self) {
         let mut turn = Turn { end: self.next_seq, last_time: self.last_time, ..Turn::default() };
         self.frames.clear();
+        let (begun, small) = (self.shared.clock.elapsed(), self.small.len());
         let part = self.encode(&mut turn);
         if turn.frames.is_empty() {
             Done::answer_all(turn.acks.into_iter());
@@ -142,6 +149,9 @@ impl Committer {
         Done::answer_all(turn.acks.into_iter());
         if let (Some(seq), Some(large)) = (part, &mut self.large) {
             large.committed.push(seq);
+            let now = self.shared.clock.elapsed();
+            let pause = if small > 0 { now.saturating_sub(begun) * LARGE_PAUSE } else { Duration::ZERO };
+            self.large_after = now + pause;
         }
         if let Some(follower) = self.shared.follower.get() {
             follower.committed(turn.entries);
@@ -177,6 +187,9 @@ impl Committer {
             return None;
         }
         let large = self.large.as_ref()?;
+        if !turn.acks.is_empty() && self.shared.clock.elapsed() < self.large_after {
+            return None;
+        }
         if let Some(part) = large.append.parts.get(large.committed.len()) {
             let seq = builder.next_seq();
             turn.last_time = turn.last_time.max(large.append.time);
