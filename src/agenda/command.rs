@@ -8,7 +8,7 @@ use crate::{
     event::{EventId, Seq},
     log::{
         Acked, Append, AppendError, Appended, Class, Done, Kind, NewEntry,
-        entry::{Action, Command, encode_json},
+        entry::{Action, Command, encode_command},
     },
 };
 
@@ -63,6 +63,19 @@ fn stored(acked: Acked) -> Result<EventId, CommandError> {
 }
 
 impl Agenda {
+    /// The command with the end of a hold, which the operator's clock knows, in steady time.
+    fn in_steady_time(&self, command: &Command) -> Command {
+        let clock = &self.0.deps.clock;
+        let (wall, steady) = (clock.now().as_millis(), clock.steady().as_millis());
+        let mut command = command.clone();
+        if let Action::HoldUpstream { until_ms: Some(until), .. } | Action::Hold { until_ms: Some(until), .. } =
+            &mut command.action
+        {
+            *until = until.saturating_add(steady).saturating_sub(wall);
+        }
+        command
+    }
+
     /// Gives a command. Never blocks.
     ///
     /// # Errors
@@ -81,7 +94,10 @@ impl Agenda {
         let (done, answer) = Done::channel();
         self.0.deps.log.append(Append {
             parts: Vec::new(),
-            entry: NewEntry { kind: Kind::Command, payload: encode_json(command) },
+            entry: NewEntry {
+                kind: Kind::Command,
+                payload: encode_command(&self.in_steady_time(command), self.0.deps.clock.steady()),
+            },
             dedupe: None,
             class: Class::Upkeep,
             time: self.0.deps.clock.now(),

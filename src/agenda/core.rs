@@ -134,6 +134,8 @@ pub struct Question {
 
 /// The agenda's state machine.
 pub struct Core {
+    /// Steady time of the last step.
+    now: Timestamp,
     pub(super) state: State,
     pub(super) lanes: Vec<Lane>,
     pub(super) resends: Resends,
@@ -168,6 +170,7 @@ impl Core {
         now: Timestamp,
     ) -> Result<Self, StateError> {
         let mut core = Self {
+            now,
             unread: state.unplanned().clone(),
             state,
             lanes: Vec::new(),
@@ -230,6 +233,7 @@ impl Core {
     /// # Errors
     /// [`StateError`]: the state must be rebuilt, see [`Core::replace_state`].
     pub fn step(&mut self, entries: &[Entry], now: Timestamp, table: &Arc<Table>) -> Result<Effects, StateError> {
+        self.now = now;
         if !Arc::ptr_eq(&self.routes.table, table) {
             self.routes = Arc::new(Routes::new(table.clone()));
             self.configure(now);
@@ -649,7 +653,7 @@ impl Core {
 
     /// A command by the relay itself.
     pub(super) fn relay(&mut self, action: Action) {
-        let payload = entry::encode_json(&Command { actor: "relay".into(), action });
+        let payload = entry::encode_command(&Command { actor: "relay".into(), action }, self.now);
         self.out.append.push(NewEntry { kind: Kind::Command, payload });
     }
 

@@ -612,6 +612,32 @@ pub fn encode_json<T: Serialize>(value: &T) -> Bytes {
     out.0.into()
 }
 
+/// A command with the steady time at which it was given, so that a step of the wall clock (and with it of the log's
+/// times) never moves what becomes due by it.
+#[derive(Serialize)]
+struct Stamping<'a> {
+    #[serde(flatten)]
+    command: &'a Command,
+    at_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Stamp {
+    at_ms: Option<u64>,
+}
+
+/// Encodes a command with its steady time.
+#[must_use]
+pub fn encode_command(command: &Command, at: Timestamp) -> Bytes {
+    encode_json(&Stamping { command, at_ms: at.as_millis() })
+}
+
+/// The steady time at which a command was given. None if it was stored without one.
+#[must_use]
+pub fn command_time(payload: &Bytes) -> Option<Timestamp> {
+    decode_json::<Stamp>(payload)?.at_ms.map(Timestamp::from_millis)
+}
+
 /// Decodes what [`encode_json`] wrote.
 #[must_use]
 pub fn decode_json<T: for<'de> Deserialize<'de>>(payload: &Bytes) -> Option<T> {

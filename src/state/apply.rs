@@ -178,6 +178,8 @@ impl State {
 
     fn command(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
         let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return Ok(None) };
+        // Due times are steady time; the entry's own time steps with the wall clock.
+        let at = entry::command_time(&entry.payload).unwrap_or(entry.time);
         match command.action {
             Action::HoldUpstream { upstream, until_ms, reason } => {
                 let until = until_ms.map(Timestamp::from_millis);
@@ -192,12 +194,12 @@ impl State {
                 })?;
             }
             Action::Release { targets } => {
-                self.change_all(entry, &targets, &Change::Release(entry.time), note, |_, _| {})?;
+                self.change_all(entry, &targets, &Change::Release(at), note, |_, _| {})?;
             }
             Action::Replay { targets, new_key, interval_us, created } => {
-                self.change_all(entry, &targets, &Change::Replay(entry.time), note, |record, index| {
+                self.change_all(entry, &targets, &Change::Replay(at), note, |record, index| {
                     let spread = interval_us.unwrap_or(0).saturating_mul(index);
-                    record.due = entry.time.after(Duration::from_micros(spread));
+                    record.due = at.after(Duration::from_micros(spread));
                     record.planned_at = record.due;
                     record.replayed = true;
                     if created && record.origin_unknown {

@@ -151,6 +151,21 @@ fn what_waits_for_a_held_or_removed_upstream_is_shown_as_held() {
 }
 
 #[test]
+fn a_replay_is_due_when_it_was_given_however_the_wall_clock_has_stepped() {
+    let log = TestLog::new();
+    let event = log.accept("s");
+    log.plan(event, &["a"]);
+    log.attempt(event, "a", 1, Change::Die(Reason::new("refused")));
+    let action =
+        Action::Replay { targets: vec![target(event, "a")], new_key: false, interval_us: None, created: false };
+    let given = s(1);
+    let payload = entry::encode_command(&entry::Command { actor: "uid 0 (root)".into(), action }, given);
+    let stored = log.put(Kind::Command, payload);
+    assert!(log.read(stored).unwrap().time > given, "the log's time is that of the wall");
+    assert_eq!(status(&rebuilt(&log), event, "a"), Some(Status::Pending { due: given }));
+}
+
+#[test]
 fn a_deleted_event_is_never_due_again() {
     let log = TestLog::new();
     let (one, two) = (log.accept("s"), log.accept("s"));

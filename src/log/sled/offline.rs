@@ -272,7 +272,7 @@ fn rewrite(path: &Path, number: u64) -> io::Result<Option<String>> {
     fs::rename(path, &aside)?;
     let kept = frames.len();
     if kept > 0 {
-        crate::log::segment::seal(path, number, 0, frames.into_iter().map(Ok))?;
+        crate::log::segment::seal(path, number, 0, &Clock::system(), frames.into_iter().map(Ok))?;
     }
     Ok(Some(format!("{}: {kept} intact blocks kept; the damaged file is {}", path.display(), aside.display())))
 }

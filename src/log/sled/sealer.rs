@@ -16,6 +16,7 @@ use std::{
 
 use super::{Active, OpenSegment, SegmentError, Shared};
 use crate::{
+    clock::Clock,
     event::Seq,
     log::{
         dedupe::Frozen,
@@ -122,7 +123,7 @@ impl Sealer {
     fn seal(&self, open: &Arc<OpenSegment>) -> bool {
         let limit = self.shared.segments.load().limit_of(open.active.number);
         let path = self.shared.log_directory().join(format!("{:08}.seg", open.active.number));
-        let result = seal_segment(&open.active, &path, limit, self.shared.partition);
+        let result = seal_segment(&open.active, &path, limit, self.shared.partition, &self.shared.clock);
         match result {
             Ok((sealed, damaged)) => {
                 for seq in damaged {
@@ -253,6 +254,7 @@ pub(super) fn seal_segment(
     path: &std::path::Path,
     limit: Seq,
     partition: u16,
+    clock: &Clock,
 ) -> Result<(Option<Sealed>, Vec<Seq>), SegmentError> {
     let mut frames = active
         .frames()
@@ -265,7 +267,7 @@ pub(super) fn seal_segment(
     if frames.peek().is_none() {
         return Ok((None, Vec::new()));
     }
-    segment::seal(path, active.number, partition, frames)
+    segment::seal(path, active.number, partition, clock, frames)
         .map(|(sealed, damaged)| (Some(sealed), damaged))
         .map_err(|source| SegmentError::Io { path: path.display().to_string(), source })
 }
