@@ -8,12 +8,11 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::{BLOCK_MAGIC, Block, END_MAGIC, MAGIC, Sealed};
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::Timestamp,
     event::Seq,
     log::{
         Kind,
@@ -24,13 +23,9 @@ use crate::{
 
 /// Frames of at least this many raw bytes are taken over without compressing them again.
 const GOOD_FRAME_RAW_BYTES: u32 = 16 * 1024;
-/// The file is synced each time it has grown by this much, and then leaves the disk to the commits for a while: one
-/// large sync at the end would make them wait for all of it.
+/// The file is synced each time it has grown by this much: one large sync at the end would make commits wait for all
+/// of it.
 const SYNC_BYTES: u64 = 512 * 1024;
-/// The pause after a sync, in times of its own duration …
-const PAUSE_SHARE: u32 = 4;
-/// … and at the most.
-const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Level of the blocks that are compressed anew.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -47,7 +42,6 @@ pub struct Sealing {
     ids: Writer,
     last_id: (Seq, u64),
     synced: u64,
-    clock: Clock,
 }
 
 /// Writes all `frames` (in order) as the segment `path`: temporary file, fsync, rename, fsync of the directory.
@@ -59,10 +53,9 @@ pub fn seal(
     path: &Path,
     number: u64,
     partition: u16,
-    clock: &Clock,
     frames: impl Iterator<Item = io::Result<Vec<u8>>>,
 ) -> io::Result<(Sealed, Vec<Seq>)> {
-    let mut sealing = Sealing::begin(path, partition, clock.clone())?;
+    let mut sealing = Sealing::begin(path, partition)?;
     let mut damaged = Vec::new();
     for frame in frames {
         let frame = frame?;
@@ -75,7 +68,7 @@ pub fn seal(
 }
 
 impl Sealing {
-    fn begin(path: &Path, partition: u16, clock: Clock) -> io::Result<Self> {
+    fn begin(path: &Path, partition: u16) -> io::Result<Self> {
         let temporary = path.with_extension("seg.tmp");
         let mut out = BufWriter::with_capacity(256 * 1024, File::create(&temporary)?);
         out.write_all(MAGIC)?;
@@ -91,7 +84,6 @@ impl Sealing {
             ids: Writer(Vec::new()),
             last_id: (0, 0),
             synced: 0,
-            clock,
         })
     }
 
@@ -145,10 +137,8 @@ impl Sealing {
         self.offset += length as u64;
         if self.offset >= self.synced + SYNC_BYTES {
             self.out.flush()?;
-            let begun = self.clock.elapsed();
             self.out.get_ref().sync_data()?;
             self.synced = self.offset;
-            std::thread::park_timeout(PAUSE_MAX.min(self.clock.elapsed().saturating_sub(begun) * PAUSE_SHARE));
         }
         Ok(())
     }

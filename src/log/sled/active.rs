@@ -93,9 +93,8 @@ impl Active {
         Self::open_at(&unfinished, number)?.settle(barrier).map_err(io)?;
         fs::rename(&unfinished, &path).map_err(io)?;
         sync_directory_of(&path).map_err(io)?;
-        let active = Self::open_at(&path, number)?;
-        active.settle(barrier).map_err(io)?;
-        Ok(active)
+        // What opening writes is covered by the barrier of the first commit.
+        Self::open_at(&path, number)
     }
 
     /// Opens a segment, new or old, around sled's traps.
@@ -121,14 +120,13 @@ impl Active {
         Ok(Self { number, path: path.into(), db, file })
     }
 
-    /// fsync of everything that must exist for the segment to be found: `conf`, `db`, its directory and that one's.
+    /// fsync of everything that must exist for the segment to be found after its rename: `conf`, `db`, the directory.
+    /// No more than that: each fsync of metadata makes the commits beside it wait.
     fn settle(&self, barrier: &Barrier) -> io::Result<()> {
         self.db.flush().map_err(io::Error::other)?;
         barrier(&File::open(self.path.join("conf"))?)?;
         barrier(&self.file)?;
-        self.file.sync_all()?;
-        File::open(&self.path)?.sync_all()?;
-        sync_directory_of(&self.path)
+        File::open(&self.path)?.sync_all()
     }
 
     /// Inserts a frame. Not durable before [`Active::barrier`].
@@ -211,18 +209,22 @@ impl Active {
 
     /// All frames in order with the sequence numbers they stand under, unchecked.
     pub fn frames(&self) -> impl Iterator<Item = Result<(Seq, Vec<u8>), SegmentError>> + '_ {
-        let mut from = Some(0);
-        std::iter::from_fn(move || match self.keyed_frame_from(from?) {
-            Ok(Some((first_seq, bytes))) => {
-                // By its key: what a damaged frame says of itself may lead anywhere.
-                from = first_seq.checked_add(1);
-                Some(Ok((first_seq, bytes)))
+        let mut parts = self.db.iter().peekable();
+        std::iter::from_fn(move || {
+            let (key, first) = match parts.next()? {
+                Ok(part) => part,
+                Err(error) => return Some(Err(self.error(error))),
+            };
+            // By its key: what a damaged frame says of itself may lead anywhere.
+            let (first_seq, _) = split_key(&key)?;
+            let mut bytes = first.to_vec();
+            let same = |part: &::sled::Result<(::sled::IVec, ::sled::IVec)>| {
+                part.as_ref().is_ok_and(|(key, _)| split_key(key).is_some_and(|(seq, _)| seq == first_seq))
+            };
+            while let Some(Ok((_, part))) = parts.next_if(same) {
+                bytes.extend_from_slice(&part);
             }
-            Ok(None) => None,
-            Err(error) => {
-                from = None;
-                Some(Err(error))
-            }
+            Some(Ok((first_seq, bytes)))
         })
     }
 

@@ -134,6 +134,8 @@ struct Shared {
     /// The sealer was asked for the next segment and has not looked at it yet.
     prepare_asked: AtomicBool,
     poisoned: AtomicBool,
+    /// The process stops: background work no longer gives way.
+    closing: AtomicBool,
     /// Beats of the committer, for the watchdog.
     beats: AtomicU64,
     bytes: AtomicU64,
@@ -213,6 +215,7 @@ impl SledLog {
 
     /// Commits what waits, refuses what comes, and ends the threads.
     pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.queue.close();
         let _ended = self.shared.work.send(sealer::Work::End);
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

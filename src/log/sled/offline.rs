@@ -82,6 +82,7 @@ impl OfflineLog {
             end: AtomicU64::new(end),
             full: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             roll_asked: AtomicBool::new(false),
             prepare_asked: AtomicBool::new(false),
             beats: AtomicU64::new(0),
@@ -272,7 +273,7 @@ fn rewrite(path: &Path, number: u64) -> io::Result<Option<String>> {
     fs::rename(path, &aside)?;
     let kept = frames.len();
     if kept > 0 {
-        crate::log::segment::seal(path, number, 0, &Clock::system(), frames.into_iter().map(Ok))?;
+        crate::log::segment::seal(path, number, 0, frames.into_iter().map(Ok))?;
     }
     Ok(Some(format!("{}: {kept} intact blocks kept; the damaged file is {}", path.display(), aside.display())))
 }

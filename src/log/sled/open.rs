@@ -12,6 +12,7 @@ use std::{
         mpsc::{Receiver, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -131,6 +132,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         end: AtomicU64::new(next_seq),
         full: AtomicBool::new(false),
         poisoned: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         roll_asked: AtomicBool::new(false),
         prepare_asked: AtomicBool::new(false),
         beats: AtomicU64::new(0),
@@ -165,7 +167,8 @@ fn start(
     work: Receiver<Work>,
     recovered: Recovered,
 ) -> std::io::Result<SledLog> {
-    let sealer = Sealer { shared: shared.clone(), work, unpublished: Cell::new(None) };
+    let sealer =
+        Sealer { shared: shared.clone(), work, unpublished: Cell::new(None), working_since: Cell::new(Duration::ZERO) };
     let threads = vec![
         thread::Builder::new().name("committer".into()).spawn(move || committer.run())?,
         thread::Builder::new().name("sealer".into()).spawn(move || sealer.run())?,

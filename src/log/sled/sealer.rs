@@ -16,7 +16,6 @@ use std::{
 
 use super::{Active, OpenSegment, SegmentError, Shared};
 use crate::{
-    clock::Clock,
     event::Seq,
     log::{
         dedupe::Frozen,
@@ -28,8 +27,17 @@ use crate::{
 /// How often space is watched.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How much the sealer gives way: a third of the others' share when the cores are busy.
-const NICE: i32 = 5;
+/// How much the sealer gives way: a ninth of the others' share when the cores are busy.
+const NICE: i32 = 10;
+
+/// How long sealing works before it gives way, …
+const WORK_SLICE: Duration = Duration::from_millis(2);
+/// … for how many times as long, …
+const PAUSE_SHARE: u32 = 4;
+/// … and how long at the most.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// With more unsealed segments than this (the active one included) it no longer gives way.
+const SEALING_BEHIND: usize = 3;
 
 /// What the sealer is asked to do.
 pub(super) enum Work {
@@ -54,6 +62,8 @@ pub(super) struct Sealer {
     pub(super) work: Receiver<Work>,
     /// Keys whose run could not be written; tried again every second.
     pub(super) unpublished: Cell<Option<Frozen>>,
+    /// When the current slice of sealing began.
+    pub(super) working_since: Cell<Duration>,
 }
 
 impl Sealer {
@@ -123,7 +133,7 @@ impl Sealer {
     fn seal(&self, open: &Arc<OpenSegment>) -> bool {
         let limit = self.shared.segments.load().limit_of(open.active.number);
         let path = self.shared.log_directory().join(format!("{:08}.seg", open.active.number));
-        let result = seal_segment(&open.active, &path, limit, self.shared.partition, &self.shared.clock);
+        let result = seal_segment(&open.active, &path, limit, self.shared.partition, &|| self.give_way());
         match result {
             Ok((sealed, damaged)) => {
                 for seq in damaged {
@@ -138,6 +148,20 @@ impl Sealer {
                 false
             }
         }
+    }
+
+    /// Sealing works a fifth of the time, in slices of milliseconds, so that neither the cores nor the disk are taken
+    /// from the commits for long; without pauses when segments come faster than that.
+    fn give_way(&self) {
+        let worked = self.shared.clock.elapsed().saturating_sub(self.working_since.get());
+        if worked < WORK_SLICE {
+            return;
+        }
+        let behind = self.shared.segments.load().open.len() > SEALING_BEHIND;
+        if !behind && !self.shared.closing.load(Ordering::SeqCst) {
+            std::thread::park_timeout(PAUSE_MAX.min(worked * PAUSE_SHARE));
+        }
+        self.working_since.set(self.shared.clock.elapsed());
     }
 
     /// Readers see the file from now on; the directory goes once nobody reads from it any more.
@@ -248,13 +272,13 @@ fn yield_to_others() {
     let _refused = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
-/// Writes a segment's frames before `limit` to a flat file. None if there are none.
+/// Writes a segment's frames before `limit` to a flat file, and gives way to others after each. None if there are none.
 pub(super) fn seal_segment(
     active: &Active,
     path: &std::path::Path,
     limit: Seq,
     partition: u16,
-    clock: &Clock,
+    give_way: &dyn Fn(),
 ) -> Result<(Option<Sealed>, Vec<Seq>), SegmentError> {
     let mut frames = active
         .frames()
@@ -262,12 +286,15 @@ pub(super) fn seal_segment(
             Ok((first_seq, _)) => *first_seq < limit,
             Err(_) => true,
         })
-        .map(|frame| frame.map(|(_, bytes)| bytes).map_err(std::io::Error::other))
+        .map(|frame| {
+            give_way();
+            frame.map(|(_, bytes)| bytes).map_err(std::io::Error::other)
+        })
         .peekable();
     if frames.peek().is_none() {
         return Ok((None, Vec::new()));
     }
-    segment::seal(path, active.number, partition, clock, frames)
+    segment::seal(path, active.number, partition, frames)
         .map(|(sealed, damaged)| (Some(sealed), damaged))
         .map_err(|source| SegmentError::Io { path: path.display().to_string(), source })
 }

@@ -437,7 +437,7 @@ fn sealing_goes_on_behind_a_frame_whose_first_part_is_gone() {
     active.insert(11, &frame(11)[8_000..]).unwrap();
     active.insert(12, &frame(12)).unwrap();
     let path = directory.path().join("00000001.seg");
-    let (sealed, _) = super::sealer::seal_segment(&active, &path, u64::MAX, 0, &Clock::system()).unwrap();
+    let (sealed, _) = super::sealer::seal_segment(&active, &path, u64::MAX, 0, &|| ()).unwrap();
     let firsts: Vec<u64> = sealed.unwrap().blocks().iter().map(|block| block.first_seq).collect();
     assert_eq!(firsts, [10, 12]);
 }
