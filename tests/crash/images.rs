@@ -126,7 +126,7 @@ fn image(cut: &Cut, random: &Jitter, root: &Path) {
         let gone = random.next_u64().is_multiple_of(2);
         let bytes = match durable {
             // Sealed files are synced before their rename, and the rename before the directory goes.
-            _ if ending(path) == "seg" && gone && cut.later.contains_key(&path.with_extension("").join("db")) => {
+            _ if ending(path) == "seg" && gone && untouched(cut, &path.with_extension("")) => {
                 continue;
             }
             _ if ending(path) == "seg" => later.clone(),
@@ -144,6 +144,14 @@ fn image(cut: &Cut, random: &Jitter, root: &Path) {
             write(root, path, durable);
         }
     }
+}
+
+/// Whether nothing of a segment's directory has been deleted yet: until then the rename of its file may be lost.
+fn untouched(cut: &Cut, directory: &Path) -> bool {
+    let mut durable = cut.durable.keys().filter(|path| path.parent() == Some(directory)).peekable();
+    durable.peek().is_some()
+        && durable.all(|path| cut.later.contains_key(path))
+        && cut.later.contains_key(&directory.join("conf"))
 }
 
 /// Where a segment's file stood before the segment got its number.
