@@ -93,8 +93,10 @@ impl Active {
         Self::open_at(&unfinished, number)?.settle(barrier).map_err(io)?;
         fs::rename(&unfinished, &path).map_err(io)?;
         sync_directory_of(&path).map_err(io)?;
-        // What opening writes is covered by the barrier of the first commit.
-        Self::open_at(&path, number)
+        // Opening it again writes to it: that is made durable too, before anything is acknowledged from here.
+        let active = Self::open_at(&path, number)?;
+        active.settle(barrier).map_err(io)?;
+        Ok(active)
     }
 
     /// Opens a segment, new or old, around sled's traps.
