@@ -2,7 +2,9 @@
 //!
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
+mod challenge;
 mod changes;
+mod guard;
 mod index;
 mod pattern;
 mod policy;
@@ -14,7 +16,9 @@ mod tests;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
+pub use guard::{Certificate, CertificateRule, Guard};
 pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, has_dot_segments};
 pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};

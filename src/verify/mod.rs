@@ -6,6 +6,7 @@
 //! never kept. Deliberately absent: replay protection beyond freshness, which is the dedupe rule's business.
 
 mod mac;
+mod prove;
 mod scheme;
 mod secret;
 mod settings;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 pub use mac::Algorithm;
+pub use prove::{hmac_sha256, matching};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
 pub use template::TEMPLATE_BYTES_MAX;
