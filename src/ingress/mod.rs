@@ -10,12 +10,15 @@
 mod admit;
 mod body;
 mod budget;
+mod certificate;
+mod challenge;
 mod client;
 mod door;
 mod head;
 mod proxy;
 mod refused;
 mod reply;
+mod secret_path;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -31,7 +34,13 @@ pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 
-use self::{admit::Progress, budget::Budget, door::Doors, reply::Refusal, spool::Spool};
+use self::{
+    admit::Progress,
+    budget::Budget,
+    door::Doors,
+    reply::{Refusal, Taken},
+    spool::Spool,
+};
 use crate::{
     clock::Clock,
     expr::Evaluator,
@@ -172,12 +181,17 @@ impl Gate {
         head::name_host(&mut head);
         let doors = self.doors();
         let mut progress = Progress::default();
-        match self.admit(&doors, caller, &head, &mut body, &mut progress).await {
+        match self.admit(&doors, caller, &mut head, &mut body, &mut progress).await {
             Ok(taken) => {
                 let source = progress.source.as_ref();
                 if let Some(door) = source.and_then(|source| doors.door(source)) {
                     door.count(taken.result());
                     door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
+                }
+                if let Taken::Challenged(_) = &taken {
+                    // Rare, and what an operator waits for while a provider is set up.
+                    let source = source.map(|source| &*source.name);
+                    tracing::info!(target: "access", source, client = %caller.shown(), "answered a challenge");
                 }
                 tracing::debug!(
                     target: "access",
@@ -194,7 +208,8 @@ impl Gate {
             Err(refusal) => {
                 let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
                 self.record(&doors, caller, &head, &progress, &refusal);
-                refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
+                let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
+                refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)
             }
         }
     }
@@ -209,6 +224,8 @@ impl Gate {
         }
         let (client, _) = caller.client(&head.headers, &doors.table.limits.trusted_proxies);
         let source = progress.source.as_ref().map(|source| source.name.clone());
+        let path = head.uri.path();
+        let path = if source.is_some() { path.into() } else { secret_path::shown(&doors.table, path) };
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
@@ -222,7 +239,7 @@ impl Gate {
             source,
             client,
             method: head.method.as_str().into(),
-            path: refused::cut(head.uri.path()),
+            path: refused::cut(&path),
             size: progress.read,
         });
     }

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
-pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, has_dot_segments};
+pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_SEGMENT, has_dot_segments, without_secret};
 pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{

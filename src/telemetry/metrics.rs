@@ -203,11 +203,12 @@ pub enum RequestResult {
     Unavailable,
     UpstreamFailed,
     Disconnected,
+    Challenge,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -222,6 +223,7 @@ impl RequestResult {
         Self::Unavailable,
         Self::UpstreamFailed,
         Self::Disconnected,
+        Self::Challenge,
     ];
 
     /// The label.
@@ -242,6 +244,7 @@ impl RequestResult {
             Self::Unavailable => "unavailable",
             Self::UpstreamFailed => "upstream_failed",
             Self::Disconnected => "disconnected",
+            Self::Challenge => "challenge",
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Head<'a> {
     pub headers: &'a HeaderMap,
 }
 
+/// The scheme of sources whose path holds the secret.
+pub const PATH_SCHEME: &str = "path";
+
 /// Why a request is refused. The words are for diagnostics and `stagepost refused`, never for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
