@@ -117,7 +117,10 @@ impl Gate {
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
-        let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
+        let asked = source.event_type.is_some()
+            || source.dedupe.is_some()
+            || source.sequence.is_some()
+            || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
@@ -142,6 +145,11 @@ impl Gate {
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
+                    if let Some(selector) = &source.sequence
+                        && let Ok(Some(number)) = self.select(selector, &input).await
+                    {
+                        door.note_number(&number);
+                    }
                 }
                 Ok(Taken::Accepted(id))
             }

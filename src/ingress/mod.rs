@@ -19,6 +19,7 @@ mod proxy;
 mod refused;
 mod reply;
 mod secret_path;
+mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use http_body::Body;
 pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
+pub use sequence::{GAPS_MAX, Gaps, Sequences};
 
 use self::{
     admit::Progress,
@@ -86,6 +88,7 @@ pub struct Ingress {
     spool_budget: Budget,
     spool: Spool,
     refused: Refused,
+    sequences: Sequences,
 }
 
 /// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
@@ -114,6 +117,7 @@ impl Ingress {
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
+            sequences: Sequences::default(),
         }))
     }
 
@@ -121,6 +125,12 @@ impl Ingress {
     #[must_use]
     pub const fn refused(&self) -> &Refused {
         &self.refused
+    }
+
+    /// What is missing of the events of senders who count them.
+    #[must_use]
+    pub const fn sequences(&self) -> &Sequences {
+        &self.sequences
     }
 
     /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
@@ -144,7 +154,7 @@ impl Gate {
     /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
     #[must_use]
     pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
-        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics));
+        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics, &ingress.sequences));
         Arc::new(Self { ingress, lane, doors })
     }
 
@@ -250,7 +260,7 @@ impl Gate {
         if Arc::ptr_eq(&doors.table, &table) {
             return doors;
         }
-        let doors = Arc::new(Doors::new(table, &self.ingress.metrics));
+        let doors = Arc::new(Doors::new(table, &self.ingress.metrics, &self.ingress.sequences));
         self.doors.store(doors.clone());
         doors
     }

@@ -260,6 +260,10 @@ pub struct SourceMetrics {
     pub duplicates: Counter,
     /// Requests whose dedupe key was missing, null, empty or no scalar.
     pub without_key: Counter,
+    /// Gaps in the numbers of the sender's events.
+    pub gaps: Counter,
+    /// Numbers that are missing now.
+    pub missing: Gauge,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
     /// Absolute clock difference of signed timestamps.
