@@ -76,8 +76,7 @@ pub(super) fn of_head(
         (Challenge::Okta, &Method::GET) => {
             let Some(value) = only(&head.headers, &OKTA_CHALLENGE)? else { return Ok(None) };
             if head.headers.contains_key(header::AUTHORIZATION) {
-                let about =
-                    Head { method: &head.method, path: head.uri.path(), query: None, headers: &head.headers };
+                let about = Head { method: &head.method, path: head.uri.path(), query: None, headers: &head.headers };
                 let check = source.verifier.begin(&about, now).map_err(Refusal::Unverified)?;
                 check.finish(&[]).map_err(Refusal::Unverified)?;
             }
@@ -92,11 +91,7 @@ pub(super) fn of_head(
 }
 
 /// Answers a challenge that is told by the body or by a header of a request that was verified; None if it is none.
-pub(super) fn of_body(
-    rule: &ChallengeRule,
-    head: &Parts,
-    body: &[u8],
-) -> Result<Option<Response<ReplyBody>>, Refusal> {
+pub(super) fn of_body(rule: &ChallengeRule, head: &Parts, body: &[u8]) -> Result<Option<Response<ReplyBody>>, Refusal> {
     if head.method != Method::POST || body.len() > BODY_BYTES_MAX {
         return Ok(None);
     }

@@ -64,12 +64,7 @@ pub(super) fn takes_method(source: &Source, method: &Method) -> Result<(), Refus
 }
 
 /// Whether the conditions hold that a source sets besides its verifier.
-pub(super) fn may_speak(
-    guard: &Guard,
-    caller: &Caller,
-    headers: &HeaderMap,
-    trusted: &[IpNet],
-) -> Result<(), Refusal> {
+pub(super) fn may_speak(guard: &Guard, caller: &Caller, headers: &HeaderMap, trusted: &[IpNet]) -> Result<(), Refusal> {
     if !guard.takes_address(caller.client_address(headers, trusted)) {
         return Err(Refusal::Address);
     }
