@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
+    outside::{self, Outside},
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     expr::Expr,
-    routing::{DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
+    routing::{Challenge, ChallengeRule, DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
     verify::{Algorithm, Encoding, HmacSettings, Secret, SecretRef, TimestampSettings, TimestampUnit, Verifier},
 };
 
@@ -49,6 +50,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let methods = methods(&section);
     let _only_store = section.choice("mode", "store", &[("store", ())]);
     let verifier = verifier(section.section("verify"));
+    let confirms = matches!(&verifier, Some(verifier) if verifier.scheme() == "aws-sns");
+    let challenge = confirms.then(|| ChallengeRule::new(Challenge::Sns));
     let dedupe = section.optional_section("dedupe").map(dedupe);
     let event_type = event_type(&section);
     let to_place = section.place_of("to").clone();
@@ -66,6 +69,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         host,
         methods,
         verifier: verifier?,
+        challenge,
         dedupe: dedupe.and_then(|rule| rule),
         event_type,
         reply: reply.and_then(|reply| reply),
@@ -138,13 +142,18 @@ pub(super) fn method(section: &Section<'_>, key: &str, word: &str) -> Option<Met
 enum Scheme {
     None,
     Hmac,
+    Outside(Outside),
 }
 
 fn verifier(section: Section<'_>) -> Option<Verifier> {
-    let scheme = section.choice("scheme", "none", &[("none", Scheme::None), ("hmac", Scheme::Hmac)]);
+    let own = [("none", Scheme::None), ("hmac", Scheme::Hmac)];
+    let outside = outside::SCHEMES.map(|(name, scheme)| (name, Scheme::Outside(scheme)));
+    let schemes: Vec<(&str, Scheme)> = own.into_iter().chain(outside).collect();
+    let scheme = section.choice("scheme", "none", &schemes);
     let verifier = match scheme {
         Some(Scheme::None) => Some(Verifier::none()),
         Some(Scheme::Hmac) => hmac(&section),
+        Some(Scheme::Outside(scheme)) => outside::read(scheme, &section),
         // What the other keys mean is unknown as long as the scheme is.
         None => return None,
     };

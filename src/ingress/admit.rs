@@ -9,19 +9,21 @@ use http_body::Body as HttpBody;
 use super::{
     Gate,
     body::{self, Content, Received, Room},
+    challenge,
     client::Caller,
     door::Doors,
-    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, takes_method},
+    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
+    secret_path,
 };
 use crate::{
     clock::Timestamp,
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
-    verify::{Head, Verified},
+    routing::{Challenge, KeySelector, Lookup, Matched, OnDuplicate, Source},
+    verify::{Head, PATH_SCHEME, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -50,7 +52,7 @@ impl Gate {
         &self,
         doors: &Doors,
         caller: &Caller,
-        head: &Parts,
+        head: &mut Parts,
         body: &mut B,
         progress: &mut Progress,
     ) -> Result<Taken, Refusal>
@@ -62,12 +64,22 @@ impl Gate {
         let table = &doors.table;
 
         is_possible_method(&head.method)?;
-        let Matched { source, captures } = match table.find(host(head)?, head.uri.path()) {
+        let Matched { source, mut captures } = match table.find(host(head)?, head.uri.path()) {
             Lookup::Found(matched) => matched,
             Lookup::NotFound => return Err(Refusal::NotFound),
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
+        let by_path = secret_path::unlock(source, head, &mut captures)?;
+        let head = &*head;
+        if let Some(guard) = &source.guard {
+            may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
+        }
+        if let Some(rule) = &source.challenge
+            && let Some(answer) = challenge::of_head(rule, source, head, ingress.clock.now())?
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         takes_method(source, &head.method)?;
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
@@ -87,17 +99,29 @@ impl Gate {
             declared,
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
-        let (verified, received) = if check.needs_body() {
-            let mut received = received.into_memory().await?;
-            (check.finish(&received.whole()?), received)
+        let (mut verified, received) = if check.needs_body() {
+            Box::pin(self.judge(check, received)).await?
         } else {
-            (check.finish(&[]), received)
+            (check.finish(&[]).map_err(Refusal::Unverified)?, received)
         };
-        let verified = verified.map_err(Refusal::Unverified)?;
+        if let Some(reference) = by_path {
+            verified = Verified { scheme: PATH_SCHEME, secret: Some(reference), skew_ms: None };
+        }
+        if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
+            && let Some(answer) = match rule.kind {
+                Challenge::Sns => self.subscribe(source, body)?,
+                _ => challenge::of_body(rule, head, body)?,
+            }
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
-        let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
+        let asked = source.event_type.is_some()
+            || source.dedupe.is_some()
+            || source.sequence.is_some()
+            || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
@@ -122,6 +146,11 @@ impl Gate {
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
+                    if let Some(selector) = &source.sequence
+                        && let Ok(Some(number)) = self.select(selector, &input).await
+                    {
+                        door.note_number(&number);
+                    }
                 }
                 Ok(Taken::Accepted(id))
             }

@@ -6,10 +6,13 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
     index::{self, Index},
 };
-use crate::{expr::Expr, verify::Verifier};
+use crate::{
+    expr::Expr,
+    verify::{Secret, Verifier},
+};
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
 pub struct Table {
@@ -63,6 +66,14 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+    /// What the segment `{secret}` of the path may be; empty: the path has no secret.
+    pub path_secrets: Vec<Secret>,
+    /// What must hold besides the verifier; None: nothing.
+    pub guard: Option<Guard>,
+    /// What the provider asks before events come; None: nothing is a challenge.
+    pub challenge: Option<ChallengeRule>,
+    /// Where the number stands that grows by one with each event; None: gaps are not looked for.
+    pub sequence: Option<KeySelector>,
 }
 
 impl Source {
@@ -81,6 +92,10 @@ impl Source {
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            path_secrets: Vec::new(),
+            guard: None,
+            challenge: None,
+            sequence: None,
         }
     }
 }

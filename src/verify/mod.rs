@@ -7,6 +7,7 @@
 
 mod mac;
 mod outside;
+mod prove;
 mod scheme;
 mod secret;
 mod settings;
@@ -23,9 +24,13 @@ pub use outside::{
     PubSubSettings, Publisher, Reason, SalesforceSettings, SignatureVersion, SnsSettings, Subscription, Unproven,
     Wanted, hide_session_ids, notifications, subscription,
 };
+pub use prove::{hmac_sha256, matching};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
 pub use template::TEMPLATE_BYTES_MAX;
+
+#[cfg(test)]
+pub(crate) use outside::testing;
 
 use crate::clock::Timestamp;
 
@@ -40,6 +45,9 @@ pub struct Head<'a> {
     /// As received.
     pub headers: &'a HeaderMap,
 }
+
+/// The scheme of sources whose path holds the secret.
+pub const PATH_SCHEME: &str = "path";
 
 /// Why a request is refused. The words are for diagnostics and `stagepost refused`, never for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

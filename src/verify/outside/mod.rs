@@ -13,7 +13,7 @@ mod pubsub;
 mod salesforce;
 mod sns;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
