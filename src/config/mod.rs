@@ -8,6 +8,7 @@
 
 mod build;
 mod context;
+mod door;
 mod files;
 mod find;
 mod interpolate;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
+    door,
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -58,6 +59,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     if section.has("max_body") && max_body > server.limits.spool_size {
         section.problem("max_body", "is larger than server.spool_size, so that such a body could never be taken");
     }
+    let (guard, sequence) = (door::guard(&section), door::sequence(&section));
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
     let place = section.place.clone();
@@ -72,6 +74,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         max_body,
         record_safe,
         reply_timeout,
+        guard,
+        sequence,
         ..Source::new(name, pattern?)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));
@@ -172,7 +176,7 @@ fn hmac(section: &Section<'_>) -> Option<Verifier> {
     };
     let template = section.text("template").map(str::to_owned);
     let timestamp = section.optional_section("timestamp").map(timestamp);
-    let secrets = secrets(section)?;
+    let secrets = secrets(section, "secrets")?;
     let timestamp = match timestamp {
         Some(settings) => Some(settings?),
         None => None,
@@ -201,22 +205,23 @@ fn timestamp(section: Section<'_>) -> Option<TimestampSettings> {
     Some(TimestampSettings { header: header?.to_owned(), unit: unit?, tolerance })
 }
 
-fn secrets(section: &Section<'_>) -> Option<Vec<Secret>> {
-    let words = section.words("secrets").unwrap_or_default();
+/// References to secrets, read.
+pub(super) fn secrets(section: &Section<'_>, key: &'static str) -> Option<Vec<Secret>> {
+    let words = section.words(key).unwrap_or_default();
     let (mut secrets, mut shown) = (Vec::new(), Vec::new());
     for (word, place) in &words {
         let base = place.file.parent().unwrap_or(Path::new(""));
-        let Some(reference) = section.accept("secrets", SecretRef::parse(word)) else { continue };
+        let Some(reference) = section.accept(key, SecretRef::parse(word)) else { continue };
         if let Some(file) = reference.file() {
             section.cx.watch(&base.join(file));
         }
         for warning in reference.warnings(base) {
-            section.warn("secrets", warning);
+            section.warn(key, warning);
         }
         shown.push(reference.shown());
-        secrets.extend(section.accept("secrets", reference.resolve(base).map_err(|error| chain(&error))));
+        secrets.extend(section.accept(key, reference.resolve(base).map_err(|error| chain(&error))));
     }
-    section.print_words("secrets", shown);
+    section.print_words(key, shown);
     (secrets.len() == words.len()).then_some(secrets)
 }
 
@@ -266,7 +271,8 @@ fn event_type(section: &Section<'_>) -> Option<KeySelector> {
     }
 }
 
-fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
+/// The header that a selector names.
+pub(super) fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
     header_name(section, "header", section.text("header")?).map(KeySelector::Header)
 }
 
