@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -20,7 +20,7 @@ use crate::{
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
+    routing::{Lookup, Matched, OnDuplicate, Source},
     verify::{Head, Verified},
 };
 
@@ -267,23 +267,7 @@ impl Gate {
         Ok(Some((key, rule.on_duplicate)))
     }
 
-    /// The scalar that a selector points at; None if there is none.
-    async fn select(&self, selector: &KeySelector, input: &Ask<'_>) -> Result<Option<String>, EvalError> {
-        match selector {
-            KeySelector::Header(name) => {
-                let mut values = input.head.headers.get_all(name).iter();
-                let single = values.next().filter(|_| values.next().is_none());
-                let text = single.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-                Ok(text.map(str::trim).filter(|text| !text.is_empty()).map(Into::into))
-            }
-            KeySelector::Expr(expr) => {
-                let output = self.evaluate(expr, input).await?;
-                Ok(output.scalar().map(Cow::into_owned))
-            }
-        }
-    }
-
-    async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
+    pub(super) async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
         let input = Input {
             body: ask.body,
             headers: &ask.head.headers,
@@ -326,11 +310,11 @@ impl Progress {
 }
 
 /// What an expression may ask about.
-struct Ask<'a> {
-    head: &'a Parts,
+pub(super) struct Ask<'a> {
+    pub(super) head: &'a Parts,
     /// In one piece.
-    body: &'a Bytes,
-    captures: &'a [(Box<str>, Box<str>)],
-    source: &'a Arc<Source>,
-    received_at: Timestamp,
+    pub(super) body: &'a Bytes,
+    pub(super) captures: &'a [(Box<str>, Box<str>)],
+    pub(super) source: &'a Arc<Source>,
+    pub(super) received_at: Timestamp,
 }

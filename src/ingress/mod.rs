@@ -16,6 +16,7 @@ mod head;
 mod proxy;
 mod refused;
 mod reply;
+mod select;
 mod spool;
 #[cfg(test)]
 mod tests;

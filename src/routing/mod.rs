@@ -6,6 +6,7 @@ mod changes;
 mod index;
 mod pattern;
 mod policy;
+mod provider;
 mod retry;
 mod table;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use arc_swap::ArcSwap;
 pub use changes::{Changes, Conflict};
 pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, has_dot_segments};
 pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
+pub use provider::{BATCH, BATCH_ITEMS_MAX, Challenge, ItemRule, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

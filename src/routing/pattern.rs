@@ -118,6 +118,12 @@ impl PathPattern {
         })
     }
 
+    /// Which segment a capture takes, from 0.
+    #[must_use]
+    pub fn segment_of(&self, name: &str) -> Option<usize> {
+        self.segments.iter().position(|segment| matches!(segment, Segment::Capture(known) if **known == *name))
+    }
+
     /// Whether it takes exactly the paths that `other` takes, whatever the captures are called. Two sources of one
     /// host with such patterns are a mistake: one of them would never see a request.
     #[must_use]

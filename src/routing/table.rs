@@ -6,7 +6,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
+    BreakerPolicy, Challenge, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern, Reply,
+    RetryPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -63,6 +64,12 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+    /// What the provider asks before it sends events.
+    pub challenge: Option<Challenge>,
+    /// Where the items of a batch stand.
+    pub items: Option<ItemRule>,
+    /// How its events are numbered.
+    pub numbering: Option<Numbering>,
 }
 
 impl Source {
@@ -81,6 +88,9 @@ impl Source {
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            challenge: None,
+            items: None,
+            numbering: None,
         }
     }
 }
@@ -92,6 +102,19 @@ pub enum KeySelector {
     Header(HeaderName),
     /// By jq.
     Expr(Expr),
+    /// The body itself: its SHA-256, hex.
+    BodyHash,
+    /// All of these, each quoted, so that no two lists look alike; none if one is missing.
+    Joined(Vec<KeySelector>),
+    /// The first of these that is there.
+    FirstOf(Vec<KeySelector>),
+    /// The first, or both with a dot between them if the second is there: `TYPE` or `TYPE.ACTION`. A second that is
+    /// [`BATCH`](super::BATCH) stands alone.
+    Dotted(Box<[KeySelector; 2]>),
+    /// The keys of the items of a batch, whatever their order; none if one lacks its key.
+    Items(Arc<ItemRule>),
+    /// The type that the items of a batch have in common, or [`BATCH`](super::BATCH).
+    ItemTypes(Arc<ItemRule>),
 }
 
 /// How a source deduplicates.
