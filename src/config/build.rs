@@ -137,7 +137,7 @@ impl Parts {
     fn check_guards(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
         let Some(open) = listeners.iter().find(|listen| is_public(&listen.listener)) else { return };
         for ReadSource { source, place, .. } in &self.sources {
-            if source.verifier.scheme() == "none" {
+            if source.verifier.is_open() {
                 let message = format!("no check at all: whoever reaches {} can post here", open.address);
                 cx.warn(place, &format!("source.{}.verify", source.name), message);
             }

@@ -1,15 +1,17 @@
 //! Owns the keys of a source that decide at the door, besides who verifies: conditions, challenges, numbering.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use super::{
     reader::Section,
-    source::{expression, header_selector, secrets},
+    source::{expression, header_selector},
     tree::Value,
+    verify::secrets,
 };
 use crate::{
-    routing::{CertificateRule, Challenge, ChallengeRule, Guard, KeySelector},
-    verify::Secret,
+    preset::Preset,
+    routing::{CertificateRule, Challenge, ChallengeRule, Guard, KeySelector, Numbering},
+    verify::{Secret, SecretRef},
 };
 
 /// `allow` and `client_certificate`.
@@ -103,7 +105,7 @@ fn fingerprint(text: &str) -> Result<[u8; 32], String> {
 }
 
 /// Where the number stands that grows by one with each event.
-pub(super) fn sequence(section: &Section<'_>) -> Option<KeySelector> {
+fn sequence(section: &Section<'_>) -> Option<KeySelector> {
     if let Value::Table(_) = section.value("sequence")? {
         let inner = section.section("sequence");
         if !inner.has("header") {
@@ -124,8 +126,33 @@ pub(super) fn sequence(section: &Section<'_>) -> Option<KeySelector> {
     Some(KeySelector::Expr(expr))
 }
 
-/// The keys of `verify` that belong to the challenge of a preset. `keys` are the secrets of the source.
-pub(super) fn challenge(section: &Section<'_>, kind: Challenge, keys: &[Secret]) -> Option<ChallengeRule> {
+/// How the events are numbered: as `sequence` says, else as the provider does.
+pub(super) fn numbering(section: &Section<'_>, preset: Option<&Preset>) -> Option<Numbering> {
+    if section.has("sequence") {
+        return sequence(section).map(|key| Numbering { key, consecutive: true });
+    }
+    // The key is known although it is not written.
+    let _absent = section.value("sequence");
+    let plan = preset?.numbering?;
+    Some(Numbering { key: section.accept("verify", plan.key.selector())?, consecutive: plan.consecutive })
+}
+
+/// Warns where a provider wants an answer that only the application can give.
+pub(super) fn warn_of_mode(section: &Section<'_>, scheme: &str) {
+    let (what, instead) = match scheme {
+        "discord" => ("interactions (type 2 and up)", "the sender gets 204 and shows an error"),
+        "slack" => ("commands and dialogs that are answered", "the sender gets an empty 200 and shows nothing"),
+        "twilio" => ("voice calls and messages that are answered", "the sender gets <Response/>: a call is hung up"),
+        _ => return,
+    };
+    let message = format!(
+        "{what} need mode = \"proxy\", which this version does not have: {instead}; events that need no answer are fine"
+    );
+    section.warn("scheme", message);
+}
+
+/// The keys of `verify` that belong to the challenge of a preset.
+pub(super) fn challenge(section: &Section<'_>, kind: Challenge) -> Option<ChallengeRule> {
     let mut rule = ChallengeRule::new(kind);
     match kind {
         Challenge::Meta => match section.has("verify_token") {
@@ -135,7 +162,7 @@ pub(super) fn challenge(section: &Section<'_>, kind: Challenge, keys: &[Secret])
                 "is missing: the question by which Meta registers a webhook is refused; add verify_token = \"env:…\"",
             ),
         },
-        Challenge::X | Challenge::Zoom => rule.secrets = keys.iter().take(1).cloned().collect(),
+        Challenge::X | Challenge::Zoom => rule.secrets = first_secret(section).into_iter().collect(),
         Challenge::CloudEvents => {
             rule.origins = listed(section, "allowed_origins", origin);
             if rule.origins.iter().any(|origin| &**origin == "*") {
@@ -147,6 +174,12 @@ pub(super) fn challenge(section: &Section<'_>, kind: Challenge, keys: &[Secret])
         _ => {}
     }
     Some(rule)
+}
+
+/// The secret that is in use; problems with it are reported where the others are read.
+fn first_secret(section: &Section<'_>) -> Option<Secret> {
+    let (word, place) = section.words("secrets")?.first().copied()?;
+    SecretRef::parse(word).ok()?.resolve(place.file.parent().unwrap_or(Path::new(""))).ok()
 }
 
 /// A DNS name, as the senders of CloudEvents name themselves, or `*` for all.

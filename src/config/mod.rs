@@ -27,6 +27,7 @@ mod tls;
 mod tree;
 mod units;
 mod upstream;
+mod verify;
 
 use std::{
     collections::{HashSet, VecDeque},

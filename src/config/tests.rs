@@ -143,7 +143,8 @@ fn the_contracts_own_example_loads() {
     assert!(matches!(&dedupe.key, KeySelector::Expr(expr) if expr.text() == ".id"));
     assert_eq!(dedupe.on_duplicate, OnDuplicate::Revive);
     let Lookup::Found(app) = table.find("", "/hooks/app") else { panic!("no source") };
-    let references: Vec<&str> = app.source.verifier.secret_references().map(|reference| &**reference).collect();
+    let references: Vec<&str> =
+        app.source.verifier.secret_references().into_iter().map(|reference| &**reference).collect();
     assert_eq!(references, ["literal:…", "file:previous-secret"]);
 
     let billing = &table.upstreams["billing"];
