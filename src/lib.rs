@@ -17,6 +17,7 @@ pub mod jitter;
 pub mod keys;
 pub mod listen;
 pub mod log;
+pub mod preset;
 pub mod routing;
 pub mod state;
 pub mod telemetry;

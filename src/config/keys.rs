@@ -9,7 +9,7 @@ use super::{
     server::{as_usize, positive},
     tls,
 };
-use crate::keys::Settings;
+use crate::keys::{CONFIRM_WAITS, Settings};
 
 /// The longest that a request may have to wait for keys: senders give up after about ten seconds.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
@@ -54,5 +54,6 @@ pub(super) fn read(section: Section<'_>, is_needed: bool) -> Option<Settings> {
         refresh,
         max_documents,
         max_fetches,
+        confirm_waits: CONFIRM_WAITS.into(),
     })
 }

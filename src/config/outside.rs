@@ -5,37 +5,20 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{reader::Section, server::positive, source::chain};
 use crate::verify::{
-    DOCUMENT_BYTES_MAX, DocumentError, KeyDocument, PayPalSettings, PubSubSettings, SalesforceSettings,
+    DOCUMENT_BYTES_MAX, DocumentError, KeyDocument, OutsideScheme, PayPalSettings, PubSubSettings, SalesforceSettings,
     SignatureVersion, SnsSettings, Verifier,
 };
 
-/// The schemes that are read here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outside {
-    AwsSns,
-    PayPal,
-    GooglePubSub,
-    Salesforce,
-}
-
-/// Their names.
-pub(super) const SCHEMES: [(&str, Outside); 4] = [
-    ("aws-sns", Outside::AwsSns),
-    ("paypal", Outside::PayPal),
-    ("google-pubsub", Outside::GooglePubSub),
-    ("salesforce", Outside::Salesforce),
-];
-
 /// Reads what one of them needs.
-pub(super) fn read(scheme: Outside, section: &Section<'_>) -> Option<Verifier> {
+pub(super) fn read(scheme: OutsideScheme, section: &Section<'_>, source: &Section<'_>) -> Option<Verifier> {
     if section.has("secrets") {
         section.problem("secrets", "has no use with this scheme, whose keys are public; remove it");
     }
     match scheme {
-        Outside::AwsSns => aws_sns(section),
-        Outside::PayPal => paypal(section),
-        Outside::GooglePubSub => google_pubsub(section),
-        Outside::Salesforce => salesforce(section),
+        OutsideScheme::AwsSns => aws_sns(section),
+        OutsideScheme::PayPal => paypal(section),
+        OutsideScheme::GooglePubSub => google_pubsub(section),
+        OutsideScheme::Salesforce => salesforce(section, source),
     }
 }
 
@@ -128,9 +111,16 @@ fn google_pubsub(section: &Section<'_>) -> Option<Verifier> {
     Some(Verifier::google_pubsub(PubSubSettings { audience, service_account, tolerance, pinned }))
 }
 
-fn salesforce(section: &Section<'_>) -> Option<Verifier> {
+fn salesforce(section: &Section<'_>, source: &Section<'_>) -> Option<Verifier> {
     let id = needed(section, "organization_id", "copy it from Salesforce: Setup, Company Information")?;
     let settings = section.accept("organization_id", SalesforceSettings::new(&id))?;
+    if !source.has("allow") && !source.has("client_certificate") {
+        section.warn(
+            "scheme",
+            "messages of Salesforce carry no signature and an organization's id is no secret: add client_certificate (the \
+             one Salesforce sends) or allow (its addresses) to the source",
+        );
+    }
     Some(Verifier::salesforce(&settings))
 }
 

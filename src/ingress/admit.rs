@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -22,8 +22,8 @@ use crate::{
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{Challenge, KeySelector, Lookup, Matched, OnDuplicate, Source},
-    verify::{Head, PATH_SCHEME, Verified},
+    routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
+    verify::{Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -70,13 +70,14 @@ impl Gate {
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
-        let by_path = secret_path::unlock(source, head, &mut captures)?;
+        let received_at = ingress.clock.now();
+        let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
         let head = &*head;
         if let Some(guard) = &source.guard {
             may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
         }
         if let Some(rule) = &source.challenge
-            && let Some(answer) = challenge::of_head(rule, source, head, ingress.clock.now())?
+            && let Some(answer) = challenge::of_head(rule, source, head, received_at)?
         {
             return Ok(Taken::Challenged(answer));
         }
@@ -84,10 +85,12 @@ impl Gate {
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        let received_at = ingress.clock.now();
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
-        let mut check = source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?;
+        let mut check = match by_path {
+            Some(verified) => Check::decided(verified),
+            None => source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?,
+        };
 
         let room = Room {
             memory: &ingress.memory,
@@ -99,14 +102,11 @@ impl Gate {
             declared,
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
-        let (mut verified, received) = if check.needs_body() {
+        let (verified, received) = if check.needs_body() {
             Box::pin(self.judge(check, received)).await?
         } else {
             (check.finish(&[]).map_err(Refusal::Unverified)?, received)
         };
-        if let Some(reference) = by_path {
-            verified = Verified { scheme: PATH_SCHEME, secret: Some(reference), skew_ms: None };
-        }
         if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
             && let Some(answer) = match rule.kind {
                 Challenge::Sns => self.subscribe(source, body)?,
@@ -120,7 +120,7 @@ impl Gate {
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some()
             || source.dedupe.is_some()
-            || source.sequence.is_some()
+            || source.numbering.is_some()
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
@@ -146,8 +146,8 @@ impl Gate {
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
-                    if let Some(selector) = &source.sequence
-                        && let Ok(Some(number)) = self.select(selector, &input).await
+                    if let Some(numbering) = source.numbering.as_ref().filter(|numbering| numbering.consecutive)
+                        && let Ok(Some(number)) = self.select(&numbering.key, &input).await
                     {
                         door.note_number(&number);
                     }
@@ -296,23 +296,7 @@ impl Gate {
         Ok(Some((key, rule.on_duplicate)))
     }
 
-    /// The scalar that a selector points at; None if there is none.
-    async fn select(&self, selector: &KeySelector, input: &Ask<'_>) -> Result<Option<String>, EvalError> {
-        match selector {
-            KeySelector::Header(name) => {
-                let mut values = input.head.headers.get_all(name).iter();
-                let single = values.next().filter(|_| values.next().is_none());
-                let text = single.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-                Ok(text.map(str::trim).filter(|text| !text.is_empty()).map(Into::into))
-            }
-            KeySelector::Expr(expr) => {
-                let output = self.evaluate(expr, input).await?;
-                Ok(output.scalar().map(Cow::into_owned))
-            }
-        }
-    }
-
-    async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
+    pub(super) async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
         let input = Input {
             body: ask.body,
             headers: &ask.head.headers,
@@ -355,11 +339,11 @@ impl Progress {
 }
 
 /// What an expression may ask about.
-struct Ask<'a> {
-    head: &'a Parts,
+pub(super) struct Ask<'a> {
+    pub(super) head: &'a Parts,
     /// In one piece.
-    body: &'a Bytes,
-    captures: &'a [(Box<str>, Box<str>)],
-    source: &'a Arc<Source>,
-    received_at: Timestamp,
+    pub(super) body: &'a Bytes,
+    pub(super) captures: &'a [(Box<str>, Box<str>)],
+    pub(super) source: &'a Arc<Source>,
+    pub(super) received_at: Timestamp,
 }

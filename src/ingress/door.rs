@@ -26,7 +26,8 @@ pub(super) struct Door {
 impl Doors {
     pub(super) fn new(table: Arc<Table>, metrics: &Metrics, sequences: &Sequences) -> Self {
         let door = |source: &Arc<Source>| {
-            let sequence = source.sequence.is_some().then(|| sequences.of(&source.name));
+            let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
+            let sequence = counts.then(|| sequences.of(&source.name));
             (key(source), Arc::new(Door::new(metrics.source(&source.name), sequence)))
         };
         let by_source = table.sources.iter().map(door).collect();

@@ -20,6 +20,7 @@ mod proxy;
 mod refused;
 mod reply;
 mod secret_path;
+mod select;
 mod sequence;
 mod spool;
 #[cfg(test)]

@@ -3,36 +3,36 @@
 //! Promises that a wrong segment is answered like a path that nobody has, and that no secret segment gets further than
 //! this file: what is stored, shown, evaluated and forwarded is made from the replaced path.
 
-use std::sync::Arc;
-
 use http::{Uri, request::Parts, uri::PathAndQuery};
 
 use super::{refused::PATH_BYTES_MAX, reply::Refusal};
 use crate::{
-    routing::{SECRET_SEGMENT, Source, Table, has_dot_segments},
-    verify::matching,
+    clock::Timestamp,
+    routing::{SECRET_CAPTURE, SECRET_SEGMENT, Source, Table, has_dot_segments},
+    verify::{Head, Verified},
 };
 
-/// Compares the secret segment of the request's path and takes it out of the request: the reference of the secret, or
-/// None if the source has none.
+/// Compares the secret segment of the request's path and takes it out of the request: what was verified, or None if the
+/// path of the source has no secret.
 pub(super) fn unlock(
     source: &Source,
     head: &mut Parts,
     captures: &mut Vec<(Box<str>, Box<str>)>,
-) -> Result<Option<Arc<str>>, Refusal> {
-    if source.path_secrets.is_empty() {
+    now: Timestamp,
+) -> Result<Option<Verified>, Refusal> {
+    if source.verifier.secret_segment().is_none() {
         return Ok(None);
     }
-    captures.retain(|(name, _)| &**name != "secret");
-    let path = head.uri.path();
-    let given = source.pattern.secret_of(path).unwrap_or_default();
-    let matched = matching(&source.path_secrets, given.as_bytes()).cloned();
+    captures.retain(|(name, _)| &**name != SECRET_CAPTURE);
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let about = Head { method: &head.method, path, query, headers: &head.headers };
+    let verified = source.verifier.begin(&about, now).and_then(|check| check.finish(&[]));
     let masked = source.pattern.masked(path);
     let dots = source.pattern.is_subtree() && has_dot_segments(&masked);
     // A path that can't be written is dropped whole rather than shown.
     head.uri = with_path(&head.uri, &masked).unwrap_or_default();
-    let matched = matched.ok_or(Refusal::PathSecret)?;
-    if dots { Err(Refusal::DotSegments) } else { Ok(Some(matched)) }
+    let verified = verified.map_err(|_wrong| Refusal::PathSecret)?;
+    if dots { Err(Refusal::DotSegments) } else { Ok(Some(verified)) }
 }
 
 /// The beginning of a path as the record of refusals may show it: segments that are secrets of some source are
@@ -46,7 +46,7 @@ pub(super) fn shown(table: &Table, path: &str) -> String {
         if index > 0 {
             shown.push('/');
         }
-        let secret = table.sources.iter().any(|source| matching(&source.path_secrets, segment.as_bytes()).is_some());
+        let secret = table.sources.iter().any(|source| source.verifier.is_path_secret(segment));
         shown.push_str(if secret && !segment.is_empty() { SECRET_SEGMENT } else { segment });
     }
     shown

@@ -14,7 +14,7 @@ use crate::verify::Place;
 pub const PENDING_MAX: usize = 16;
 
 /// How long to wait before each try: SNS keeps a token for three days, an operator looks sooner.
-const WAITS: [Duration; 5] = [
+pub const CONFIRM_WAITS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_secs(2),
     Duration::from_secs(15),
@@ -25,6 +25,13 @@ const WAITS: [Duration; 5] = [
 /// The addresses that are being asked.
 #[derive(Default)]
 pub(super) struct Pending(HashSet<Place>);
+
+#[cfg(test)]
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl Keys {
     /// Begins to confirm a subscription, if nobody does already. Returns at once; how it ended is told in diagnostics.
@@ -62,9 +69,10 @@ impl Keys {
 
     async fn ask_to_confirm(&self, place: &Place) -> Result<(), KeysError> {
         let mut last = KeysError::Off(place.shown());
-        for wait in WAITS {
-            sleep(wait).await;
-            let Some(settings) = self.0.settings.load_full() else { return Err(last) };
+        for round in 0.. {
+            let Some(settings) = self.0.settings.load_full() else { break };
+            let Some(wait) = settings.confirm_waits.get(round) else { break };
+            sleep(*wait).await;
             let asked = timeout(settings.timeout, fetch::ask(place, &settings, &*self.0.dial)).await;
             match asked.unwrap_or_else(|_late| Err(KeysError::Late(place.shown(), settings.timeout))) {
                 Ok(_) => return Ok(()),

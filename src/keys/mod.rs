@@ -12,8 +12,11 @@ mod cache;
 mod confirm;
 mod fetch;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
+pub use confirm::{CONFIRM_WAITS, PENDING_MAX};
 use std::{
     future::Future,
     io,
@@ -71,6 +74,8 @@ pub struct Settings {
     pub max_documents: usize,
     /// Documents that are got at once; a request that needs one more is answered 503.
     pub max_fetches: usize,
+    /// How long to wait before each try to confirm a subscription; as many tries as there are entries.
+    pub confirm_waits: Arc<[Duration]>,
 }
 
 /// Opens connections: by the machine's resolver, or by a test's own rule.

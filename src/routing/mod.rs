@@ -8,6 +8,7 @@ mod guard;
 mod index;
 mod pattern;
 mod policy;
+mod provider;
 mod retry;
 mod table;
 #[cfg(test)]
@@ -19,8 +20,11 @@ use arc_swap::ArcSwap;
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
-pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_SEGMENT, has_dot_segments, without_secret};
+pub use pattern::{
+    PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
+};
 pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
+pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

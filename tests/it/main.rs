@@ -23,6 +23,7 @@ mod log;
 mod operator;
 mod restart;
 mod routing;
+mod sources_door;
 mod systemd;
 mod tls;
 mod verification;

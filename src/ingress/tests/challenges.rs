@@ -15,7 +15,7 @@ use crate::{
     ingress::{Caller, EVENT_ID},
     routing::{CertificateRule, Challenge, ChallengeRule, Guard, Source},
     telemetry::RequestResult,
-    verify::Secret,
+    verify::{Secret, Verifier},
 };
 
 fn secret(name: &str, value: &str) -> Secret {
@@ -327,7 +327,8 @@ async fn a_certificate_is_asked_for_beside_the_signature() {
 async fn a_secret_segment_is_compared_and_kept_nowhere() {
     const RIGHT: &str = "s3cr3t-s3gm3nt";
     let door = door_at("/t/{tenant}/{secret}/*", |source| {
-        source.path_secrets = vec![secret("env:NEW", RIGHT), secret("env:OLD", "0ld-s3gm3nt")];
+        let secrets = vec![secret("env:NEW", RIGHT), secret("env:OLD", "0ld-s3gm3nt")];
+        source.verifier = Verifier::path(2, secrets).unwrap();
     });
     let answer = door.ask(post(&format!("/t/acme/{RIGHT}/in?a=1"), "x")).await;
     assert_eq!(answer.status, 202);

@@ -3,8 +3,8 @@
 //!
 //! Promises that which keys may be asked for is decided here, by the publisher's rule ([`Place`]), after everything
 //! else that can be judged without a key; that algorithms are pinned; and that the signed text is made of what was
-//! received. Pure: it says which document it wants, `keys` gets it. A check goes `begin` (head), [`OutsideCheck::read`]
-//! (body), [`OutsideCheck::provide`] (if asked), [`OutsideCheck::finish`].
+//! received. Pure: it says which document it wants, `keys` gets it. A check goes `begin` (head), `wants`
+//! (body), `provide` (if asked), `finish`.
 
 mod document;
 mod paypal;
@@ -27,7 +27,7 @@ pub use pubsub::PubSubSettings;
 pub use salesforce::{NOTIFICATIONS_MAX, Notification, SalesforceSettings, hide_session_ids, notifications};
 pub use sns::{SignatureVersion, SnsSettings, Subscription, subscription};
 
-use super::{Head, Refusal, Verified};
+use super::{Head, Refusal, Special, Started, Verified, Verifier, Whole};
 use crate::clock::Timestamp;
 
 /// A document that a verdict waits for.
@@ -123,7 +123,7 @@ impl From<Reason> for Refusal {
 }
 
 /// How one source's requests are checked.
-pub(super) enum Outside {
+enum Outside {
     Sns(sns::Sns),
     PayPal(paypal::PayPal),
     PubSub(pubsub::PubSub),
@@ -131,7 +131,7 @@ pub(super) enum Outside {
 }
 
 /// A check under way.
-pub(super) struct OutsideCheck {
+struct OutsideCheck {
     recipe: Arc<Outside>,
     now: Timestamp,
     state: State,
@@ -155,8 +155,53 @@ pub(super) struct Signed {
     wanted: Wanted,
 }
 
+/// One of them as the engine knows schemes.
+struct Recipe(Arc<Outside>);
+
+impl Verifier {
+    fn outside(outside: Outside) -> Self {
+        Self::special(Arc::new(Recipe(Arc::new(outside))))
+    }
+}
+
+impl Special for Recipe {
+    fn scheme(&self) -> &'static str {
+        self.0.scheme()
+    }
+
+    fn references(&self) -> Vec<&Arc<str>> {
+        self.0.pinned().map(|document| document.reference()).into_iter().collect()
+    }
+
+    fn fetches_keys(&self) -> bool {
+        self.0.fetches()
+    }
+
+    fn confirms_subscriptions(&self) -> bool {
+        self.0.confirms()
+    }
+
+    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
+        Ok(Started::Whole(Box::new(self.0.begin(head, now)?)))
+    }
+}
+
+impl Whole for OutsideCheck {
+    fn wants(&mut self, body: &[u8]) -> Result<Option<Wanted>, Refusal> {
+        self.read(body)
+    }
+
+    fn provide(&mut self, document: Arc<KeyDocument>) {
+        self.document = Some(document);
+    }
+
+    fn finish(self: Box<Self>, _body: &[u8]) -> Result<Verified, Refusal> {
+        self.verdict()
+    }
+}
+
 impl Outside {
-    pub(super) const fn scheme(&self) -> &'static str {
+    const fn scheme(&self) -> &'static str {
         match self {
             Self::Sns(_) => "aws-sns",
             Self::PayPal(_) => "paypal",
@@ -176,17 +221,17 @@ impl Outside {
     }
 
     /// Whether documents are fetched for it.
-    pub(super) const fn fetches(&self) -> bool {
+    const fn fetches(&self) -> bool {
         !matches!(self, Self::Salesforce(_)) && self.pinned().is_none()
     }
 
     /// Whether subscriptions are confirmed without asking.
-    pub(super) const fn confirms(&self) -> bool {
+    const fn confirms(&self) -> bool {
         matches!(self, Self::Sns(sns::Sns { confirm: true, .. }))
     }
 
     /// Judges what stands in the head.
-    pub(super) fn begin(self: &Arc<Self>, head: &Head<'_>, now: Timestamp) -> Result<OutsideCheck, Refusal> {
+    fn begin(self: &Arc<Self>, head: &Head<'_>, now: Timestamp) -> Result<OutsideCheck, Refusal> {
         let state = match &**self {
             Self::Sns(_) => sns::begin(head).map(|()| State::Nothing)?,
             Self::PayPal(paypal) => State::Signed(paypal.begin(head, now)?),
@@ -202,7 +247,7 @@ impl OutsideCheck {
     ///
     /// # Errors
     /// Whatever can be said without it.
-    pub(super) fn read(&mut self, body: &[u8]) -> Result<Option<Wanted>, Refusal> {
+    fn read(&mut self, body: &[u8]) -> Result<Option<Wanted>, Refusal> {
         match (&*self.recipe, &mut self.state) {
             (Outside::Sns(sns), state) => *state = State::Signed(sns.read(body, self.now)?),
             (Outside::PayPal(_), State::Signed(signed)) => paypal::read(signed, body),
@@ -218,13 +263,8 @@ impl OutsideCheck {
         })
     }
 
-    /// Hands over the document that [`OutsideCheck::read`] asked for.
-    pub(super) fn provide(&mut self, document: Arc<KeyDocument>) {
-        self.document = Some(document);
-    }
-
-    /// The verdict. Without [`OutsideCheck::read`], or without a document that was asked for, nothing is genuine.
-    pub(super) fn finish(self) -> Result<Verified, Refusal> {
+    /// The verdict. Without the body having been read, or without a document that was asked for, nothing is genuine.
+    fn verdict(self) -> Result<Verified, Refusal> {
         let scheme = self.recipe.scheme();
         let signed = match self.state {
             State::Nothing => return Err(Refusal::BadSignature),
