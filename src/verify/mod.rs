@@ -18,6 +18,7 @@ mod public;
 mod recipe;
 mod secret;
 mod settings;
+mod sign;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use plan::{Grammar, KeyForm, Part, Plan, Primitive, Proof, SignaturePlan, Ti
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use sign::{CannotSign, Sample, Signed};
 pub use template::TEMPLATE_BYTES_MAX;
 pub use twilio::FORM_FIELDS_MAX;
 
@@ -139,6 +141,16 @@ trait Special: Send + Sync {
     /// Which segment of the path is secret, from 0.
     fn secret_segment(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether samples can be signed; by default only the provider can.
+    fn can_sign(&self) -> bool {
+        false
+    }
+
+    /// Signs a sample.
+    fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        Err(CannotSign::PrivateKey(self.scheme()))
     }
 
     /// Judges the head; keeps of it what the verdict needs.
