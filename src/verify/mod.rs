@@ -20,6 +20,7 @@ mod public;
 mod recipe;
 mod secret;
 mod settings;
+mod sign;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub use prove::{hmac_sha256, matching};
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use sign::{CannotSign, Sample, Signed};
 pub use template::TEMPLATE_BYTES_MAX;
 pub use twilio::FORM_FIELDS_MAX;
 
@@ -182,6 +184,16 @@ trait Special: Send + Sync {
     /// Whether subscriptions are confirmed without asking the operator.
     fn confirms_subscriptions(&self) -> bool {
         false
+    }
+
+    /// Whether samples can be signed; by default only the provider can.
+    fn can_sign(&self) -> bool {
+        false
+    }
+
+    /// Signs a sample.
+    fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        Err(CannotSign::PrivateKey(self.scheme()))
     }
 
     /// Judges the head; keeps of it what the verdict needs.
