@@ -61,6 +61,7 @@ fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
             reply: None,
             max_body: 1 << 20,
             record_safe: true,
+            types: Vec::new(),
             reply_timeout: Duration::from_secs(10),
         })
     });
@@ -78,6 +79,7 @@ fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     };
     Arc::new(Table::new(TableParts {
         generation: 1,

@@ -16,9 +16,6 @@ use crate::{
     routing::OnDuplicate,
 };
 
-/// The longest answer to a safe request that is handed back, in bytes (`max_reply` of the contract).
-const REPLY_BYTES_MAX: usize = 1024 * 1024;
-
 /// The engine, once it is there: agenda and engine need each other, and the agenda comes first. It hands nothing out
 /// before the engine has told its windows.
 #[derive(Default)]
@@ -65,16 +62,16 @@ impl Proxy for ThroughEngine {
             let source = request.source.clone();
             let upstream = request.table.routes.iter().filter(|route| route.takes(&source.name)).find_map(|route| {
                 let name = route.to.first()?;
-                request.table.upstreams.get(name).map(|upstream| upstream.name.clone())
+                request.table.upstreams.get(name)
             });
             let Some(upstream) = upstream else {
                 return Err(ProxyError::Unreachable("no route of the source names an upstream".into()));
             };
             let proxied = Proxied {
                 event: Arc::new(request.event),
-                upstream,
+                upstream: upstream.name.clone(),
                 timeout: source.reply_timeout,
-                reply_bytes_max: REPLY_BYTES_MAX,
+                reply_bytes_max: upstream.max_reply,
             };
             match engine.proxy(proxied).await {
                 Ok(response) => Ok(response.map(whole)),

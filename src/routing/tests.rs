@@ -19,6 +19,7 @@ fn source(name: &str, host: Option<&str>, pattern: &str) -> Arc<Source> {
         reply: None,
         max_body: 1 << 20,
         record_safe: true,
+        types: Vec::new(),
         reply_timeout: Duration::from_secs(10),
     })
 }

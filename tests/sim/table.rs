@@ -73,6 +73,7 @@ fn source(name: &str) -> Arc<Source> {
         reply: None,
         max_body: 1 << 20,
         record_safe: true,
+        types: Vec::new(),
         reply_timeout: Duration::from_secs(10),
     })
 }
@@ -92,5 +93,6 @@ fn upstream(name: &str) -> Arc<Upstream> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     })
 }
