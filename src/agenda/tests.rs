@@ -1,5 +1,7 @@
 //! Owns the tests of the agenda: the core driven inline over a log in memory, and the thread once.
 
+mod outage;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, mpsc},
