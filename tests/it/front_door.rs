@@ -219,6 +219,27 @@ fn a_get_is_handed_through_once_and_the_senders_answer_is_the_upstreams() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_handed_through_is_502_and_the_reason_is_told() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&format!(
+        "[source.a]\npath = \"/a\"\nto = [\"u\"]\n[upstream.u]\nurl = \"{}\"\nmax_reply = \"10B\"\n",
+        upstream.url()
+    ));
+    let upgrade = vec![("Connection", "upgrade".into()), ("Upgrade", "websocket".into())];
+    for (answer, status, reason) in [
+        (Answer::With(101, upgrade, ""), 502, "101 Switching Protocols"),
+        (Answer::With(200, Vec::new(), "11 bytes..."), 502, "max_reply"),
+        (Answer::With(200, Vec::new(), "10 bytes.."), 200, ""),
+    ] {
+        upstream.answer(answer.clone());
+        let got = relay.send(&Request::get("/a"));
+        assert_eq!(got.status, status, "{answer:?}");
+        assert!(got.header("upgrade").is_none());
+        relay.wait_for_diagnostics(reason);
+    }
+}
+
+#[test]
 fn trailers_are_dropped_and_counted() {
     let relay = Relay::start(LIMITED);
     let wire = "POST /hooks/app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
