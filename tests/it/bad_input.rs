@@ -17,7 +17,7 @@ const POSTS_EACH: usize = 1_250;
 
 /// Memory that the second half of the forged posts may take. The process keeps the last 1,000 refusals, and these are
 /// full by then.
-const GROWTH_KIB_MAX: u64 = 8 * 1024;
+const GROWTH_KIB_MAX: u64 = 512;
 
 /// The default of `server.max_body`.
 const MAX_BODY: usize = 10 * 1024 * 1024;

@@ -71,7 +71,8 @@ fn a_socket_that_one_may_not_use_is_77_and_the_message_says_who_may() {
     open_to_all(relay.data());
     stranger.shut_out(&relay.data().join("admin.sock"));
     let id = id.as_str();
-    for args in [&["status"][..], &["log"], &["show", id], &["explain", id], &["replay", id], &["refused"], &["reload"]] {
+    for args in [&["status"][..], &["log"], &["show", id], &["explain", id], &["replay", id], &["refused"], &["reload"]]
+    {
         let (code, said) = stranger.runs(relay.data(), args);
         assert_eq!(code, 77, "{args:?}: {said}");
         assert!(said.contains("admin.sock") && said.contains("socket_group"), "{args:?}: {said}");
