@@ -18,7 +18,7 @@ mod request;
 mod settle;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::HashMap,
