@@ -2,8 +2,7 @@
 //!
 //! Promises that no connection lives without a limit: connections at once, time for the handshake, for a header
 //! block, between requests and for an answer that is not taken, bytes of a header block; that a request begun before a
-//! drain is answered; and that
-//! what can't be parsed is answered 400, 408 or 431 where HTTP still allows an answer.
+//! drain is answered; and that what can't be parsed is answered 400, 408 or 431 where HTTP still allows an answer.
 //!
 //! Generic over a hyper service: it knows nothing of sources, events or replies. Limits of bodies live with whoever
 //! reads them.
