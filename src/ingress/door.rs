@@ -17,7 +17,7 @@ pub(super) struct Doors {
 /// The metric handles of one source.
 pub(super) struct Door {
     pub(super) metrics: Arc<SourceMetrics>,
-    /// Types that the configuration names; the app registers them before the table comes into force.
+    /// Types that the configuration names.
     named: HashMap<Box<str>, Arc<Counter>>,
     other: Arc<Counter>,
     sequence: Option<Arc<Sequence>>,
@@ -28,7 +28,7 @@ impl Doors {
         let door = |source: &Arc<Source>| {
             let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
             let sequence = counts.then(|| sequences.of(&source.name));
-            (key(source), Arc::new(Door::new(metrics.source(&source.name), sequence)))
+            (key(source), Arc::new(Door::new(metrics.source(&source.name), &source.types, sequence)))
         };
         let by_source = table.sources.iter().map(door).collect();
         Self { table, by_source }
@@ -41,11 +41,11 @@ impl Doors {
 }
 
 impl Door {
-    fn new(metrics: Arc<SourceMetrics>, sequence: Option<Arc<Sequence>>) -> Self {
+    fn new(metrics: Arc<SourceMetrics>, types: &[Box<str>], sequence: Option<Arc<Sequence>>) -> Self {
         let (named, other) = {
             let mut events = metrics.events.lock().unwrap_or_else(PoisonError::into_inner);
-            let other = events.entry("other".into()).or_default().clone();
-            (events.iter().map(|(name, counter)| (name.clone(), counter.clone())).collect(), other)
+            let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
+            (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
         Self { metrics, named, other, sequence }
     }

@@ -66,7 +66,9 @@ fn calendar(number: u32) -> Request {
 
 fn hubspot(body: &str) -> Request {
     let hash = Sha256::digest(format!("{SECRET}{body}").as_bytes());
-    Request::post("/in", body).header("X-HubSpot-Signature", hex::encode(hash)).header("X-HubSpot-Signature-Version", "v1")
+    Request::post("/in", body)
+        .header("X-HubSpot-Signature", hex::encode(hash))
+        .header("X-HubSpot-Signature-Version", "v1")
 }
 
 fn postmark(body: &str) -> Request {
@@ -187,7 +189,9 @@ fn on_duplicate_says_whether_a_resend_revives_is_ignored_or_is_an_event_of_its_o
 fn a_batch_is_the_same_whatever_the_order_of_its_items_and_an_id_alone_is_not_enough() {
     let relay = relay(&source("hubspot-v1", "S", ""));
     let item = |event: u32, at: u32| {
-        format!(r#"{{"eventId":{event},"subscriptionId":1,"objectId":2,"occurredAt":{at},"subscriptionType":"contact.creation"}}"#)
+        format!(
+            r#"{{"eventId":{event},"subscriptionId":1,"objectId":2,"occurredAt":{at},"subscriptionType":"contact.creation"}}"#
+        )
     };
     let (a, b, c) = (item(1, 10), item(2, 11), item(1, 12));
     let first = relay.send(&hubspot(&format!("[{a},{b}]")));

@@ -135,20 +135,36 @@ fn every_provider_gets_the_answer_that_it_documents_and_nothing_is_stored() {
     );
     let x_answer = format!(r#"{{"response_token":"sha256={}"}}"#, STANDARD.encode(proof("challenge_string")));
     let meta = "/meta?hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=token-of-meta";
-    let okta = Request::get("/okta").header("Authorization", SECRET).header("X-Okta-Verification-Challenge", "is it you");
+    let okta =
+        Request::get("/okta").header("Authorization", SECRET).header("X-Okta-Verification-Challenge", "is it you");
     let sync = Request::post("/calendar", "").header("X-Goog-Channel-Token", SECRET);
     let options = Request::new("OPTIONS", "/ce").header("WebHook-Request-Origin", "eventgrid.azure.net");
     let cases: [(&str, Request, u16, &str); 12] = [
-        ("slack", slack(r#"{"token":"x","challenge":"3eZbrw1aBm2rZgRN","type":"url_verification"}"#), 200, "3eZbrw1aBm2rZgRN"),
+        (
+            "slack",
+            slack(r#"{"token":"x","challenge":"3eZbrw1aBm2rZgRN","type":"url_verification"}"#),
+            200,
+            "3eZbrw1aBm2rZgRN",
+        ),
         ("zoom", zoom(zoom_body), 200, &zoom_answer),
-        ("twitch", twitch("webhook_callback_verification", r#"{"challenge":"pogchamp-kappa-360"}"#), 200, "pogchamp-kappa-360"),
+        (
+            "twitch",
+            twitch("webhook_callback_verification", r#"{"challenge":"pogchamp-kappa-360"}"#),
+            200,
+            "pogchamp-kappa-360",
+        ),
         ("discord", discord_post(r#"{"version":1,"application_id":"1","type":0}"#), 204, ""),
         ("discord", discord_post(r#"{"type":1,"id":"1","token":"t"}"#), 200, r#"{"type":1}"#),
         ("meta", Request::get(meta), 200, "1158201444"),
         ("dropbox", Request::get("/dropbox?challenge=abc123"), 200, "abc123"),
         ("x", Request::get("/x?crc_token=challenge_string&nonce=1"), 200, &x_answer),
         ("okta", okta, 200, r#"{"verification":"is it you"}"#),
-        ("graph", Request::post("/graph?validationToken=Validation%3A%20Testing%20client", ""), 200, "Validation: Testing client"),
+        (
+            "graph",
+            Request::post("/graph?validationToken=Validation%3A%20Testing%20client", ""),
+            200,
+            "Validation: Testing client",
+        ),
         ("calendar", sync.clone().header("X-Goog-Resource-State", "sync"), 200, ""),
         ("ce", options.header("WebHook-Request-Rate", "1000"), 200, ""),
     ];

@@ -1,7 +1,7 @@
 //! Conditions and numbering of sources.
 
 use super::*;
-use crate::routing::{CertificateRule, Guard};
+use crate::routing::{CertificateRule, Challenge, Guard};
 
 fn source(keys: &str) -> String {
     format!("{MINIMAL}\n[source.s]\npath = '/s'\nto = []\n{keys}\n")
@@ -62,4 +62,60 @@ fn a_certificate_rule_is_read_whole() {
         sha256: vec![[10; 32]],
     };
     assert_eq!(loaded.table.sources[0].guard, Some(Guard { allow: None, certificate: Some(rule) }));
+}
+
+fn preset(verify: &str) -> Loaded {
+    loaded(&source(&format!("verify = {{ {verify}, secrets = ['literal:first-secret', 'literal:second'] }}")))
+}
+
+fn warned(loaded: &Loaded) -> String {
+    loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect()
+}
+
+fn only(loaded: &Loaded) -> &crate::routing::Source {
+    loaded.table.sources.iter().find(|source| &*source.name == "s").unwrap()
+}
+
+#[test]
+fn a_preset_brings_its_challenge_with_what_the_answer_needs() {
+    let kind = |loaded: &Loaded| only(loaded).challenge.as_ref().map(|rule| rule.kind);
+    let meta = preset("scheme = 'meta', verify_token = 'literal:token-of-meta'");
+    let rule = only(&meta).challenge.as_ref().unwrap();
+    assert_eq!((rule.kind, rule.secrets[0].expose()), (Challenge::Meta, &b"token-of-meta"[..]));
+    assert!(!effective(&meta.config).contains("token-of-meta"));
+    assert!(!warned(&meta).contains("verify_token: is missing"), "{}", warned(&meta));
+    assert!(warned(&preset("scheme = 'meta'")).contains("add verify_token"));
+
+    let x = preset("scheme = 'x'");
+    let rule = only(&x).challenge.as_ref().unwrap();
+    assert_eq!((rule.kind, rule.secrets.len(), rule.secrets[0].expose()), (Challenge::X, 1, &b"first-secret"[..]));
+
+    let events = preset("scheme = 'cloudevents', allowed_origins = ['EventGrid.azure.net'], allowed_rate = 60");
+    let rule = only(&events).challenge.as_ref().unwrap();
+    assert_eq!((rule.origins.as_slice(), rule.rate), (&["eventgrid.azure.net".into()][..], Some(60)));
+    let any = preset("scheme = 'cloudevents', allowed_origins = ['*']");
+    assert!(only(&any).challenge.as_ref().unwrap().origins.is_empty());
+    assert_eq!(kind(&preset("scheme = 'github'")), None);
+    assert!(problems("verify = { scheme = 'cloudevents', allowed_origins = ['<x>'] }").contains("is no origin"));
+}
+
+#[test]
+fn what_only_an_application_can_answer_is_warned_about() {
+    for (scheme, more, what) in
+        [("slack", "", "commands and dialogs"), ("twilio", "public_url = 'https://hooks.example.com/s'", "voice calls")]
+    {
+        let keys = format!("verify = {{ scheme = '{scheme}', secrets = ['literal:x'] }}\n{more}");
+        let said = warned(&loaded(&source(&keys)));
+        assert!(said.contains(what) && said.contains("mode = \"proxy\""), "{said}");
+    }
+    assert!(!warned(&preset("scheme = 'github'")).contains("proxy"));
+}
+
+#[test]
+fn a_preset_s_numbers_are_looked_at_unless_they_only_grow() {
+    let numbering = |loaded: &Loaded| only(loaded).numbering.as_ref().map(|numbering| numbering.consecutive);
+    assert_eq!(numbering(&preset("scheme = 'telegram'")), Some(true));
+    assert_eq!(numbering(&preset("scheme = 'google-calendar'")), Some(false));
+    assert_eq!(numbering(&preset("scheme = 'github'")), None);
+    assert_eq!(numbering(&loaded(&source("sequence = '.n'"))), Some(true));
 }
