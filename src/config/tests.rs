@@ -2,6 +2,7 @@
 
 mod door;
 mod errors;
+mod outside;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};
