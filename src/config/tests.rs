@@ -1,6 +1,7 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
 mod errors;
+mod presets;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};
