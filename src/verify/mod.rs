@@ -19,6 +19,7 @@ mod public;
 mod recipe;
 mod secret;
 mod settings;
+mod sign;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use prove::{hmac_sha256, matching};
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use sign::{CannotSign, Sample, Signed};
 pub use template::TEMPLATE_BYTES_MAX;
 pub use twilio::FORM_FIELDS_MAX;
 
@@ -149,6 +151,16 @@ trait Special: Send + Sync {
     /// Whether a segment of some path is one of its secrets.
     fn is_path_secret(&self, _segment: &str) -> bool {
         false
+    }
+
+    /// Whether samples can be signed; by default only the provider can.
+    fn can_sign(&self) -> bool {
+        false
+    }
+
+    /// Signs a sample.
+    fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        Err(CannotSign::PrivateKey(self.scheme()))
     }
 
     /// Judges the head; keeps of it what the verdict needs.

@@ -10,6 +10,7 @@ use super::{Algorithm, Encoding, TimestampUnit};
 
 /// How a request proves that it is genuine.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each row of a static table")]
 pub enum Proof {
     /// It does not; with secrets it may carry one as `Authorization: Bearer`.
     BearerIfSet,
