@@ -25,6 +25,8 @@ use crate::{
     verify::Verifier,
 };
 
+mod again;
+
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
 
 fn at(seconds: u64) -> Timestamp {

@@ -352,7 +352,7 @@ impl Lane {
         for Evidence { event, entry } in deliveries {
             // Without its entry the delivery never died; it is still leased, and made again after a restart.
             if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq) };
+                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq), replays: None };
                 let (log, clock) = (&*self.env.log, &self.env.clock);
                 settle::append_named(log, &named, None, Change::Replay(clock.steady()), clock.now(), Done::nobody());
             }

@@ -57,7 +57,12 @@ fn given_up(attempts: u32, waited: Duration, judged: &Judgement) -> Reason {
 pub(crate) fn append(log: &dyn Log, job: &Job, attempt: Option<Attempt>, change: Change, time: Timestamp, done: Done) {
     append_named(
         log,
-        &Named { event: job.event.id.pos.seq, upstream: &job.upstream, previous: job.previous },
+        &Named {
+            event: job.event.id.pos.seq,
+            upstream: &job.upstream,
+            previous: job.previous,
+            replays: Some(job.replays),
+        },
         attempt,
         change,
         time,
@@ -70,6 +75,8 @@ pub(crate) struct Named<'a> {
     pub(crate) event: Seq,
     pub(crate) upstream: &'a str,
     pub(crate) previous: Option<Seq>,
+    /// See [`entry::Attempted::replays`].
+    pub(crate) replays: Option<u32>,
 }
 
 /// As [`append`], for a delivery whose job is gone.
@@ -87,6 +94,7 @@ pub(crate) fn append_named(
         attempt,
         change,
         previous: named.previous,
+        replays: named.replays,
     };
     log.append(Append {
         parts: Vec::new(),

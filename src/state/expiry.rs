@@ -179,7 +179,8 @@ impl State {
                 DeliveryState::Pending | DeliveryState::Review | DeliveryState::Superseded => continue,
             };
             let name = (&*upstream.name).into();
-            let attempted = Attempted { event, upstream: name, attempt: None, change, previous: record.last };
+            let (upstream, previous) = (name, record.last);
+            let attempted = Attempted { event, upstream, attempt: None, change, previous, replays: None };
             order.then.push(NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) });
         }
         Ok(order)

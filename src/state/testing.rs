@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, EventId, Outcome, Pos, Scheme, Sent, Seq},
+    event::{Attempt, Change, EventId, Job, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
         entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
@@ -70,6 +70,19 @@ impl TestLog {
         self.put(Kind::Attempted, attempted(event, upstream, number, change))
     }
 
+    /// What the engine writes when a job's attempt is over.
+    pub(crate) fn settle(&self, job: &Job, change: Change) -> Seq {
+        let settled = Attempted {
+            event: job.event.id.pos.seq,
+            upstream: (&*job.upstream).into(),
+            attempt: Some(attempt(job.number)),
+            change,
+            previous: job.previous,
+            replays: Some(job.replays),
+        };
+        self.put(Kind::Attempted, entry::encode_attempted(&settled))
+    }
+
     pub(crate) fn command(&self, action: Action) -> Seq {
         self.put(Kind::Command, entry::encode_json(&Command { actor: "uid 0 (root)".into(), action }))
     }
@@ -111,7 +124,13 @@ pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> By
 
 /// An `attempted` entry; number 0 means a change without an attempt.
 pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change) -> Bytes {
-    let attempt = (number > 0).then(|| Attempt {
+    let attempt = (number > 0).then(|| attempt(number));
+    let upstream = upstream.into();
+    entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: None, replays: None })
+}
+
+fn attempt(number: u32) -> Attempt {
+    Attempt {
         number,
         at: Timestamp::ZERO,
         outcome: Outcome::Deferred,
@@ -120,8 +139,7 @@ pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change)
         latency_ms: 1,
         excerpt: Bytes::new(),
         sent: Sent { url: "http://127.0.0.1/".into(), sha256: None },
-    });
-    entry::encode_attempted(&Attempted { event, upstream: upstream.into(), attempt, change, previous: None })
+    }
 }
 
 impl Log for TestLog {

@@ -105,6 +105,8 @@ pub struct World {
     draining: bool,
     checker: Checker,
     trace: Sha256,
+    /// The history is printed as it happens.
+    spoken: bool,
 }
 
 impl World {
@@ -143,6 +145,7 @@ impl World {
             draining: false,
             checker: Checker::default(),
             trace: Sha256::new(),
+            spoken: std::env::var_os("STAGEPOST_SIM_TRACE").is_some(),
         }
     }
 
@@ -152,6 +155,9 @@ impl World {
     }
 
     fn note(&mut self, what: &str) {
+        if self.spoken {
+            eprintln!("{} {what}", self.now().as_millis() - START.as_millis());
+        }
         self.trace.update(what.as_bytes());
         self.trace.update(b"\n");
     }
@@ -283,6 +289,9 @@ impl World {
         let now = self.now();
         for entry in &entries {
             if entry.pos.seq >= self.core.state().next {
+                if self.spoken {
+                    eprintln!("  applied {} {:?} {:?}", entry.pos.seq, entry.kind, entry::decode_attempted(&entry.payload));
+                }
                 self.checker.applied(entry)?;
             }
         }
@@ -454,7 +463,8 @@ impl World {
             sent: Sent { url: "http://127.0.0.1:1/".into(), sha256: None },
         });
         let (event, upstream) = (key.0, key.1.as_str().into());
-        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: job.previous });
+        let (previous, replays) = (job.previous, Some(job.replays));
+        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous, replays });
         self.append(Kind::Attempted, payload);
     }
 

@@ -1,0 +1,124 @@
+//! Owns the tests of what happens again: replays beside attempts under way, plans and reads that are repeated.
+
+use super::*;
+
+impl Rig {
+    /// One step; what is to be appended is given back instead of being appended.
+    fn step(&mut self) -> Vec<crate::log::NewEntry> {
+        let entries = self.log.scan(self.core.state().next, 1 << 20).unwrap();
+        let effects = self.core.step(&entries, self.now, &self.table).unwrap();
+        self.sent.extend(effects.dispatch);
+        self.asked.extend(effects.ask);
+        assert!(effects.read.is_empty(), "everything is at hand");
+        effects.append
+    }
+
+    /// The engine settles a job that it was given.
+    fn settled(&mut self, job: &Job, change: Change) {
+        self.log.settle(job, change);
+        self.settle();
+    }
+
+    fn replay(&mut self, event: Seq, upstream: &str) {
+        let targets = Self::target(event, upstream);
+        self.log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
+        self.settle();
+    }
+}
+
+#[test]
+fn a_delivery_settled_before_its_plan_is_written_puts_the_other_deliveries_of_the_event_nowhere() {
+    let mut rig = Rig::new(to_ab());
+    rig.core.window("b", 0);
+    let (first, second) = (rig.log.accept("s"), rig.log.accept("s"));
+    // The log's queue is full: the plan waits, and the first delivery is settled before it.
+    let plan = rig.step();
+    assert_eq!(rig.take(), [job("a", first, 1), job("a", second, 1)]);
+    rig.log.attempt(first, "a", 1, Change::Delivered);
+    rig.step();
+    rig.core.window("b", 16);
+    rig.step();
+    rig.log.put_all(plan);
+    rig.settle();
+    assert_eq!(rig.take(), [job("b", first, 1), job("b", second, 1)], "in the order of the log");
+}
+
+#[test]
+fn a_crash_between_a_delivery_s_death_and_its_plan_lets_it_die_once() {
+    let slow = Expr::compile("[range(.n // 1)] | length > 0").unwrap();
+    let routes = vec![Route { when: Some(slow), ..route("slow", "s", &["b"]) }];
+    let mut rig = Rig::new(table(&["a", "b"], routes));
+    let event = rig.log.accept("s");
+    rig.step();
+    let late = [(0, Err(expr::EvalError::TooSlow(100)))];
+    let question = rig.asked.pop().unwrap();
+    rig.core.answered(&question, &late);
+    let written = rig.step();
+    assert_eq!(written.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [Kind::Attempted, Kind::Planned]);
+    // Only the death reaches the disk.
+    rig.log.put_all(written.into_iter().take(1).collect());
+    rig.restart();
+    rig.settle();
+    let question = rig.asked.pop().unwrap();
+    rig.core.answered(&question, &late);
+    rig.settle();
+    assert_eq!(rig.state_of(event, "b"), Some(DeliveryState::Dead));
+    let deaths = rig.log.all().iter().filter(|entry| entry.kind == Kind::Attempted).count();
+    assert_eq!((deaths, rig.core.state().unplanned().len()), (1, 0), "one death, and it is planned now");
+}
+
+#[test]
+fn a_replay_beside_an_attempt_under_way_is_one_more_attempt_whatever_became_of_the_first() {
+    let later = Change::Retry(at(3_600));
+    for change in [Change::Delivered, later, Change::Die(Reason::new("refused")), Change::Ignore] {
+        let mut rig = Rig::new(to_ab());
+        let event = rig.log.accept("t");
+        rig.settle();
+        let under_way = rig.sent.pop().unwrap();
+        rig.replay(event, "a");
+        assert!(rig.sent.is_empty(), "it is under way");
+        rig.settled(&under_way, change.clone());
+        rig.later(1);
+        let again = rig.sent.pop().unwrap_or_else(|| panic!("the replay was absorbed by {change:?}"));
+        assert_eq!((again.number, again.replays, again.previous.is_some()), (2, 1, true));
+        rig.settled(&again, Change::Delivered);
+        rig.later(7_200);
+        assert_eq!(rig.take(), []);
+        let delivery = rig.core.view(event).unwrap().deliveries.remove(0);
+        assert_eq!((delivery.status, delivery.attempts), (Status::Delivered, 2));
+    }
+}
+
+#[test]
+fn a_replay_of_what_was_handed_back_or_waits_is_one_attempt() {
+    let mut rig = Rig::new(to_ab());
+    let event = rig.log.accept("t");
+    rig.settle();
+    let returned = rig.sent.pop().unwrap();
+    rig.replay(event, "a");
+    rig.core.returned(event, &returned.upstream, rig.now).unwrap();
+    rig.later(1);
+    let again = rig.sent.pop().unwrap();
+    assert_eq!((again.number, again.replays), (1, 1), "no attempt was made");
+    rig.settled(&again, Change::Delivered);
+    rig.later(10);
+    assert_eq!(rig.take(), []);
+}
+
+#[test]
+fn a_replay_that_is_held_waits_for_its_release_though_the_attempt_under_way_delivers() {
+    let mut rig = Rig::new(to_ab());
+    let event = rig.log.accept("t");
+    rig.settle();
+    let under_way = rig.sent.pop().unwrap();
+    rig.replay(event, "a");
+    rig.log.command(Action::Hold { targets: Rig::target(event, "a"), until_ms: None, reason: None });
+    rig.settle();
+    rig.settled(&under_way, Change::Delivered);
+    rig.later(10);
+    assert_eq!((rig.take(), rig.state_of(event, "a")), (vec![], Some(DeliveryState::Held)));
+    rig.restart();
+    rig.log.command(Action::Release { targets: Rig::target(event, "a") });
+    rig.later(1);
+    assert_eq!(rig.take(), [job("a", event, 2)]);
+}
