@@ -39,7 +39,7 @@ const ASKING_MAX: usize = 256;
 const LEASE: Duration = Duration::from_secs(15 * 60);
 
 /// After a read that failed for a passing reason.
-const READ_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const READ_AGAIN: Duration = Duration::from_secs(5);
 
 /// Limits of the agenda.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,6 +247,7 @@ impl Core {
         self.read_unplanned(now)?;
         self.write_plans()?;
         self.write_resends(now);
+        self.read_resent(now)?;
         self.end_timed_holds(now);
         for id in 0..self.lanes.len() {
             self.fetch(id as UpstreamId, now)?;
@@ -301,7 +302,7 @@ impl Core {
                     self.loaded_unplanned(event, read, now);
                 }
             }
-            Purpose::Revive => self.loaded_resent(events),
+            Purpose::Revive => self.loaded_resent(events, now),
             Purpose::Fresh(id) => self.loaded_due(id, Work::Fresh, events, now),
             Purpose::Retry(id) => self.loaded_due(id, Work::Retry, events, now),
             Purpose::Replay(id) => self.loaded_due(id, Work::Replay, events, now),

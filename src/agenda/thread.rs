@@ -21,12 +21,12 @@ use super::{
     Incoming, Shared,
     core::{Core, Effects, Hurry, Question, Read, ReadOrder},
     feed::{Feed, Next},
-    plan, read,
+    plan::{self, NoAnswer},
+    read,
 };
 use crate::{
     clock::Timestamp,
     event::Seq,
-    expr::EvalError,
     log::{Acked, Append, AppendError, Class, Done, Entry, NewEntry, ReadError, read_body},
     state::{Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
 };
@@ -503,19 +503,20 @@ async fn answer(shared: &Arc<Shared>, question: &Question) -> Vec<(usize, plan::
     };
     let body = match body {
         Ok(Ok(body)) => body,
-        Ok(Err(why)) => return all_failed(question, &format!("the body can't be read: {why}")),
-        Err(why) => return all_failed(question, &format!("the body can't be read: {why}")),
+        Ok(Err(why @ ReadError::Io { .. })) => return unanswered(question, &NoAnswer::Later(why.to_string())),
+        Ok(Err(why)) => return unanswered(question, &NoAnswer::Unreadable(why.to_string())),
+        Err(why) => return unanswered(question, &NoAnswer::Later(why.to_string())),
     };
     let mut answers = Vec::with_capacity(question.ask.len());
     for index in &question.ask {
         let when = question.routes.table.routes.get(*index).and_then(|route| route.when.as_ref());
         let Some(when) = when else { continue };
         let output = shared.deps.evaluator.eval(when, &plan::input(&question.event, &body)).await;
-        answers.push((*index, output.map(|output| output.truthy())));
+        answers.push((*index, output.map(|output| output.truthy()).map_err(NoAnswer::from)));
     }
     answers
 }
 
-fn all_failed(question: &Question, why: &str) -> Vec<(usize, plan::Answer)> {
-    question.ask.iter().map(|index| (*index, Err(EvalError::Failed(why.into())))).collect()
+fn unanswered(question: &Question, why: &NoAnswer) -> Vec<(usize, plan::Answer)> {
+    question.ask.iter().map(|index| (*index, Err(why.clone()))).collect()
 }

@@ -24,6 +24,9 @@ pub(crate) struct TestLog {
     follower: Mutex<Option<Arc<dyn Follower>>>,
     time: AtomicU64,
     first: AtomicU64,
+    /// So many reads fail as they do when the system does not read, and how many did.
+    failing: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// Sequence numbers have gaps.
@@ -55,6 +58,36 @@ impl TestLog {
 
     pub(crate) fn accept(&self, source: &str) -> Seq {
         self.put(Kind::Accepted, accepted(source, &Method::POST, b"{}"))
+    }
+
+    /// Accepts a request whose body stands in a part of its own.
+    pub(crate) fn accept_large(&self, source: &str, body: &'static [u8]) -> Seq {
+        let part = self.put(Kind::Part, Bytes::from_static(body));
+        self.accept_with_part(source, body.len() as u64, part)
+    }
+
+    /// Accepts a request whose body stands (or does not) in that part.
+    pub(crate) fn accept_with_part(&self, source: &str, length: u64, part: Seq) -> Seq {
+        let payload = accepting(source, &Method::POST, length, None);
+        let seq = self.put(Kind::Accepted, payload);
+        let mut entries = self.entries.lock().unwrap();
+        entries.last_mut().unwrap().refs = vec![part];
+        let entry = entries.last().unwrap().clone();
+        drop(entries);
+        if let Some(follower) = &*self.follower.lock().unwrap() {
+            follower.committed(vec![entry]);
+        }
+        seq
+    }
+
+    /// The next reads fail for a reason that passes.
+    pub(crate) fn fail_reads(&self, count: u64) {
+        self.failing.store(count, Ordering::SeqCst);
+    }
+
+    /// How many reads failed.
+    pub(crate) fn failed_reads(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
     }
 
     pub(crate) fn plan(&self, event: Seq, upstreams: &[&str]) -> Seq {
@@ -100,6 +133,11 @@ impl TestLog {
 }
 
 pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> Bytes {
+    accepting(source, method, body.len() as u64, Some(body))
+}
+
+fn accepting(source: &str, method: &Method, body_length: u64, body: Option<&'static [u8]>) -> Bytes {
+    let body = body.map(|body| [Bytes::from_static(body)]);
     Accepting {
         received_at: Timestamp::from_millis(1),
         source,
@@ -116,8 +154,8 @@ pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> By
         verification_secret: None,
         config_generation: 1,
         dedupe: None,
-        body: Some(&[Bytes::from_static(body)]),
-        body_length: body.len() as u64,
+        body: body.as_ref().map(|body| &body[..]),
+        body_length,
     }
     .encode()
 }
@@ -164,6 +202,12 @@ impl Log for TestLog {
     fn forget(&self, _fingerprint: u128) {}
 
     fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        let one_less = |left: u64| left.checked_sub(1);
+        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            let source = std::io::Error::other("the disk does not answer");
+            return Err(ReadError::Io { file: "00000001.seg".into(), source });
+        }
         let entries = self.entries.lock().unwrap();
         let found = entries.binary_search_by_key(&seq, |entry| entry.pos.seq).map_err(|_| ReadError::Missing(seq))?;
         Ok(entries[found].clone())

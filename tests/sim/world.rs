@@ -13,6 +13,7 @@ use stagepost::{
     agenda::{
         Bell, Bounds, Feed, Next,
         core::{Core, Hurry, Purpose, Question, Read, ReadOrder},
+        plan::{Answer, NoAnswer},
         read_events,
     },
     clock::{Clock, ManualClock, Timestamp},
@@ -409,10 +410,12 @@ impl World {
         self.core.answered(&question, &answers);
     }
 
-    fn answer(&self) -> Result<bool, EvalError> {
-        match self.up_to(5) {
-            0 => Err(EvalError::TooSlow(250)),
+    fn answer(&self) -> Answer {
+        match self.up_to(if self.draining { 6 } else { 8 }) {
+            0 => Err(NoAnswer::Failed(EvalError::TooSlow(250))),
             1..3 => Ok(false),
+            6 => Err(EvalError::Unavailable("the pool is busy".into()).into()),
+            7 => Err(NoAnswer::Later("the disk does not answer".into())),
             _ => Ok(true),
         }
     }

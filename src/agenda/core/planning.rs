@@ -83,7 +83,18 @@ impl Core {
             Verdict::Ask(_) => {
                 self.put_off.insert(event.id.pos.seq);
             }
+            Verdict::Later(why) => self.plan_later(event.id.pos.seq, &why),
         }
+    }
+
+    /// An event could not be planned for a reason that passes: it and all that are put off are planned again after
+    /// [`READ_AGAIN`].
+    fn plan_later(&mut self, event: Seq, why: &str) {
+        if self.now >= self.plan_after {
+            tracing::warn!(event, why, "an event can't be planned now: it is tried again");
+        }
+        self.put_off.insert(event);
+        self.plan_after = self.now.after(READ_AGAIN);
     }
 
     pub(super) fn plan(&mut self, event: &Arc<Event>) {
@@ -96,6 +107,7 @@ impl Core {
                 self.asking += 1;
                 self.out.ask.push(Question { event: event.clone(), routes: self.routes.clone(), ask });
             }
+            Verdict::Later(why) => self.plan_later(event.id.pos.seq, &why),
         }
     }
 

@@ -50,7 +50,7 @@ fn a_crash_between_a_delivery_s_death_and_its_plan_lets_it_die_once() {
     let mut rig = Rig::new(table(&["a", "b"], routes));
     let event = rig.log.accept("s");
     rig.step();
-    let late = [(0, Err(expr::EvalError::TooSlow(100)))];
+    let late = [(0, Err(expr::EvalError::TooSlow(100).into()))];
     let question = rig.asked.pop().unwrap();
     rig.core.answered(&question, &late);
     let written = rig.step();
@@ -121,4 +121,100 @@ fn a_replay_that_is_held_waits_for_its_release_though_the_attempt_under_way_deli
     rig.log.command(Action::Release { targets: Rig::target(event, "a") });
     rig.later(1);
     assert_eq!(rig.take(), [job("a", event, 2)]);
+}
+
+/// One route from `s` to `a` with a filter that is answered at once if the body is at hand.
+fn filtered() -> Arc<Table> {
+    let yes = Route { when: Some(Expr::compile(".yes").unwrap()), ..route("filtered", "s", &["a"]) };
+    table(&["a"], vec![yes, route("all", "t", &["a"])])
+}
+
+#[test]
+fn a_filter_that_can_not_answer_now_is_asked_again_after_a_while_and_no_delivery_dies_of_it() {
+    let mut rig = Rig::new(filtered());
+    let event = rig.log.accept_large("s", b"{\"yes\":true}");
+    rig.settle();
+    for why in [plan::NoAnswer::Later("reading: the disk does not answer".into()), busy().into()] {
+        let question = rig.asked.pop().unwrap();
+        rig.core.answered(&question, &[(0, Err(why))]);
+        rig.later(4);
+        assert!(rig.asked.is_empty(), "not before 5 s have passed");
+        assert_eq!(rig.core.next_due(rig.now), Some(rig.now.after(Duration::from_secs(1))));
+        rig.later(1);
+    }
+    let question = rig.asked.pop().unwrap();
+    rig.core.answered(&question, &[(0, Ok(true))]);
+    rig.settle();
+    assert_eq!(rig.take(), [job("a", event, 1)]);
+}
+
+fn busy() -> expr::EvalError {
+    expr::EvalError::Unavailable("1024 evaluations wait already".into())
+}
+
+#[test]
+fn a_filter_whose_body_is_damaged_makes_a_dead_delivery_that_says_so() {
+    let mut rig = Rig::new(filtered());
+    let event = rig.log.accept_large("s", b"{\"yes\":true}");
+    rig.settle();
+    let question = rig.asked.pop().unwrap();
+    rig.core.answered(&question, &[(0, Err(plan::NoAnswer::Unreadable("damaged between 3 and 4".into())))]);
+    rig.settle();
+    let view = rig.core.view(event).unwrap().deliveries.remove(0).with_reason(&*rig.log);
+    assert_eq!(view.status, Status::Dead(Reason::with("body_unreadable", "damaged between 3 and 4")));
+}
+
+#[test]
+fn a_resend_revives_a_dead_delivery_though_its_event_could_not_be_read_at_first() {
+    let mut rig = Rig::new(to_ab());
+    let event = rig.log.accept("t");
+    rig.settle();
+    let jobs = rig.take();
+    rig.answer(&jobs, &Change::Die(Reason::new("refused")));
+    rig.log.fail_reads(1);
+    rig.core.resent(event, 1, 0, rig.now);
+    rig.settle();
+    assert_eq!((rig.log.failed_reads(), rig.take()), (1, vec![]));
+    rig.later(4);
+    assert_eq!(rig.take(), [], "not before 5 s have passed");
+    assert!(rig.core.next_due(rig.now).is_some_and(|due| due <= rig.now.after(Duration::from_secs(1))));
+    rig.later(1);
+    assert_eq!(rig.take(), [job("a", event, 2)]);
+}
+
+#[test]
+fn the_thread_asks_a_filter_again_when_a_large_body_could_not_be_read_and_says_when_it_is_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let log = TestLog::new();
+    log.at(START);
+    let (sent, delivered) = mpsc::sync_channel(100);
+    let (clock, hand) = Clock::manual(START);
+    let deps = Deps {
+        log: log.clone(),
+        live: Live::new(Arc::into_inner(filtered()).unwrap()),
+        evaluator: Evaluator::start(expr::Settings::standard()),
+        clock,
+        metrics: Arc::default(),
+        dispatch: Arc::new(Deliver { log: log.clone(), sent }),
+        runtime: runtime.handle().clone(),
+    };
+    let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
+    let agenda = Agenda::start(Settings::standard(home.path().join("state"), keep), deps).unwrap();
+    log.fail_reads(1);
+    let event = log.accept_large("s", b"{\"yes\":true}");
+    // Time passes in steps until the delivery went out; the thread looks at the clock when it is told something.
+    let arrived = (0..400).find_map(|_| {
+        hand.advance(Duration::from_secs(5));
+        agenda.configured();
+        delivered.recv_timeout(Duration::from_millis(50)).ok()
+    });
+    assert_eq!((arrived, log.failed_reads()), (Some(event), 1));
+    let lost = log.accept_with_part("s", 12, event + 1);
+    let dead = (0..400).find_map(|_| {
+        let _nothing = delivered.recv_timeout(Duration::from_millis(20)).is_err();
+        agenda.list(DeliveryState::Dead, None, None, 9).unwrap().pop()
+    });
+    assert_eq!(dead.map(|listed| listed.event), Some(lost));
+    agenda.stop();
 }
