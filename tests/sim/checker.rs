@@ -109,7 +109,10 @@ impl Checker {
         let then = self.replays_then.get(&key).copied();
         let Some(known) = self.known(&key) else { return Err(format!("{key:?} was attempted and is unknown")) };
         if attempted.replays.is_some() && attempted.replays != then {
-            return Err(format!("{key:?} was handed out with {then:?} replays and settled with {:?}", attempted.replays));
+            return Err(format!(
+                "{key:?} was handed out with {then:?} replays and settled with {:?}",
+                attempted.replays
+            ));
         }
         // What began before a replay does not settle it.
         let overtaken = attempted.replays.is_some_and(|replays| replays < known.replays);

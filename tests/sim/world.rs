@@ -291,7 +291,12 @@ impl World {
         for entry in &entries {
             if entry.pos.seq >= self.core.state().next {
                 if self.spoken {
-                    eprintln!("  applied {} {:?} {:?}", entry.pos.seq, entry.kind, entry::decode_attempted(&entry.payload));
+                    eprintln!(
+                        "  applied {} {:?} {:?}",
+                        entry.pos.seq,
+                        entry.kind,
+                        entry::decode_attempted(&entry.payload)
+                    );
                 }
                 self.checker.applied(entry)?;
             }

@@ -3,9 +3,7 @@
 
 use super::{Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder, attempted};
 use crate::{
-    agenda::{
-        lane::{Lease, READ_EVENTS, READY_MAX, Work},
-    },
+    agenda::lane::{Lease, READ_EVENTS, READY_MAX, Work},
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
     log::entry::{Action, Attempted, Target},
