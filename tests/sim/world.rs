@@ -156,11 +156,16 @@ impl World {
     }
 
     fn note(&mut self, what: &str) {
-        if self.spoken {
-            eprintln!("{} {what}", self.now().as_millis() - START.as_millis());
-        }
+        self.tell(|| format!("{} {what}", self.now().as_millis() - START.as_millis()));
         self.trace.update(what.as_bytes());
         self.trace.update(b"\n");
+    }
+
+    /// Prints, if somebody wants to read this history.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.spoken {
+            eprintln!("{}", what());
+        }
     }
 
     fn up_to(&self, most: u64) -> u64 {
@@ -290,14 +295,10 @@ impl World {
         let now = self.now();
         for entry in &entries {
             if entry.pos.seq >= self.core.state().next {
-                if self.spoken {
-                    eprintln!(
-                        "  applied {} {:?} {:?}",
-                        entry.pos.seq,
-                        entry.kind,
-                        entry::decode_attempted(&entry.payload)
-                    );
-                }
+                self.tell(|| {
+                    let attempted = entry::decode_attempted(&entry.payload);
+                    format!("  applied {} {:?} {attempted:?}", entry.pos.seq, entry.kind)
+                });
                 self.checker.applied(entry)?;
             }
         }
