@@ -154,6 +154,7 @@ fn accepting(source: &str, method: &Method, body_length: u64, body: Option<&'sta
         verification_secret: None,
         config_generation: 1,
         dedupe: None,
+        extras: None,
         body: body.as_ref().map(|body| &body[..]),
         body_length,
     }
