@@ -43,10 +43,14 @@ impl TestLog {
 
     /// Appends without telling the follower.
     pub(crate) fn put(&self, kind: Kind, payload: Bytes) -> Seq {
+        self.put_with(kind, payload, Vec::new())
+    }
+
+    fn put_with(&self, kind: Kind, payload: Bytes, refs: Vec<Seq>) -> Seq {
         let mut entries = self.entries.lock().unwrap();
         let seq = entries.last().map_or(0, |last| last.pos.seq + STRIDE);
         let time = Timestamp::from_millis(self.time.load(Ordering::SeqCst));
-        entries.push(Entry { pos: Pos { partition: 0, seq }, time, kind, refs: Vec::new(), payload });
+        entries.push(Entry { pos: Pos { partition: 0, seq }, time, kind, refs, payload });
         seq
     }
 
@@ -69,11 +73,8 @@ impl TestLog {
     /// Accepts a request whose body stands (or does not) in that part.
     pub(crate) fn accept_with_part(&self, source: &str, length: u64, part: Seq) -> Seq {
         let payload = accepting(source, &Method::POST, length, None);
-        let seq = self.put(Kind::Accepted, payload);
-        let mut entries = self.entries.lock().unwrap();
-        entries.last_mut().unwrap().refs = vec![part];
-        let entry = entries.last().unwrap().clone();
-        drop(entries);
+        let seq = self.put_with(Kind::Accepted, payload, vec![part]);
+        let entry = self.all().pop().unwrap();
         if let Some(follower) = &*self.follower.lock().unwrap() {
             follower.committed(vec![entry]);
         }

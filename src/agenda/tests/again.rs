@@ -201,6 +201,7 @@ fn the_thread_asks_a_filter_again_when_a_large_body_could_not_be_read_and_says_w
     };
     let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
     let agenda = Agenda::start(Settings::standard(home.path().join("state"), keep), deps).unwrap();
+    assert!(agenda.upstreams().is_ok(), "it has caught up: what comes now is told by the log");
     log.fail_reads(1);
     let event = log.accept_large("s", b"{\"yes\":true}");
     // Time passes in steps until the delivery went out; the thread looks at the clock when it is told something.
