@@ -40,7 +40,7 @@ const GAP_BYTES: usize = 1 << 20;
 /// Orders that wait for the reader.
 const ORDERS_MAX: usize = 1024;
 
-/// Records looked up in one turn to forget what the log has let go: about 10 ms.
+/// Records looked up in one turn to forget what the log has let go: what else waits for the thread waits no longer.
 const FORGET_AT_ONCE: usize = 1024;
 
 /// The thread looks around at least so often.
