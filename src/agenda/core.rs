@@ -501,6 +501,12 @@ impl Core {
                     Record::waiting(event.id.time)
                 }
                 Work::Fresh | Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
+                    // Attempted in an earlier life and planned anew: it waits for its retry.
+                    Some(record) if record.state == DeliveryState::Pending && record.due > now => {
+                        lane.leases.remove(&seq);
+                        lane.agenda(Work::of(&record)).insert(seq, record.due, now);
+                        continue;
+                    }
                     Some(record) if record.state == DeliveryState::Pending => record,
                     // Another delivery of the event was settled before the plan, which is on its way into the log.
                     None if work == Work::Fresh && self.state.unplanned().contains(seq) => {
@@ -600,8 +606,7 @@ impl Core {
 
 fn schedule_record(lanes: &mut [Lane], key: Key, record: &Record, now: Timestamp) {
     match record.state {
-        DeliveryState::Pending if record.replayed => schedule(lanes, key, record.due, Work::Replay, now),
-        DeliveryState::Pending => schedule(lanes, key, record.due, Work::Retry, now),
+        DeliveryState::Pending => schedule(lanes, key, record.due, Work::of(record), now),
         DeliveryState::Held if record.due != NEVER => schedule(lanes, key, record.due, Work::Retry, now),
         _ => {}
     }

@@ -47,10 +47,12 @@ impl Core {
         for event in lane.agenda(work).take(now, READ_EVENTS) {
             let Some(record) = self.state.record(Key::new(event, id))? else { continue };
             match record.state {
-                // A stale entry: the record was made due at another time since, or as another kind of work.
+                // A stale entry: the record was made due at another time since.
                 _ if record.due > now => {}
                 DeliveryState::Held => release.push(event),
-                DeliveryState::Pending if record.replayed == (work == Work::Replay) => events.push(event),
+                DeliveryState::Pending if Work::of(&record) == work => events.push(event),
+                // It became another kind of work while it was in hand, where its entry of that kind was passed over.
+                DeliveryState::Pending => lane.agenda(Work::of(&record)).insert(event, record.due, now),
                 _ => {}
             }
         }

@@ -219,3 +219,69 @@ fn the_thread_asks_a_filter_again_when_a_large_body_could_not_be_read_and_says_w
     assert_eq!(dead.map(|listed| listed.event), Some(lost));
     agenda.stop();
 }
+
+impl Rig {
+    /// One step; what is to be read is given back.
+    fn orders(&mut self) -> Vec<ReadOrder> {
+        let entries = self.log.scan(self.core.state().next, 1 << 20).unwrap();
+        let effects = self.core.step(&entries, self.now, &self.table).unwrap();
+        self.sent.extend(effects.dispatch);
+        effects.read
+    }
+
+    fn load(&mut self, order: &ReadOrder) {
+        self.core.loaded(order.purpose, read::read(&*self.log, order), self.now);
+    }
+}
+
+/// An event whose first attempt was deferred until ten seconds from the start, and whose plan a crash took away.
+fn retried_without_a_plan() -> (Rig, Seq) {
+    let mut rig = Rig::new(to_ab());
+    let event = rig.log.accept("t");
+    let _lost = rig.step();
+    rig.log.attempt(event, "a", 1, Change::Retry(at(10)));
+    rig.restart();
+    (rig, event)
+}
+
+#[test]
+fn a_delivery_under_way_is_not_handed_out_again_when_its_event_is_planned_anew() {
+    let (mut rig, event) = retried_without_a_plan();
+    rig.now = at(11);
+    let orders = rig.orders();
+    let (plan, retry): (Vec<_>, Vec<_>) = orders.into_iter().partition(|order| order.purpose == Purpose::Plan);
+    rig.load(&retry[0]);
+    rig.orders();
+    assert_eq!(rig.take(), [job("a", event, 2)]);
+    rig.load(&plan[0]);
+    rig.settle();
+    assert_eq!(rig.take(), []);
+    assert!(rig.core.state().unplanned().is_empty());
+}
+
+#[test]
+fn a_delivery_that_waits_for_its_retry_is_not_sent_early_when_its_event_is_planned_anew() {
+    let (mut rig, event) = retried_without_a_plan();
+    rig.settle();
+    assert_eq!(rig.take(), [], "ten seconds are not over");
+    rig.later(11);
+    assert_eq!(rig.take(), [job("a", event, 2)]);
+}
+
+#[test]
+fn a_replay_is_not_forgotten_when_the_read_for_a_retry_is_put_off() {
+    let mut rig = Rig::new(to_ab());
+    let event = rig.log.accept("t");
+    rig.settle();
+    let jobs = rig.take();
+    rig.answer(&jobs, &Change::Retry(at(10)));
+    rig.now = at(11);
+    let retry = rig.orders().remove(0);
+    let targets = Rig::target(event, "a");
+    rig.log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
+    assert!(rig.orders().is_empty(), "it is being read already");
+    rig.core.loaded(retry.purpose, vec![(event, Read::Later(Hurry::AtOnce))], rig.now);
+    rig.later(1);
+    let sent = rig.sent.pop().map(|job| (job.event.id.pos.seq, job.number, job.replays));
+    assert_eq!(sent, Some((event, 2, 1)));
+}
