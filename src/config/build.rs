@@ -10,8 +10,10 @@ use super::{
     listen::is_public,
     problem::Place,
     reader::suggestion,
-    settings::ListenSettings,
+    server::QUEUE_BESIDE_BODY,
+    settings::{ListenSettings, StoreSettings},
     source::{ReadSource, shown_path},
+    units::show_size,
 };
 use crate::routing::{Limits, Route, Table, TableParts, Upstream};
 
@@ -26,10 +28,12 @@ pub(super) struct Parts {
 impl Parts {
     /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
     /// section that could not be read would be missing everywhere.
-    pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+    pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
         self.check_paths(cx);
+        self.check_sizes(cx, store);
         self.check_use(cx);
         self.check_guards(cx, listeners);
+        self.check_certificates(cx, listeners);
     }
 
     /// The table; its hash and generation come later.
@@ -100,6 +104,20 @@ impl Parts {
         }
     }
 
+    /// A body that the log's queue can't hold would be answered 503 for ever.
+    fn check_sizes(&self, cx: &Context<'_>, store: &StoreSettings) {
+        let most = store.queue_bytes.saturating_sub(QUEUE_BESIDE_BODY);
+        for ReadSource { source, place, .. } in self.sources.iter().filter(|read| read.source.max_body > most) {
+            let message = format!(
+                "{} (its own or that of [server]) does not fit into store.queue_size, {} with 512KiB to spare, so that \
+                 such a body could never be stored; raise store.queue_size",
+                show_size(source.max_body),
+                show_size(store.queue_bytes),
+            );
+            cx.problem(place, &format!("source.{}.max_body", source.name), message);
+        }
+    }
+
     fn check_use(&self, cx: &Context<'_>) {
         let routes: Vec<&Route> = self.all_routes().map(|(route, _, _)| route).collect();
         for ReadSource { source, place, .. } in &self.sources {
@@ -116,6 +134,19 @@ impl Parts {
         for (route, place) in &self.routes {
             if route.sources.is_none() && self.sources.is_empty() {
                 cx.warn(place, &format!("route.{}", route.name), "there is no source: the route is dead");
+            }
+        }
+    }
+
+    /// A certificate can only be asked for where clients are asked to show one.
+    fn check_certificates(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+        if listeners.iter().any(|listen| listen.client_ca) {
+            return;
+        }
+        for ReadSource { source, place, .. } in &self.sources {
+            if source.guard.as_ref().is_some_and(|guard| guard.certificate.is_some()) {
+                let message = "asks for a certificate, but no listener has tls.client_ca: nobody could send; add client_ca to a listener";
+                cx.problem(place, &format!("source.{}.client_certificate", source.name), message);
             }
         }
     }

@@ -8,6 +8,7 @@
 
 mod build;
 mod context;
+mod door;
 mod files;
 mod find;
 mod interpolate;
@@ -133,7 +134,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     parts.check_names(cx, &names("source"), &names("upstream"));
     root.finish();
     if !cx.has_problems() {
-        parts.check(cx, &listen);
+        parts.check(cx, &listen, &store);
     }
     if cx.has_problems() {
         return None;

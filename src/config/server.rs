@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use http::HeaderName;
 
 use super::{
+    door::networks,
     reader::{Section, quoted},
     settings::{
         Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
@@ -17,6 +18,13 @@ pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The smallest segment that is ever made, in bytes.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// The least and the most bytes of events that may wait for a commit. They wait in memory.
+const QUEUE_BYTES_MIN: u64 = 1 << 20;
+const QUEUE_BYTES_MAX: u64 = 16 << 30;
+
+/// What an event needs in the queue besides its body: header block, path and the rest of its entry, in bytes.
+pub(super) const QUEUE_BESIDE_BODY: u64 = 512 << 10;
 
 /// `[server]`: the limits of the front door and what the sections below inherit.
 pub(super) struct Server {
@@ -39,7 +47,10 @@ impl Server {
             idle_timeout: positive(&section, "idle_timeout", "75s"),
             body_memory: section.size("body_memory", "256MiB"),
             spool_size: section.size("spool_size", "4GiB"),
-            trusted_proxies: trusted_proxies(&section),
+            trusted_proxies: networks(&section, "trusted_proxies").unwrap_or_else(|| {
+                section.print("trusted_proxies", "[]");
+                Vec::new()
+            }),
         };
         if !(8 << 10..=192 << 10).contains(&limits.max_header_bytes) {
             section.problem(
@@ -60,20 +71,6 @@ impl Server {
     }
 }
 
-fn trusted_proxies(section: &Section<'_>) -> Vec<ipnet::IpNet> {
-    let words = section.words("trusted_proxies").unwrap_or_default();
-    let networks: Vec<ipnet::IpNet> = words
-        .iter()
-        .filter_map(|(word, _)| {
-            let parsed = word.parse().or_else(|_| word.parse::<std::net::IpAddr>().map(ipnet::IpNet::from));
-            let message = format!("\"{word}\" is no network; write an address or a CIDR such as \"10.0.0.0/8\"");
-            section.accept("trusted_proxies", parsed.map_err(|_| message))
-        })
-        .collect();
-    section.print_words("trusted_proxies", networks.iter().map(ToString::to_string));
-    networks
-}
-
 /// `[store]`.
 pub(super) fn store(section: Section<'_>) -> StoreSettings {
     let path = section.path("path").unwrap_or_else(|| {
@@ -92,7 +89,12 @@ pub(super) fn store(section: Section<'_>) -> StoreSettings {
             .unwrap_or(WhenFull::Reclaim),
         reserve: section.size("reserve", "64MiB"),
         segment_bytes: section.size("segment_size", &format!("{segment_default}B")),
+        queue_events: as_usize(section.count("queue_events", 20_000, 1..=10_000_000)),
+        queue_bytes: section.size("queue_size", "64MiB"),
     };
+    if !(QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX).contains(&settings.queue_bytes) {
+        section.problem("queue_size", "must lie between 1MiB and 16GiB");
+    }
     if settings.max_size < SEGMENT_BYTES_MIN {
         section.problem("max_size", "must be at least 1MiB");
     }

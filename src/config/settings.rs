@@ -46,6 +46,8 @@ pub struct ListenSettings {
     pub listener: Listener,
     /// The certificates in use, renewed by reload; None without TLS.
     pub certificates: Option<Arc<Certificates>>,
+    /// Whether clients are asked for a certificate.
+    pub client_ca: bool,
     /// What of its TLS can't change while it listens.
     pub(super) fixed: String,
 }
@@ -67,6 +69,10 @@ pub struct StoreSettings {
     pub reserve: u64,
     /// Bytes after which a segment is sealed.
     pub segment_bytes: u64,
+    /// Small events that may wait for the next commit.
+    pub queue_events: usize,
+    /// Bytes of events that may wait for the next commit.
+    pub queue_bytes: u64,
 }
 
 /// What happens when the store has reached its size.

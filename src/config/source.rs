@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
+    door,
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -17,11 +18,16 @@ use super::{
 use crate::{
     expr::Expr,
     preset::Preset,
-    routing::{DedupeRule, KeySelector, Numbering, OnDuplicate, PathPattern, Reply, Route, Source},
+    routing::{DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
 };
 
 /// The longest name of a source, route or upstream, in bytes: names are metric labels.
 pub(super) const NAME_BYTES_MAX: usize = 64;
+
+/// Event types of one source that are metric labels.
+const TYPES_MAX: usize = 200;
+/// The longest of them, in bytes.
+const TYPE_BYTES_MAX: usize = 128;
 
 /// A source with where it stands and the route its `to` makes.
 pub(super) struct ReadSource {
@@ -59,17 +65,16 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let _only_store = section.choice("mode", "store", &[("store", ())]);
     let dedupe = dedupe(&section, preset);
     let event_type = event_type(&section, preset);
+    let types = types(&section, event_type.is_some());
     let to_place = section.place_of("to").clone();
     let to = section.words("to").map(|words| route::upstream_names(&section, &words));
     let reply = reply(&section, preset);
     let max_body = max_body(&section, server, preset);
+    let guard = door::guard(&section);
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
     let place = section.place.clone();
-    let numbering = preset.and_then(|preset| preset.numbering).and_then(|plan| {
-        let key = section.accept("verify", plan.key.selector())?;
-        Some(Numbering { key, consecutive: plan.consecutive })
-    });
+    let numbering = door::numbering(&section, preset);
     section.finish();
     let source = Source {
         host,
@@ -77,11 +82,13 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         verifier: read.verifier?,
         dedupe,
         event_type,
+        types,
         reply,
         max_body,
         record_safe,
         reply_timeout,
-        challenge: preset.and_then(|preset| preset.challenge),
+        guard,
+        challenge: read.challenge,
         items: preset.and_then(|preset| preset.items).map(|items| items.rule()),
         numbering,
         ..Source::new(name, pattern?)
@@ -234,7 +241,30 @@ fn event_type(section: &Section<'_>, preset: Option<&Preset>) -> Option<KeySelec
     }
 }
 
-fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
+/// The types that are metric labels.
+fn types(section: &Section<'_>, is_known: bool) -> Vec<Box<str>> {
+    let words = section.words("types").unwrap_or_default();
+    if !words.is_empty() && !is_known && !section.has("type") {
+        section.problem("types", "has no effect without type, which says where the type stands");
+    }
+    if words.len() > TYPES_MAX {
+        section.problem("types", format!("names {} types, each a metric of its own; at most {TYPES_MAX}", words.len()));
+    }
+    for (index, (word, _)) in words.iter().enumerate() {
+        if *word == "other" {
+            section.problem("types", "names \"other\", which stands for every type that is not named; remove it");
+        } else if word.len() > TYPE_BYTES_MAX || word.chars().any(char::is_control) {
+            section.problem("types", format!("{word:?} is no type; at most {TYPE_BYTES_MAX} bytes, none of control"));
+        } else if words.iter().take(index).any(|(earlier, _)| earlier == word) {
+            section.problem("types", format!("names \"{word}\" twice"));
+        }
+    }
+    section.print_words("types", words.iter().map(|(word, _)| word));
+    words.into_iter().map(|(word, _)| word.into()).collect()
+}
+
+/// The header that a selector names.
+pub(super) fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
     header_name(section, "header", section.text("header")?).map(KeySelector::Header)
 }
 

@@ -1,5 +1,6 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
+mod door;
 mod errors;
 mod presets;
 mod tls;
@@ -190,6 +191,8 @@ fn the_commented_example_names_every_key() {
         "[source.app]\n",
         verify,
         &format!("{verify}[source.app.verify.timestamp]\n"),
+        "[source.app.client_certificate]\n",
+        "[source.app.sequence]\n",
         "[source.app.dedupe]\n",
         "[source.app.reply]\n",
         "[upstream.billing]\n",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{
+    door,
     reader::{Section, quoted, suggestion},
     source::chain,
     tree::Value,
@@ -10,15 +11,12 @@ use super::{
 };
 use crate::{
     preset::{self, Preset},
-    routing::PathPattern,
+    routing::{ChallengeRule, PathPattern, SECRET_CAPTURE},
     verify::{
         self, Algorithm, Encoding, HmacSettings, PresetSettings, Proof, Secret, SecretRef, SettingsError, TOLERANCE,
         TimestampSettings, TimestampUnit, Verifier,
     },
 };
-
-/// The segment of a path that is secret with the scheme `path`.
-pub(super) const SECRET_CAPTURE: &str = "secret";
 
 const ALGORITHMS: &[(&str, Algorithm)] = &[
     ("sha256", Algorithm::Sha256),
@@ -43,11 +41,13 @@ pub(super) struct ReadVerify {
     /// None if there was a problem.
     pub(super) verifier: Option<Verifier>,
     pub(super) preset: Option<&'static Preset>,
+    /// What the provider asks before it sends events.
+    pub(super) challenge: Option<ChallengeRule>,
 }
 
 /// Reads the table. `source` is the one around it, where problems with the source's own keys are reported.
 pub(super) fn read(section: Section<'_>, source: &Section<'_>, about: &About<'_>) -> ReadVerify {
-    let nothing = ReadVerify { verifier: None, preset: None };
+    let nothing = ReadVerify { verifier: None, preset: None, challenge: None };
     let scheme = match section.value("scheme") {
         None => {
             section.print("scheme", &quoted("none"));
@@ -63,8 +63,12 @@ pub(super) fn read(section: Section<'_>, source: &Section<'_>, about: &About<'_>
     let verifier = match (scheme, preset) {
         ("none", _) => Some(Verifier::none()),
         ("hmac", _) => hmac(&section),
-        ("basic", _) => secrets(&section).and_then(|secrets| made(&section, source, Verifier::basic(secrets))),
-        ("bearer", _) => secrets(&section).and_then(|secrets| made(&section, source, Verifier::bearer(secrets))),
+        ("basic", _) => {
+            secrets(&section, "secrets").and_then(|secrets| made(&section, source, Verifier::basic(secrets)))
+        }
+        ("bearer", _) => {
+            secrets(&section, "secrets").and_then(|secrets| made(&section, source, Verifier::bearer(secrets)))
+        }
         ("token", _) => token(&section, source),
         ("path", _) => path(&section, source, about),
         (_, Some(preset)) => of_preset(&section, source, about, preset),
@@ -82,8 +86,10 @@ pub(super) fn read(section: Section<'_>, source: &Section<'_>, about: &About<'_>
     if scheme != "path" && captured.is_some() {
         source.warn("path", "captures {secret}, which is stored and shown; write verify = { scheme = \"path\", … }");
     }
+    let challenge = preset.and_then(|preset| preset.challenge).and_then(|kind| door::challenge(&section, kind));
+    door::warn_of_mode(&section, scheme);
     section.finish();
-    ReadVerify { verifier, preset }
+    ReadVerify { verifier, preset, challenge }
 }
 
 /// A verifier, or the problem with the key that it is about.
@@ -111,7 +117,7 @@ fn of_preset(
         true => Some(section.choice("algorithm", "", ALGORITHMS)?),
         false => None,
     };
-    let secrets = secrets(section)?;
+    let secrets = secrets(section, "secrets")?;
     for advice in verify::advice(proof, &secrets) {
         section.warn("secrets", advice);
     }
@@ -123,12 +129,12 @@ fn token(section: &Section<'_>, source: &Section<'_>) -> Option<Verifier> {
     if !section.has("header") {
         section.problem("header", "is missing; name the header that carries the secret, such as \"X-Token\"");
     }
-    let (header, secrets) = (section.text("header"), secrets(section));
+    let (header, secrets) = (section.text("header"), secrets(section, "secrets"));
     made(section, source, Verifier::token(header?, secrets?))
 }
 
 fn path(section: &Section<'_>, source: &Section<'_>, about: &About<'_>) -> Option<Verifier> {
-    let secrets = secrets(section);
+    let secrets = secrets(section, "secrets");
     let pattern = about.pattern?;
     let Some(segment) = pattern.segment_of(SECRET_CAPTURE) else {
         let message = "has no {secret}: write it for the segment that is secret, such as \"/hooks/app/{secret}\"";
@@ -152,7 +158,7 @@ fn hmac(section: &Section<'_>) -> Option<Verifier> {
     };
     let template = section.text("template").map(str::to_owned);
     let timestamp = section.optional_section("timestamp").map(timestamp);
-    let secrets = secrets(section)?;
+    let secrets = secrets(section, "secrets")?;
     let timestamp = match timestamp {
         Some(settings) => Some(settings?),
         None => None,
@@ -182,21 +188,22 @@ fn timestamp(section: Section<'_>) -> Option<TimestampSettings> {
     Some(TimestampSettings { header: header?.to_owned(), unit: unit?, tolerance })
 }
 
-fn secrets(section: &Section<'_>) -> Option<Vec<Secret>> {
-    let words = section.words("secrets").unwrap_or_default();
+/// References to secrets, read.
+pub(super) fn secrets(section: &Section<'_>, key: &'static str) -> Option<Vec<Secret>> {
+    let words = section.words(key).unwrap_or_default();
     let (mut secrets, mut shown) = (Vec::new(), Vec::new());
     for (word, place) in &words {
         let base = place.file.parent().unwrap_or(Path::new(""));
-        let Some(reference) = section.accept("secrets", SecretRef::parse(word)) else { continue };
+        let Some(reference) = section.accept(key, SecretRef::parse(word)) else { continue };
         if let Some(file) = reference.file() {
             section.cx.watch(&base.join(file));
         }
         for warning in reference.warnings(base) {
-            section.warn("secrets", warning);
+            section.warn(key, warning);
         }
         shown.push(reference.shown());
-        secrets.extend(section.accept("secrets", reference.resolve(base).map_err(|error| chain(&error))));
+        secrets.extend(section.accept(key, reference.resolve(base).map_err(|error| chain(&error))));
     }
-    section.print_words("secrets", shown);
+    section.print_words(key, shown);
     (secrets.len() == words.len()).then_some(secrets)
 }

@@ -6,18 +6,21 @@
 //! [`IDLE`] end and close their connections.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
-    BreakerView, Env,
-    breaker::Step,
+    BreakerView, Env, Signals,
+    breaker::{Pass, Step},
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
-    gates::{Evidence, Gates},
+    gates::{Admitted, Evidence, Gates},
     request::{self, Draft, LargeBodies, Unsent},
     settle,
 };
@@ -39,14 +42,20 @@ const PROXIED_MAX: usize = 256;
 pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     pub(crate) env: Arc<Env>,
-    metrics: Arc<UpstreamMetrics>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
     bell: Notify,
+    /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
+    retired: Mutex<bool>,
     hall: Mutex<Hall>,
     protocol: Shared,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: tokio::sync::Semaphore,
+    /// Settlements that the log refused and that are offered again.
+    pub(super) unsettled: AtomicUsize,
+    /// Where the lane lives.
+    pub(super) shard: Handle,
 }
 
 /// Where jobs arrive.
@@ -69,7 +78,7 @@ struct Hall {
 /// Where a resting worker finds its next job.
 #[derive(Default)]
 struct Desk {
-    job: Mutex<Option<Job>>,
+    job: Mutex<Option<Admitted>>,
     bell: Notify,
 }
 
@@ -84,10 +93,15 @@ impl Lane {
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
+            retired: Mutex::new(false),
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
             proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+            unsettled: AtomicUsize::new(0),
+            shard: shard.clone(),
         });
+        // Whatever was remembered of a breaker before this lane: this one is closed.
+        lane.env.signals.paused(&lane.name, false);
         shard.spawn(lane.clone().run());
         lane
     }
@@ -112,6 +126,26 @@ impl Lane {
         self.bell.notify_one();
     }
 
+    /// Closes the lane: its upstream is gone from the configuration or the engine drains. What it tells the agenda by
+    /// this is its last word, so that a lane that takes its place at once is not contradicted.
+    pub(crate) fn retire(&self) {
+        let mut retired = lock(&self.retired);
+        if !std::mem::replace(&mut *retired, true) {
+            self.env.signals.window(&self.name, 0);
+            self.env.signals.paused(&self.name, false);
+        }
+        drop(retired);
+        self.ring();
+    }
+
+    /// Tells the agenda something, unless the lane is retired.
+    fn signal(&self, tell: impl FnOnce(&dyn Signals)) {
+        let retired = lock(&self.retired);
+        if !*retired {
+            tell(&*self.env.signals);
+        }
+    }
+
     /// Figures for operators.
     pub(crate) fn view(&self) -> BreakerView {
         let hall = lock(&self.hall);
@@ -128,8 +162,6 @@ impl Lane {
 
     /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
     async fn run(self: Arc<Self>) {
-        // Whatever was remembered of a breaker before this lane: this one is closed.
-        self.env.signals.paused(&self.name, false);
         while let Some(wait) = self.clone().oversee() {
             // Cancel-safe: a permit of the bell is kept for the next turn.
             let _rung = timeout(wait, self.bell.notified()).await;
@@ -139,7 +171,7 @@ impl Lane {
     /// Starts what may start. Gives how long nothing changes by time alone; None at the end of the lane.
     fn oversee(self: Arc<Self>) -> Option<Duration> {
         let table = self.env.live.snapshot();
-        let upstream = table.upstreams.get(&*self.name).filter(|_| !self.env.draining.load(Ordering::Acquire));
+        let upstream = table.upstreams.get(&*self.name).filter(|_| !*lock(&self.retired));
         let now = self.env.clock.steady();
         let mut hall = lock(&self.hall);
         let mut inbox = lock(&self.inbox);
@@ -153,8 +185,6 @@ impl Lane {
             drop(hall);
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.give_back(returned);
-            self.env.signals.window(&self.name, 0);
-            self.env.signals.paused(&self.name, false);
             return None;
         };
         hall.gates.tick(now);
@@ -169,13 +199,13 @@ impl Lane {
         drop(hall);
         self.give_back(returned);
         if let Some(window) = window {
-            self.env.signals.window(&self.name, window);
+            self.signal(|signals| signals.window(&self.name, window));
         }
         Some(deadline.map_or(Duration::from_secs(3600), |at| at.since(now).max(Duration::from_millis(1))))
     }
 
     /// Gives a job to a resting worker or to a new one.
-    fn start(self: &Arc<Self>, hall: &mut Hall, job: Job) {
+    fn start(self: &Arc<Self>, hall: &mut Hall, job: Admitted) {
         self.count(1);
         match hall.resting.pop() {
             Some(desk) => {
@@ -194,15 +224,11 @@ impl Lane {
 
     fn count(&self, by: i64) {
         self.metrics.in_flight.add(by);
-        if by > 0 {
-            self.env.in_flight.fetch_add(1, Ordering::AcqRel);
-        } else if self.env.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.env.quiet.notify_waiters();
-        }
+        if by > 0 { self.env.begin() } else { self.env.end() }
     }
 
     /// A worker: makes attempts as long as there are jobs, rests, ends.
-    async fn work(self: Arc<Self>, first: Job) {
+    async fn work(self: Arc<Self>, first: Admitted) {
         let mut client = Client::default();
         let desk = Arc::<Desk>::default();
         let mut next = Some(first);
@@ -241,7 +267,7 @@ impl Lane {
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
-    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Job> {
+    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Admitted> {
         let wait = async {
             // Cancel-safe: the job stands on the desk until it is taken.
             let _tired = timeout(IDLE, desk.bell.notified()).await;
@@ -253,35 +279,41 @@ impl Lane {
     }
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
-    async fn attempt(self: &Arc<Self>, client: &mut Client, job: Job) -> usize {
-        let env = &self.env;
+    async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
+        let (env, Admitted { job, pass }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
             self.give_back([job]);
             return 0;
         };
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
-            Ok(draft) => self.send(client, &draft, &job, upstream).await,
+            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
-                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
             Err(Unsent::Later(words)) => {
                 tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
                 let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
-                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
         }
         upstream.concurrency
     }
 
-    async fn send(self: &Arc<Self>, client: &mut Client, draft: &Draft<'_>, job: &Job, upstream: &Arc<Upstream>) {
+    async fn send(
+        self: &Arc<Self>,
+        client: &mut Client,
+        draft: &Draft<'_>,
+        (job, pass): (&Job, Pass),
+        upstream: &Arc<Upstream>,
+    ) {
         let env = &self.env;
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             let change = Change::Die(Reason::with("unsendable", words));
-            return settle::append(&*env.log, job, None, change, env.clock.now(), Done::nobody());
+            return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
         let judged = judge(&result, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
@@ -301,22 +333,22 @@ impl Lane {
             excerpt: result.map(|answer| answer.body).unwrap_or_default(),
             sent: draft.sent(),
         };
-        self.settle(job, attempt, &judged, upstream);
+        self.settle((job, pass), attempt, &judged, upstream);
     }
 
     /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, job: &Job, attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
         let env = &self.env;
         let now = env.clock.steady();
         let mut hall = lock(&self.hall);
-        let observed = hall.gates.observe(judged, job.event.id.pos.seq, upstream, now);
+        let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
         let window = hall.gates.new_window(upstream.concurrency);
         self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
         let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
-        settle::append(&*env.log, job, Some(attempt), change, env.clock.now(), observed.done);
+        self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
         }
@@ -332,16 +364,16 @@ impl Lane {
             Step::Opened => {
                 let reason = judged.words.as_deref().unwrap_or_default();
                 tracing::warn!(upstream, failures, reason, "the breaker opened");
-                self.env.signals.paused(upstream, true);
+                self.signal(|signals| signals.paused(upstream, true));
             }
             Step::Closed => {
                 tracing::info!(upstream, "the breaker closed");
-                self.env.signals.paused(upstream, false);
+                self.signal(|signals| signals.paused(upstream, false));
             }
             Step::Same | Step::Grew => {}
         }
         if let Some(window) = window {
-            self.env.signals.window(upstream, window);
+            self.signal(|signals| signals.window(upstream, window));
         }
         self.bell.notify_one();
     }
@@ -352,9 +384,9 @@ impl Lane {
         for Evidence { event, entry } in deliveries {
             // Without its entry the delivery never died; it is still leased, and made again after a restart.
             if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq) };
-                let (log, clock) = (&*self.env.log, &self.env.clock);
-                settle::append_named(log, &named, None, Change::Replay(clock.steady()), clock.now(), Done::nobody());
+                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq), replays: None };
+                let change = Change::Replay(self.env.clock.steady());
+                self.write(settle::attempted(&named, None, change), Done::nobody());
             }
         }
     }
@@ -362,7 +394,7 @@ impl Lane {
 
 /// What a worker does next.
 enum Next {
-    Job(Job),
+    Job(Admitted),
     Rest,
     End,
 }

@@ -18,7 +18,8 @@ mod request;
 mod settle;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod unsettled;
 
 use std::{
     collections::HashMap,
@@ -121,6 +122,20 @@ pub(crate) struct Env {
     quiet: Notify,
 }
 
+impl Env {
+    /// Something begins that a drain waits for: an attempt, or a settlement that the log refused.
+    fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It ended.
+    fn end(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.quiet.notify_waiters();
+        }
+    }
+}
+
 impl Engine {
     /// Starts a lane for each upstream of the live table. Each upstream is pinned to one of the shards: tokio
     /// runtimes of one thread, with I/O and time enabled. Without shards every job is returned.
@@ -175,8 +190,11 @@ impl Engine {
                 }
             }
         }
-        self.0.lanes.store(Arc::new(lanes));
-        before.values().for_each(|lane| lane.ring());
+        let current = Arc::new(lanes);
+        self.0.lanes.store(current.clone());
+        for (name, lane) in &*before {
+            if current.get(name).is_some_and(|now| Arc::ptr_eq(now, lane)) { lane.ring() } else { lane.retire() }
+        }
     }
 
     /// The breakers of all upstreams, by name.

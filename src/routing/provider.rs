@@ -10,35 +10,6 @@ use super::KeySelector;
 /// The most items of one batch; a larger one has neither keys nor types of its items.
 pub const BATCH_ITEMS_MAX: usize = 10_000;
 
-/// What a provider asks of an endpoint before it sends events. Answered at the door, never stored or forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Challenge {
-    /// POST, JSON `type` is `url_verification`, signed: the text of `challenge`.
-    Slack,
-    /// GET `hub.mode=subscribe` with `hub.verify_token`: the text of `hub.challenge`.
-    Meta,
-    /// POST, JSON `event` is `endpoint.url_validation`: the HMAC of `plainToken`.
-    Zoom,
-    /// GET `challenge`: its text.
-    Dropbox,
-    /// POST `validationToken` in the query: its text.
-    MsGraph,
-    /// GET `crc_token`: the HMAC of it.
-    X,
-    /// POST with message type `webhook_callback_verification`, signed: the text of `challenge`.
-    Twitch,
-    /// GET with `X-Okta-Verification-Challenge`: its text as JSON.
-    Okta,
-    /// POST, JSON `type` is 0 or 1, signed: 204, or `{"type":1}`.
-    Discord,
-    /// OPTIONS with `WebHook-Request-Origin`: what is allowed.
-    CloudEvents,
-    /// POST `SubscriptionConfirmation`, signed: confirmed by a request of our own.
-    Sns,
-    /// POST with `X-Goog-Resource-State: sync`: a plain success.
-    GoogleCalendar,
-}
-
 /// How the events of a source are numbered.
 #[derive(Clone, Debug)]
 pub struct Numbering {

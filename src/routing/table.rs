@@ -6,8 +6,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, Challenge, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern, Reply,
-    RetryPolicy,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern,
+    Reply, RetryPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -56,6 +56,8 @@ pub struct Source {
     pub dedupe: Option<DedupeRule>,
     /// Where the event type stands.
     pub event_type: Option<KeySelector>,
+    /// Types that are counted under their own name; any other is `other`.
+    pub types: Vec<Box<str>>,
     /// In place of the default answer.
     pub reply: Option<Reply>,
     /// Bytes.
@@ -64,8 +66,10 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
-    /// What the provider asks before it sends events.
-    pub challenge: Option<Challenge>,
+    /// What must hold besides the verifier; None: nothing.
+    pub guard: Option<Guard>,
+    /// What the provider asks before it sends events; None: nothing is a challenge.
+    pub challenge: Option<ChallengeRule>,
     /// Where the items of a batch stand.
     pub items: Option<ItemRule>,
     /// How its events are numbered.
@@ -84,10 +88,12 @@ impl Source {
             verifier: Verifier::none(),
             dedupe: None,
             event_type: None,
+            types: Vec::new(),
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            guard: None,
             challenge: None,
             items: None,
             numbering: None,
@@ -188,6 +194,8 @@ pub struct Upstream {
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
+    /// Bytes of an answer that is handed back to a sender.
+    pub max_reply: usize,
 }
 
 /// An upstream's address.

@@ -14,6 +14,7 @@ mod mac;
 mod mailgun;
 mod path;
 mod plan;
+mod prove;
 mod public;
 mod recipe;
 mod secret;
@@ -34,6 +35,7 @@ pub use graph::ITEMS_MAX as GRAPH_ITEMS_MAX;
 use http::{HeaderMap, Method};
 pub use mac::Algorithm;
 pub use plan::{Grammar, KeyForm, Part, Plan, Primitive, Proof, SignaturePlan, TimestampPlace, TimestampPlan};
+pub use prove::{hmac_sha256, matching};
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
@@ -54,6 +56,9 @@ pub struct Head<'a> {
     /// As received.
     pub headers: &'a HeaderMap,
 }
+
+/// The scheme of sources whose path holds the secret.
+pub const PATH_SCHEME: &str = "path";
 
 /// Why a request is refused. The words are for diagnostics and `stagepost refused`, never for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,6 +146,11 @@ trait Special: Send + Sync {
     /// Which segment of the path is secret, from 0.
     fn secret_segment(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether a segment of some path is one of its secrets.
+    fn is_path_secret(&self, _segment: &str) -> bool {
+        false
     }
 
     /// Whether samples can be signed; by default only the provider can.
@@ -244,6 +254,12 @@ impl Verifier {
         }
     }
 
+    /// Whether a segment of a path is one of the secrets of the scheme `path`, wherever it stands.
+    #[must_use]
+    pub fn is_path_secret(&self, segment: &str) -> bool {
+        matches!(&self.0, Kind::Special(special) if special.is_path_secret(segment))
+    }
+
     /// The references of the secrets that may have signed, never their values.
     #[must_use]
     pub fn secret_references(&self) -> Vec<&Arc<str>> {
@@ -275,6 +291,11 @@ impl Verifier {
 }
 
 impl Check {
+    /// A check that has been made already: the body does not matter.
+    pub const fn decided(verified: Verified) -> Self {
+        Self(State::Decided(verified))
+    }
+
     /// Takes the next piece of the body, as received.
     pub fn update(&mut self, piece: &[u8]) {
         if let State::Running(running) = &mut self.0 {

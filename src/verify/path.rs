@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::{CannotSign, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified};
+use super::{CannotSign, Head, PATH_SCHEME, Refusal, Sample, Secret, Signed, Special, Started, Verified};
 use crate::clock::Timestamp;
 
 /// A source whose path holds a secret.
@@ -27,7 +27,11 @@ impl PathRecipe {
 
     /// The secret that stands in a path.
     fn key(&self, path: &str) -> Option<&Secret> {
-        let presented = path.strip_prefix('/')?.split('/').nth(self.segment)?;
+        self.secret(path.strip_prefix('/')?.split('/').nth(self.segment)?)
+    }
+
+    /// The secret that a segment is.
+    fn secret(&self, presented: &str) -> Option<&Secret> {
         let presented = Sha256::digest(presented.as_bytes());
         let mut matched = u32::MAX;
         let mut open = Choice::from(1);
@@ -42,7 +46,7 @@ impl PathRecipe {
 
 impl Special for PathRecipe {
     fn scheme(&self) -> &'static str {
-        "path"
+        PATH_SCHEME
     }
 
     fn references(&self) -> Vec<&Arc<str>> {
@@ -51,6 +55,10 @@ impl Special for PathRecipe {
 
     fn secret_segment(&self) -> Option<usize> {
         Some(self.segment)
+    }
+
+    fn is_path_secret(&self, segment: &str) -> bool {
+        self.secret(segment).is_some()
     }
 
     fn can_sign(&self) -> bool {

@@ -14,6 +14,7 @@
 mod harness;
 
 mod admin;
+mod bad_input;
 mod config;
 mod delivery;
 mod disk;
@@ -21,8 +22,13 @@ mod expressions;
 mod front_door;
 mod log;
 mod operator;
+mod permission;
 mod restart;
 mod routing;
+mod sources_answers;
+mod sources_challenges;
+mod sources_door;
+mod sources_path;
 mod systemd;
 mod tls;
 mod verification;

@@ -217,7 +217,6 @@ impl Door {
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        metrics.source("keyed").events.lock().unwrap().insert("paid".into(), Arc::default());
         let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let ingress = Ingress::open(Setup {
@@ -230,6 +229,7 @@ impl Door {
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
             spool_dir: spool.path().join("spool"),
+            sequence_file: spool.path().join("sequences.json"),
         })
         .unwrap();
         let lane = AckLane::new();
@@ -303,7 +303,7 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
     })
 }
 
-fn source(name: &str, path: &str) -> Source {
+pub(super) fn source(name: &str, path: &str) -> Source {
     Source {
         max_body: MAX_BODY as u64,
         reply_timeout: Duration::from_secs(10),
@@ -311,7 +311,8 @@ fn source(name: &str, path: &str) -> Source {
     }
 }
 
-fn sources() -> Vec<Arc<Source>> {
+/// The verifier of the source `signed`.
+pub(super) fn verifier() -> Verifier {
     let hmac = HmacSettings {
         algorithm: Algorithm::Sha256,
         header: "x-signature".to_owned(),
@@ -321,6 +322,10 @@ fn sources() -> Vec<Arc<Source>> {
         timestamp: None,
         secrets: vec![Secret::new("env:SECRET", SECRET.to_vec())],
     };
+    Verifier::hmac(hmac).unwrap()
+}
+
+fn sources() -> Vec<Arc<Source>> {
     let expr = |text| KeySelector::Expr(Expr::compile(text).unwrap());
     let own = Reply {
         status: StatusCode::from_u16(299).unwrap(),
@@ -332,11 +337,7 @@ fn sources() -> Vec<Arc<Source>> {
         Arc::new(source("tree", "/tree/*")),
         Arc::new(Source { record_safe: false, ..source("unrecorded", "/unrecorded") }),
         Arc::new(Source { reply: Some(own), ..source("replies", "/replies") }),
-        Arc::new(Source {
-            methods: Some(vec![Method::POST]),
-            verifier: Verifier::hmac(hmac).unwrap(),
-            ..source("signed", "/signed")
-        }),
+        Arc::new(Source { methods: Some(vec![Method::POST]), verifier: verifier(), ..source("signed", "/signed") }),
         Arc::new(Source {
             dedupe: Some(DedupeRule {
                 key: expr(".id"),
@@ -344,6 +345,7 @@ fn sources() -> Vec<Arc<Source>> {
                 on_duplicate: OnDuplicate::Revive,
             }),
             event_type: Some(expr(".type")),
+            types: vec!["paid".into()],
             ..source("keyed", "/keyed")
         }),
     ]
