@@ -3,6 +3,7 @@
 mod door;
 mod errors;
 mod outside;
+mod presets;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};

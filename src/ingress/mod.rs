@@ -77,6 +77,8 @@ pub struct Setup {
     pub duplicates: Arc<dyn DuplicateSink>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
+    /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
+    pub sequence_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -124,7 +126,7 @@ impl Ingress {
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
-            sequences: Sequences::default(),
+            sequences: Sequences::open(setup.sequence_file),
         }))
     }
 

@@ -183,10 +183,17 @@ impl std::fmt::Display for KeyPlan {
             Self::Joined(parts) => list(f, parts, " and "),
             Self::FirstOf(parts) => list(f, parts, ", else "),
             Self::Dotted(parts) => list(f, &parts[..], ", with "),
-            Self::Items(plan) => write!(f, "{} of each of {}", plan.key.join(" and "), plan.array),
+            Self::Items(plan) => write!(f, "{} of each item of {plan}", plan.key.join(" and ")),
+            Self::ItemTypes(plan) => write!(f, "{} of the items of {plan}", plan.kind.unwrap_or_default()),
             Self::Notifications => f.write_str("Id of each Notification"),
-            Self::ItemTypes(plan) => write!(f, "{} of {}", plan.kind.unwrap_or_default(), plan.array),
         }
+    }
+}
+
+impl std::fmt::Display for ItemPlan {
+    /// The way to the items, for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.array == "[]" { "the list" } else { self.array })
     }
 }
 

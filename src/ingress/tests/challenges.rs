@@ -349,7 +349,7 @@ async fn a_secret_segment_is_compared_and_kept_nowhere() {
     let odd = [
         (post(&format!("/t/acme/{RIGHT}"), "x"), 404),
         (post(&format!("/t/acme/{RIGHT}/a/../b"), "x"), 400),
-        (post(&format!("/t/acme/wrong/a/../b"), "x"), 404),
+        (post("/t/acme/wrong/a/../b", "x"), 404),
         (Request::put(format!("/t/acme/{RIGHT}/in")).body(Full::default()).unwrap(), 400),
         (Request::put(format!("/t/acme/{RIGHT}/in")).header("host", "h").body(Full::default()).unwrap(), 405),
     ];

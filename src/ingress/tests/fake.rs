@@ -245,6 +245,7 @@ impl Door {
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
             spool_dir: spool.path().join("spool"),
+            sequence_file: spool.path().join("sequences.json"),
         })
         .unwrap();
         let lane = AckLane::new();

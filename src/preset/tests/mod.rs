@@ -40,3 +40,29 @@ fn a_window_by_the_body_is_short_and_any_other_outlasts_the_retries() {
         }
     }
 }
+
+/// One row of the table in docs/configuration.md.
+fn documented(preset: &Preset) -> String {
+    let shown = |plan: &Option<KeyPlan>| plan.as_ref().map_or_else(|| "–".to_owned(), |plan| format!("`{plan}`"));
+    let answer = match preset.answer {
+        Answer::Id => "202, id".to_owned(),
+        Answer::Fixed { status, body: "", .. } => status.to_string(),
+        Answer::Fixed { status, content_type, .. } => format!("{status}, {content_type}"),
+    };
+    let url = if preset.proof.needs_public_url() { "needed" } else { "–" };
+    let window = match preset.window.as_secs() {
+        _ if preset.dedupe.is_none() => "–".to_owned(),
+        seconds if seconds.is_multiple_of(DAY) => format!("{} d", seconds / DAY),
+        seconds => format!("{} h", seconds / HOUR),
+    };
+    let (name, title) = (preset.name, preset.title);
+    let (dedupe, kind) = (shown(&preset.dedupe), shown(&preset.event_type));
+    format!("| `{name}` | {title} | {dedupe} | {window} | {kind} | {answer} | {url} |")
+}
+
+#[test]
+fn the_reference_has_every_preset_with_what_it_brings() {
+    let reference = include_str!("../../../docs/configuration.md");
+    let missing: Vec<String> = all().map(documented).filter(|row| !reference.contains(row.as_str())).collect();
+    assert!(missing.is_empty(), "not in docs/configuration.md:\n{}", missing.join("\n"));
+}
