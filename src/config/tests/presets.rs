@@ -189,8 +189,6 @@ fn a_source_without_any_check_is_warned_about_wherever_it_listens() {
     };
     assert!(warned("") && warned("verify = { scheme = 'cloudevents' }\n"));
     assert!(!warned("verify = { scheme = 'cloudevents', secrets = ['literal:t'] }\n"));
-    assert_eq!(
-        taken(&source("cloudevents", "")).challenge.as_ref().map(|rule| rule.kind),
-        Some(Challenge::CloudEvents)
-    );
+    let challenge = taken(&source("cloudevents", "")).challenge.as_ref().map(|rule| rule.kind);
+    assert_eq!(challenge, Some(Challenge::CloudEvents));
 }
