@@ -179,7 +179,8 @@ impl<'a, A> Image<'a, A> {
             image.draw(path, later, random);
         }
         for (path, durable) in &cut.durable {
-            if !cut.later.contains_key(path) && cut.may_be_back(path) && random.next_u64().is_multiple_of(2) {
+            let settled = cut.later.contains_key(path) || image.files.contains_key(path);
+            if !settled && cut.may_be_back(path) && random.next_u64().is_multiple_of(2) {
                 image.put(path, durable.clone(), Fate::Back);
             }
         }
@@ -194,6 +195,9 @@ impl<'a, A> Image<'a, A> {
                 unrenamed.push(".tmp");
                 self.files.insert(unrenamed.clone().into(), later.to_vec());
                 self.fates.insert(path, Fate::Unrenamed(unrenamed.into()));
+                for source in self.cut.sources(path).unwrap_or_default() {
+                    self.put(source, self.cut.durable[source].clone(), Fate::Back);
+                }
             } else {
                 self.put(path, later.to_vec(), Fate::Later);
             }
@@ -272,7 +276,7 @@ impl<A> Cut<A> {
 
     fn rename_may_be_lost(&self, path: &Path) -> bool {
         if has_ending(path, "run") {
-            return self.run_may_be_lost(path);
+            return self.sources(path).is_some();
         }
         // Nothing of its directory is shortened or deleted.
         let directory = path.with_extension("");
@@ -281,16 +285,21 @@ impl<A> Cut<A> {
             && durable.all(|(path, bytes)| self.later.get(path).is_some_and(|later| later.len() >= bytes.len()))
     }
 
-    /// Only if it is a merged one and everything it was merged from is still there: a run that was merely published
-    /// is as good as lost when its keys are read from the log again, which is no matter of the disk.
-    fn run_may_be_lost(&self, path: &Path) -> bool {
-        let Some((oldest, newest)) = publications(path) else { return false };
-        let others = self.later.keys().filter(|other| *other != path && has_ending(other, "run"));
-        let within = others.filter_map(|other| publications(other)).filter(|(from, to)| oldest <= *from && *to <= newest);
-        let mut within: Vec<_> = within.collect();
-        within.sort_unstable();
-        let covered = within.iter().fold(oldest, |next, (from, to)| if *from <= next { next.max(to + 1) } else { next });
-        covered > newest
+    /// The runs that a merged one was made of, all of them: where these are still there, it need not be. (They are
+    /// gone by the time of most cuts; a sealer that was a little slower would have left them.) A run that was merely
+    /// published is as good as lost while its keys are in the log as well.
+    fn sources(&self, merged: &Path) -> Option<Vec<&Path>> {
+        let (mut next, newest) = publications(merged)?;
+        let mut sources = Vec::new();
+        while next <= newest {
+            let runs = self.durable.keys().filter_map(|path| Some((path, publications(path)?)));
+            let (path, (_, to)) = runs
+                .filter(|(path, (from, to))| *path != merged && *from == next && *to <= newest)
+                .max_by_key(|(_, (_, to))| *to)?;
+            sources.push(path.as_path());
+            next = to + 1;
+        }
+        Some(sources)
     }
 
     /// Whether a file's deletion may not have reached the disk.

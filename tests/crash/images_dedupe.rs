@@ -30,7 +30,7 @@ type First = (DedupeKey, EventId);
 fn open(directory: &Path, barrier: Barrier) -> Result<SledLog, String> {
     let (clock, _) = Clock::manual(NOW);
     let settings =
-        Settings { directory: directory.into(), segment_bytes: 8_000, max_size: 1 << 40, reserve: 0, barrier };
+        Settings { directory: directory.into(), segment_bytes: 500, max_size: 1 << 40, reserve: 0, barrier };
     SledLog::open(settings, Arc::new(Metrics::default()), clock).map_err(|error| format!("can't be opened: {error}"))
 }
 
