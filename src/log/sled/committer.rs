@@ -46,6 +46,8 @@ pub(super) struct Committer {
     frames: Vec<u8>,
     /// The turn's small appends.
     small: Vec<Append>,
+    /// A segment was finished while older keys were still being written.
+    freeze_due: bool,
     /// The large body whose parts are being committed.
     large: Option<Large>,
     /// While small appends wait, no further part before this time (of the clock's own scale).
@@ -88,6 +90,7 @@ impl Committer {
             raw: Vec::new(),
             frames: Vec::new(),
             small: Vec::new(),
+            freeze_due: false,
             large: None,
             large_after: Duration::ZERO,
         }
@@ -342,7 +345,7 @@ impl Committer {
         for (frozen, version) in published {
             self.table.published(&frozen, version);
         }
-        if self.table.full() {
+        if self.table.full() || (self.freeze_due && !self.table.is_frozen()) {
             self.freeze_table();
         }
     }
@@ -350,6 +353,8 @@ impl Committer {
     /// Hands the committed keys to the sealer, so that the next start need not read the log before this point.
     fn freeze_table(&mut self) {
         self.table.passed(self.next_seq);
+        // One generation at a time: the next one follows as soon as this one is published.
+        self.freeze_due = self.table.is_frozen();
         if let Some(frozen) = self.table.take_frozen() {
             self.shared.hand_over(Work::Publish(frozen));
         }

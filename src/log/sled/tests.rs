@@ -456,3 +456,37 @@ fn what_was_read_before_a_segment_was_sealed_is_found_after_it() {
         assert_eq!(log.scan_back(id.pos.seq + 1).unwrap().last().map(|entry| entry.pos), Some(id.pos));
     }
 }
+
+/// A dedupe key with a window of `days`, and the event that has it.
+fn keyed(log: &dyn Log, key: &str, days: u64) -> crate::log::Acked {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let dedupe = crate::log::DedupeKey {
+        fingerprint: log.fingerprint("app", key.as_bytes()),
+        expires_at: now.after(std::time::Duration::from_secs(days * 86_400)),
+        body: 0,
+        runs_version: 0,
+    };
+    append(log, crate::log::contract::event_with(&dedupe), &[], Some(dedupe))
+}
+
+#[test]
+fn a_segment_does_not_expire_before_its_dedupe_keys_are_written_elsewhere() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let runs = scratch.directory.path().join("dedupe");
+    // The keys can't be written.
+    fs::remove_dir(&runs).unwrap();
+    fs::write(&runs, "in the way").unwrap();
+    let first = id(keyed(&*log, "key", 30));
+    for round in 1..=2 {
+        id(append(&*log, text(round), &[], None));
+        log.roll();
+        wait_until_sealed(&log, round as usize);
+    }
+    log.expire(u64::MAX);
+    log.close();
+    drop(log);
+    fs::remove_file(&runs).unwrap();
+    let log = scratch.open();
+    assert_eq!(keyed(&*log, "key", 30), Ok(crate::log::Appended::Duplicate { first, body_differs: false }));
+}
