@@ -63,9 +63,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let place = section.place.clone();
     section.finish();
     let source = Source {
-        name: name.into(),
         host,
-        pattern: pattern?,
         methods,
         verifier: verifier?,
         dedupe: dedupe.and_then(|rule| rule),
@@ -74,6 +72,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         max_body,
         record_safe,
         reply_timeout,
+        ..Source::new(name, pattern?)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));
     Some(ReadSource { source, place, to_place, route })

@@ -65,6 +65,26 @@ pub struct Source {
     pub reply_timeout: Duration,
 }
 
+impl Source {
+    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated, 10 MiB.
+    #[must_use]
+    pub fn new(name: &str, pattern: PathPattern) -> Self {
+        Self {
+            name: name.into(),
+            host: None,
+            pattern,
+            methods: None,
+            verifier: Verifier::none(),
+            dedupe: None,
+            event_type: None,
+            reply: None,
+            max_body: 10 << 20,
+            record_safe: true,
+            reply_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Where a key or type stands.
 #[derive(Clone, Debug)]
 pub enum KeySelector {

@@ -229,6 +229,7 @@ pub(crate) fn event(seq: Seq) -> Event {
         verification: Verification { scheme: "none".into(), secret: None },
         config_generation: 1,
         dedupe: None,
+        extras: None,
         body: Body::Inline(Bytes::from_static(b"{\"a\":1}")),
     }
 }

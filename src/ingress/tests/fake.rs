@@ -305,17 +305,9 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
 
 fn source(name: &str, path: &str) -> Source {
     Source {
-        name: name.into(),
-        host: None,
-        pattern: PathPattern::parse(path).unwrap(),
-        methods: None,
-        verifier: Verifier::none(),
-        dedupe: None,
-        event_type: None,
-        reply: None,
         max_body: MAX_BODY as u64,
-        record_safe: true,
         reply_timeout: Duration::from_secs(10),
+        ..Source::new(name, PathPattern::parse(path).unwrap())
     }
 }
 
