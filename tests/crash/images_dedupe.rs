@@ -29,8 +29,7 @@ type First = (DedupeKey, EventId);
 
 fn open(directory: &Path, barrier: Barrier) -> Result<SledLog, String> {
     let (clock, _) = Clock::manual(NOW);
-    let settings =
-        Settings { directory: directory.into(), segment_bytes: 500, max_size: 1 << 40, reserve: 0, barrier };
+    let settings = Settings { directory: directory.into(), segment_bytes: 500, max_size: 1 << 40, reserve: 0, barrier };
     SledLog::open(settings, Arc::new(Metrics::default()), clock).map_err(|error| format!("can't be opened: {error}"))
 }
 
@@ -54,6 +53,7 @@ fn accept(log: &SledLog, mut key: DedupeKey, now: Timestamp) -> Appended {
         verification_scheme: "none",
         verification_secret: None,
         config_generation: 1,
+        extras: None,
         dedupe: Some((key.fingerprint, key.expires_at, key.body)),
         body: Some(&[Bytes::from_static(b"{}")]),
         body_length: 2,

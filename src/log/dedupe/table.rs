@@ -167,6 +167,12 @@ impl Table {
         self.frozen.is_some()
     }
 
+    /// Whether something is committed that was not frozen yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.end != self.covered
+    }
+
     /// Freezes the committed keys for a run; they stay readable here until [`Self::published`]. None if nothing was
     /// committed since the last time, if a generation is frozen already, or in the middle of a batch. It need not
     /// be [`Self::full`]: freezing before a shutdown saves the next start reading the log.

@@ -457,16 +457,36 @@ fn what_was_read_before_a_segment_was_sealed_is_found_after_it() {
     }
 }
 
-/// A dedupe key with a window of `days`, and the event that has it.
-fn keyed(log: &dyn Log, key: &str, days: u64) -> crate::log::Acked {
+/// Accepts an event with a dedupe key whose window is 30 days.
+fn keyed(log: &dyn Log, key: &str) -> crate::log::Acked {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let dedupe = crate::log::DedupeKey {
         fingerprint: log.fingerprint("app", key.as_bytes()),
-        expires_at: now.after(std::time::Duration::from_secs(days * 86_400)),
+        expires_at: now.after(std::time::Duration::from_secs(30 * 86_400)),
         body: 0,
         runs_version: 0,
     };
-    append(log, crate::log::contract::event_with(&dedupe), &[], Some(dedupe))
+    let accepting = crate::log::entry::Accepting {
+        received_at: now,
+        source: "app",
+        event_type: None,
+        method: &http::Method::POST,
+        scheme: crate::event::Scheme::Http,
+        path: "/",
+        query: None,
+        headers: &http::HeaderMap::new(),
+        client: "127.0.0.1",
+        proxy: None,
+        captures: &[],
+        verification_scheme: "none",
+        verification_secret: None,
+        config_generation: 1,
+        extras: None,
+        dedupe: Some((dedupe.fingerprint, dedupe.expires_at, dedupe.body)),
+        body: Some(&[bytes::Bytes::from_static(b"{}")]),
+        body_length: 2,
+    };
+    append(log, accepting.encode(), &[], Some(dedupe))
 }
 
 #[test]
@@ -477,7 +497,7 @@ fn a_segment_does_not_expire_before_its_dedupe_keys_are_written_elsewhere() {
     // The keys can't be written.
     fs::remove_dir(&runs).unwrap();
     fs::write(&runs, "in the way").unwrap();
-    let first = id(keyed(&*log, "key", 30));
+    let first = id(keyed(&*log, "key"));
     for round in 1..=2 {
         id(append(&*log, text(round), &[], None));
         log.roll();
@@ -488,5 +508,95 @@ fn a_segment_does_not_expire_before_its_dedupe_keys_are_written_elsewhere() {
     drop(log);
     fs::remove_file(&runs).unwrap();
     let log = scratch.open();
-    assert_eq!(keyed(&*log, "key", 30), Ok(crate::log::Appended::Duplicate { first, body_differs: false }));
+    assert_eq!(keyed(&*log, "key"), Ok(crate::log::Appended::Duplicate { first, body_differs: false }));
+}
+
+#[test]
+fn a_disk_without_any_room_refuses_until_there_is_some_and_never_poisons() {
+    let mut scratch = Scratch::default();
+    let full = Arc::new(AtomicBool::new(false));
+    let fail = full.clone();
+    scratch.settings.barrier = Arc::new(move |file| match fail.load(Ordering::SeqCst) {
+        true => Err(std::io::Error::from_raw_os_error(28)),
+        false => file.sync_data(),
+    });
+    let log = scratch.open();
+    let mut stored = Vec::new();
+    for round in 0..3 {
+        for number in 0..20 {
+            stored.push(text(round * 100 + number));
+            id(append(&*log, text(round * 100 + number), &[], None));
+            log.set_full(false);
+        }
+        full.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert_eq!(append(&*log, "no room", &[], None), Err(AppendError::Full));
+            log.set_full(false);
+        }
+        assert!(!log.is_poisoned());
+        full.store(false, Ordering::SeqCst);
+    }
+    stored.push(b"room".to_vec());
+    id(append(&*log, "room", &[], None));
+    wait_until_sealed(&log, 3);
+    assert_eq!(payloads(&*log), stored);
+    log.close();
+    drop(log);
+    assert_eq!(payloads(&*scratch.open()), stored);
+}
+
+#[test]
+fn what_is_being_repaired_after_a_full_disk_is_unreadable_for_a_while_and_not_missing() {
+    let mut scratch = Scratch::default();
+    let full = Arc::new(AtomicBool::new(false));
+    let fail = full.clone();
+    scratch.settings.barrier = Arc::new(move |file| {
+        let committer = std::thread::current().name() == Some("committer");
+        match committer && fail.swap(false, Ordering::SeqCst) {
+            true => Err(std::io::Error::from_raw_os_error(28)),
+            false => file.sync_data(),
+        }
+    });
+    let log = scratch.open();
+    id(append(&*log, text(0), &[], None));
+    log.roll();
+    wait_until_sealed(&log, 1);
+    let ids: Vec<_> = (1..5).map(|number| id(append(&*log, text(number), &[], None))).collect();
+    // A reader that takes its time.
+    let reading = log.shared.segments.load_full();
+    full.store(true, Ordering::SeqCst);
+    id(append(&*log, text(5), &[], None));
+    while log.shared.segments.load().repairing.is_empty() {
+        std::thread::yield_now();
+    }
+    let read = log.read(ids[2].pos.seq);
+    assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?} {:?}", log.shared.segments.load().repairing);
+    assert!(matches!(log.scan(ids[0].pos.seq, 1), Err(ReadError::Io { .. })));
+    assert!(matches!(log.scan_back(ids[3].pos.seq), Err(ReadError::Io { .. })));
+    assert_eq!(log.scan(0, 1).unwrap().len(), 1, "what is not being repaired is read");
+    assert_eq!(log.scan_back(log.end()).unwrap().len(), 1, "what is not being repaired is read");
+    drop(reading);
+    wait_until_sealed(&log, 2);
+    assert_eq!(payloads(&*log), (0..6).map(text).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_directory_of_a_sealed_segment_is_gone_after_a_while_or_with_the_next_start() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    id(append(&*log, text(1), &[], None));
+    log.roll();
+    wait_until_sealed(&log, 1);
+    while !scratch.log_files("00000001").is_empty() || !scratch.log_files(".gone").is_empty() {
+        std::thread::yield_now();
+    }
+    log.close();
+    drop(log);
+    // What a start finds under this name is never looked at.
+    let leftover = scratch.directory.path().join("log/00000007.gone");
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("db"), "half of it").unwrap();
+    let log = scratch.open();
+    assert_eq!(payloads(&*log), [text(1)]);
+    assert!(!leftover.exists());
 }
