@@ -286,6 +286,14 @@ impl SledLog {
         sealed.chain(open).collect()
     }
 
+    /// How many events stand in a sealed segment, settled or not. Reads from the disk; 0 if that is not known.
+    #[must_use]
+    pub fn events_in(&self, number: u64) -> u64 {
+        let segments = self.shared.segments.load();
+        let sealed = segments.sealed.iter().find(|sealed| sealed.number == number);
+        sealed.and_then(|sealed| sealed.event_ids(self.shared.partition)).map_or(0, |ids| ids.len() as u64)
+    }
+
     /// The data directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
