@@ -10,7 +10,7 @@ use stagepost::{
     clock::{Clock, Timestamp},
     jitter::Jitter,
     log::{
-        Append, Appended, Class, Done, Kind, Log, NewEntry, ReadError,
+        Append, Appended, Class, Done, Kind, Log, NewEntry, QueueLimits, ReadError,
         sled::{Barrier, Settings, SledLog, append_and_wait},
     },
     telemetry::Metrics,
@@ -23,8 +23,14 @@ type Stored = (u64, Bytes);
 
 fn open(directory: &Path, barrier: Barrier) -> Result<SledLog, String> {
     let (clock, _) = Clock::manual(Timestamp::from_millis(1_700_000_000_000));
-    let settings =
-        Settings { directory: directory.into(), segment_bytes: 200_000, max_size: 1 << 40, reserve: 0, barrier };
+    let settings = Settings {
+        directory: directory.into(),
+        segment_bytes: 200_000,
+        max_size: 1 << 40,
+        reserve: 0,
+        queue: QueueLimits::standard(),
+        barrier,
+    };
     SledLog::open(settings, Arc::new(Metrics::default()), clock).map_err(|error| format!("can't be opened: {error}"))
 }
 

@@ -13,7 +13,7 @@ use stagepost::{
     event::{EventId, Scheme},
     jitter::Jitter,
     log::{
-        Append, Appended, Class, DedupeKey, Done, Kind, Log, NewEntry,
+        Append, Appended, Class, DedupeKey, Done, Kind, Log, NewEntry, QueueLimits,
         entry::Accepting,
         sled::{Barrier, Settings, SledLog, append_and_wait},
     },
@@ -29,7 +29,14 @@ type First = (DedupeKey, EventId);
 
 fn open(directory: &Path, barrier: Barrier) -> Result<SledLog, String> {
     let (clock, _) = Clock::manual(NOW);
-    let settings = Settings { directory: directory.into(), segment_bytes: 500, max_size: 1 << 40, reserve: 0, barrier };
+    let settings = Settings {
+        directory: directory.into(),
+        segment_bytes: 500,
+        max_size: 1 << 40,
+        reserve: 0,
+        queue: QueueLimits::standard(),
+        barrier,
+    };
     SledLog::open(settings, Arc::new(Metrics::default()), clock).map_err(|error| format!("can't be opened: {error}"))
 }
 
