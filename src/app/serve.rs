@@ -116,7 +116,7 @@ impl App {
         let (limits, generation, hash) = (table.limits.clone(), table.generation, table.hash.clone());
         let live = Live::new(table);
         let shards = Shards::start(Shards::default_count())?;
-        let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
+        let delivery_shards = Shards::start_attentive(Shards::default_count().div_ceil(2))?;
         let node: Arc<str> = node_name().into();
 
         let to_engine = Arc::new(ToEngine::default());
