@@ -146,6 +146,7 @@ impl Fake {
             verification_secret: Some("env:STRIPE_SECRET"),
             config_generation: 1,
             dedupe: None,
+            extras: None,
             body: Some(&[Bytes::copy_from_slice(body)]),
             body_length: body.len() as u64,
         }

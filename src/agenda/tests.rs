@@ -1,5 +1,7 @@
 //! Owns the tests of the agenda: the core driven inline over a log in memory, and the thread once.
 
+mod outage;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, mpsc},
@@ -22,7 +24,6 @@ use crate::{
         RetryPolicy, Route, Source, Table, TableParts, Target as Address, Upstream,
     },
     state::{State, testing::*},
-    verify::Verifier,
 };
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
@@ -47,21 +48,12 @@ fn route(name: &str, source: &str, to: &[&str]) -> Route {
 fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
     let sources = ["s", "t", "discarded", "nobody"].map(|name| {
         Arc::new(Source {
-            name: name.into(),
-            host: None,
-            pattern: PathPattern::parse(&format!("/{name}")).unwrap(),
-            methods: None,
-            verifier: Verifier::none(),
             dedupe: Some(DedupeRule {
                 key: KeySelector::Header(http::HeaderName::from_static("x-id")),
                 window: Duration::from_secs(60),
                 on_duplicate: OnDuplicate::Revive,
             }),
-            event_type: None,
-            reply: None,
-            max_body: 1 << 20,
-            record_safe: true,
-            reply_timeout: Duration::from_secs(10),
+            ..Source::new(name, PathPattern::parse(&format!("/{name}")).unwrap())
         })
     });
     let upstream = |name: &&str| Upstream {
@@ -78,6 +70,7 @@ fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     };
     Arc::new(Table::new(TableParts {
         generation: 1,

@@ -9,4 +9,4 @@ mod record;
 
 pub use delivery::{Change, DeliveryState, EventState, Impossible, Outcome, Reason, Status, event_state};
 pub use id::{EventId, IdError, Pos, Seq};
-pub use record::{Attempt, Body, Event, Job, Proxy, Scheme, Sent, Verification};
+pub use record::{Attempt, Body, Event, Extras, Job, Proxy, Scheme, Sent, Verification};

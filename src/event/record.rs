@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use serde::{Deserialize, Serialize};
 
 use super::{EventId, Outcome, Seq};
 use crate::clock::Timestamp;
@@ -33,6 +34,42 @@ pub struct Proxy {
     pub address: Box<str>,
     /// How it reached us.
     pub scheme: Scheme,
+}
+
+/// What only some events have. Stored as JSON, and not at all if there is none of it; a field that an older version
+/// did not know is left out by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Extras {
+    /// The event that this one is an item of, or an answer to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Box<str>>,
+    /// Which item of its parent's batch, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Whose event it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Box<str>>,
+    /// What the schema version header said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<Box<str>>,
+    /// The first violation of the source's schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub violation: Option<Box<str>>,
+    /// What was noticed about it at the door, in words (`over_budget`, …).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Box<str>>,
+    /// How many relays it came through before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hops: Option<u32>,
+}
+
+impl Extras {
+    /// Whether there is nothing to store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One accepted request, as stored. Immutable.
@@ -69,6 +106,8 @@ pub struct Event {
     /// If the source deduplicates: the keyed fingerprint of source and key, how long it counts, and the keyed
     /// fingerprint of the body.
     pub dedupe: Option<(u128, Timestamp, u64)>,
+    /// What only some events have.
+    pub extras: Option<Box<Extras>>,
     /// Where the body is.
     pub body: Body,
 }

@@ -87,7 +87,13 @@ impl Gate {
             declared,
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
-        let verified = check.finish().map_err(Refusal::Unverified)?;
+        let (verified, received) = if check.needs_body() {
+            let mut received = received.into_memory().await?;
+            (check.finish(&received.whole()?), received)
+        } else {
+            (check.finish(&[]), received)
+        };
+        let verified = verified.map_err(Refusal::Unverified)?;
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
@@ -155,6 +161,7 @@ impl Gate {
             verification_secret: admitted.verified.secret.as_deref(),
             config_generation: admitted.generation,
             dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at, key.body)),
+            extras: None,
             body: inline,
             body_length: admitted.body.length,
         }
@@ -211,6 +218,7 @@ impl Gate {
             },
             config_generation: admitted.generation,
             dedupe: None,
+            extras: None,
             body: Body::Inline(body),
         };
         let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone() };

@@ -14,7 +14,9 @@ pub(crate) use self::codec::{Reader, Writer};
 use super::DedupeKey;
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Body, Change, Event, EventId, Outcome, Pos, Proxy, Reason, Scheme, Sent, Seq, Verification},
+    event::{
+        Attempt, Body, Change, Event, EventId, Extras, Outcome, Pos, Proxy, Reason, Scheme, Sent, Seq, Verification,
+    },
 };
 
 /// The format version written today.
@@ -254,6 +256,8 @@ pub struct Accepting<'a> {
     pub config_generation: u64,
     #[expect(missing_docs, reason = "as in Event")]
     pub dedupe: Option<(u128, Timestamp, u64)>,
+    #[expect(missing_docs, reason = "as in Event")]
+    pub extras: Option<&'a Extras>,
     /// The pieces of the body, or None when it is appended as parts.
     pub body: Option<&'a [Bytes]>,
     /// The whole body's length in bytes.
@@ -271,7 +275,8 @@ impl Accepting<'_> {
         out.text(self.source);
         out.text(self.event_type.unwrap_or(""));
         out.text(self.method.as_str());
-        out.number(scheme_bits(self.scheme, self.proxy));
+        let extras = self.extras.filter(|extras| !extras.is_empty());
+        out.number(scheme_bits(self.scheme, self.proxy) | if extras.is_some() { EXTRAS } else { 0 });
         out.text(self.path);
         out.option(self.query, |out, query| out.text(query));
         out.number(self.headers.len() as u64);
@@ -296,6 +301,10 @@ impl Accepting<'_> {
             out.number(expires.as_millis());
             out.0.extend_from_slice(&body.to_be_bytes());
         });
+        if let Some(extras) = extras {
+            // Texts and numbers under fixed names always make JSON.
+            out.bytes(&serde_json::to_vec(extras).unwrap_or_default());
+        }
         out.number(self.body_length);
         out.number(u64::from(self.body.is_some()));
         for piece in self.body.unwrap_or_default() {
@@ -309,8 +318,10 @@ impl Accepting<'_> {
 const HTTPS: u64 = 1;
 /// … whether the address of a trusted proxy follows that of the client …
 const BY_PROXY: u64 = 2;
-/// … and how the proxy reached us.
+/// … how the proxy reached us …
 const PROXY_HTTPS: u64 = 4;
+/// … and whether extras follow the dedupe key.
+const EXTRAS: u64 = 8;
 
 fn scheme_bits(scheme: Scheme, proxy: Option<&Proxy>) -> u64 {
     let https = |scheme: Scheme, bit: u64| if scheme == Scheme::Https { bit } else { 0 };
@@ -360,6 +371,10 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
         let fingerprint = u128::from_be_bytes(from.take(16)?.as_ref().try_into().ok()?);
         Some((fingerprint, from.time()?, u64::from_be_bytes(from.take(8)?.as_ref().try_into().ok()?)))
     })?;
+    let extras = match bits & EXTRAS {
+        0 => None,
+        _ => Some(serde_json::from_slice(&from.slice()?).ok()?),
+    };
     let length = from.number()?;
     let body = match from.number()? {
         0 => Body::Parts { seqs: refs.to_vec(), length },
@@ -381,6 +396,7 @@ fn decode_accepted(id: EventId, payload: &Bytes, refs: &[Seq]) -> Option<Event> 
         verification,
         config_generation,
         dedupe,
+        extras,
         body,
     })
 }
@@ -660,6 +676,7 @@ mod tests {
             (Scheme::Http, Some(&through)),
             (Scheme::Https, Some(&Proxy { scheme: Scheme::Http, ..through.clone() })),
         ] {
+            let extras = proxy.map(|_| Extras { tenant: Some("acme".into()), item: Some(3), ..Extras::default() });
             let accepting = Accepting {
                 received_at: Timestamp::from_millis(7),
                 source: "app",
@@ -676,6 +693,7 @@ mod tests {
                 verification_secret: Some("env:S"),
                 config_generation: 1,
                 dedupe: Some((5, Timestamp::from_millis(9), 6)),
+                extras: extras.as_ref(),
                 body: Some(&[Bytes::from_static(b"body")]),
                 body_length: 4,
             };
@@ -683,6 +701,7 @@ mod tests {
             let id = EventId { time: Timestamp::ZERO, pos: Pos { partition: 0, seq: 1 } };
             let event = decode_accepted(id, &payload, &[]).unwrap();
             assert_eq!((event.scheme, event.proxy.as_ref()), (scheme, proxy));
+            assert_eq!(event.extras.as_deref(), extras.as_ref());
             assert_eq!((&*event.client, event.captures.len()), ("203.0.113.9", 1));
             assert_eq!(dedupe_of(&payload).map(|key| (key.fingerprint, key.body)), Some((5, 6)));
         }

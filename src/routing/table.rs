@@ -55,6 +55,8 @@ pub struct Source {
     pub dedupe: Option<DedupeRule>,
     /// Where the event type stands.
     pub event_type: Option<KeySelector>,
+    /// Types that are counted under their own name; any other is `other`.
+    pub types: Vec<Box<str>>,
     /// In place of the default answer.
     pub reply: Option<Reply>,
     /// Bytes.
@@ -63,6 +65,27 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+}
+
+impl Source {
+    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated, 10 MiB.
+    #[must_use]
+    pub fn new(name: &str, pattern: PathPattern) -> Self {
+        Self {
+            name: name.into(),
+            host: None,
+            pattern,
+            methods: None,
+            verifier: Verifier::none(),
+            dedupe: None,
+            event_type: None,
+            types: Vec::new(),
+            reply: None,
+            max_body: 10 << 20,
+            record_safe: true,
+            reply_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Where a key or type stands.
@@ -145,6 +168,8 @@ pub struct Upstream {
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
+    /// Bytes of an answer that is handed back to a sender.
+    pub max_reply: usize,
 }
 
 /// An upstream's address.

@@ -5,22 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::*;
-use crate::{expr::Expr, verify::Verifier};
+use crate::expr::Expr;
 
 fn source(name: &str, host: Option<&str>, pattern: &str) -> Arc<Source> {
-    Arc::new(Source {
-        name: name.into(),
-        host: host.map(Into::into),
-        pattern: PathPattern::parse(pattern).unwrap(),
-        methods: None,
-        verifier: Verifier::none(),
-        dedupe: None,
-        event_type: None,
-        reply: None,
-        max_body: 1 << 20,
-        record_safe: true,
-        reply_timeout: Duration::from_secs(10),
-    })
+    Arc::new(Source { host: host.map(Into::into), ..Source::new(name, PathPattern::parse(pattern).unwrap()) })
 }
 
 fn limits() -> Limits {

@@ -103,6 +103,7 @@ pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> By
         verification_secret: None,
         config_generation: 1,
         dedupe: None,
+        extras: None,
         body: Some(&[Bytes::from_static(body)]),
         body_length: body.len() as u64,
     }

@@ -135,11 +135,17 @@ impl Check {
         }
     }
 
-    /// The verdict after the last piece.
+    /// Whether the verdict needs the body in one piece, because the scheme reads what stands in it.
+    #[must_use]
+    pub const fn needs_body(&self) -> bool {
+        false
+    }
+
+    /// The verdict after the last piece. `body` is the whole body if [`Check::needs_body`], else it is not looked at.
     ///
     /// # Errors
     /// [`Refusal::BadSignature`] if no secret matches.
-    pub fn finish(self) -> Result<Verified, Refusal> {
+    pub fn finish(self, _body: &[u8]) -> Result<Verified, Refusal> {
         match self.0 {
             Some(running) => running.finish(),
             None => Ok(Verified { scheme: "none", secret: None, skew_ms: None }),

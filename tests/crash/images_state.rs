@@ -50,6 +50,7 @@ fn accept(log: &MemoryLog) -> Seq {
         verification_secret: None,
         config_generation: 1,
         dedupe: None,
+        extras: None,
         body: Some(&[Bytes::from_static(b"{}")]),
         body_length: 2,
     };

@@ -8,7 +8,6 @@ use stagepost::{
         BreakerPolicy, DedupeRule, HeaderEdit, HostPolicy, KeySelector, Limits, OnDuplicate, PathEdit, PathPattern,
         RetryPolicy, Route, Source, Table, TableParts, Target, Upstream,
     },
-    verify::Verifier,
 };
 
 /// Where events come from.
@@ -59,21 +58,12 @@ fn route(source: &str, to: &[&str]) -> Route {
 
 fn source(name: &str) -> Arc<Source> {
     Arc::new(Source {
-        name: name.into(),
-        host: None,
-        pattern: PathPattern::parse(&format!("/{name}")).unwrap(),
-        methods: None,
-        verifier: Verifier::none(),
         dedupe: Some(DedupeRule {
             key: KeySelector::Header(http::HeaderName::from_static("x-key")),
             window: Duration::from_secs(3600),
             on_duplicate: OnDuplicate::Revive,
         }),
-        event_type: None,
-        reply: None,
-        max_body: 1 << 20,
-        record_safe: true,
-        reply_timeout: Duration::from_secs(10),
+        ..Source::new(name, PathPattern::parse(&format!("/{name}")).unwrap())
     })
 }
 
@@ -92,5 +82,6 @@ fn upstream(name: &str) -> Arc<Upstream> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     })
 }

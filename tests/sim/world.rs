@@ -633,6 +633,7 @@ fn accepted(source: &str, body: &[u8], now: Timestamp) -> Bytes {
         config_generation: 1,
         dedupe: None,
         body_length: body.len() as u64,
+        extras: None,
         body: Some(&[body]),
     }
     .encode()

@@ -229,6 +229,7 @@ pub(crate) fn event(seq: Seq) -> Event {
         verification: Verification { scheme: "none".into(), secret: None },
         config_generation: 1,
         dedupe: None,
+        extras: None,
         body: Body::Inline(Bytes::from_static(b"{\"a\":1}")),
     }
 }
@@ -254,6 +255,7 @@ pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     }
 }
 

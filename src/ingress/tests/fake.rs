@@ -217,7 +217,6 @@ impl Door {
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        metrics.source("keyed").events.lock().unwrap().insert("paid".into(), Arc::default());
         let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let ingress = Ingress::open(Setup {
@@ -305,17 +304,9 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
 
 fn source(name: &str, path: &str) -> Source {
     Source {
-        name: name.into(),
-        host: None,
-        pattern: PathPattern::parse(path).unwrap(),
-        methods: None,
-        verifier: Verifier::none(),
-        dedupe: None,
-        event_type: None,
-        reply: None,
         max_body: MAX_BODY as u64,
-        record_safe: true,
         reply_timeout: Duration::from_secs(10),
+        ..Source::new(name, PathPattern::parse(path).unwrap())
     }
 }
 
@@ -352,6 +343,7 @@ fn sources() -> Vec<Arc<Source>> {
                 on_duplicate: OnDuplicate::Revive,
             }),
             event_type: Some(expr(".type")),
+            types: vec!["paid".into()],
             ..source("keyed", "/keyed")
         }),
     ]
