@@ -48,12 +48,6 @@ pub struct Queue {
     linger: Duration,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self { waiting: Mutex::default(), bell: Condvar::new(), linger: LINGER }
-    }
-}
-
 #[derive(Default)]
 struct Waiting {
     small: Vec<Append>,
@@ -89,7 +83,7 @@ pub enum Taken {
 impl Queue {
     /// Empty.
     pub fn new(limits: QueueLimits) -> Self {
-        Self { limits, waiting: Mutex::default(), bell: Condvar::new() }
+        Self { limits, waiting: Mutex::default(), bell: Condvar::new(), linger: LINGER }
     }
 
     /// Puts an append in its lane.
@@ -257,7 +251,7 @@ mod tests {
 
     /// What the committer takes if upkeep waits, and then, once it lingers, `more` comes.
     fn taken_while_lingering(more: impl FnOnce(&Queue)) -> usize {
-        let queue = Queue { linger: Duration::from_secs(3600), ..Queue::default() };
+        let queue = Queue { linger: Duration::from_secs(3600), ..Queue::new(QueueLimits::standard()) };
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         std::thread::scope(|scope| {
             let committer = scope.spawn(|| match queue.take(Vec::new(), true, Duration::from_secs(3600)) {
@@ -292,7 +286,7 @@ mod tests {
 
     #[test]
     fn upkeep_lingers_only_so_long() {
-        let queue = Queue::default();
+        let queue = Queue::new(QueueLimits::standard());
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         let taken = queue.take(Vec::new(), true, Duration::from_secs(3600));
         assert!(matches!(taken, Taken::Work(small, None) if small.len() == 1));
