@@ -60,6 +60,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     }
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
+    let is_verified = verifier.as_ref().is_some_and(|verifier| verifier.scheme() != "none");
+    let quarantine = section.flag("quarantine", is_verified);
     let place = section.place.clone();
     section.finish();
     let source = Source {
@@ -72,6 +74,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         max_body,
         record_safe,
         reply_timeout,
+        quarantine,
         ..Source::new(name, pattern?)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 pub use changes::{Changes, Conflict};
 pub use pattern::{PATTERN_BYTES_MAX, PathPattern, PatternError, has_dot_segments};
-pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
+pub use policy::{
+    BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
+};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

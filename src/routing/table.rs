@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
+    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, QuarantinePolicy, Reply, RetryPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -63,10 +63,12 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+    /// Requests that the verifier refuses are kept apart for the operator.
+    pub quarantine: bool,
 }
 
 impl Source {
-    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated, 10 MiB.
+    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated or kept apart, 10 MiB.
     #[must_use]
     pub fn new(name: &str, pattern: PathPattern) -> Self {
         Self {
@@ -81,6 +83,7 @@ impl Source {
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            quarantine: false,
         }
     }
 }
@@ -236,6 +239,8 @@ pub struct Limits {
     pub spool_size: u64,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// What is kept of refused requests (`[quarantine]`).
+    pub quarantine: QuarantinePolicy,
 }
 
 /// What is hidden when stored requests are shown.

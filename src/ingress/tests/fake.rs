@@ -291,6 +291,13 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
         body_memory: 16 << 20,
         spool_size: 16 << 20,
         trusted_proxies: Vec::new(),
+        quarantine: crate::routing::QuarantinePolicy {
+            max_size: 1 << 20,
+            max_body: 64 << 10,
+            rate: 20,
+            total_rate: 1 << 20,
+            unmatched: crate::routing::Unmatched::Refuse,
+        },
     };
     change(&mut limits);
     Table::new(TableParts {
