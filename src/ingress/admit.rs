@@ -20,6 +20,7 @@ use crate::{
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
+    quarantine::Purpose,
     routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
     verify::{Head, Verified},
 };
@@ -31,11 +32,31 @@ pub(super) struct Progress {
     pub(super) source: Option<Arc<Source>>,
     /// Bytes of the body that were read.
     pub(super) read: u64,
+    /// When it was received: now, unless it comes from quarantine.
+    pub(super) received_at: Option<Timestamp>,
+    /// What is left of its body when it is refused, for the quarantine.
+    pub(super) body: Seen,
+    /// It comes from quarantine.
+    pub(super) again: Option<Purpose>,
+}
+
+/// What is left of a refused request's body.
+#[derive(Default)]
+pub(super) enum Seen {
+    /// It was not read.
+    #[default]
+    Unread,
+    /// All of it.
+    Whole(Bytes),
+    /// More than is kept in one piece.
+    Large,
 }
 
 /// What is known of a request once its body is read and verified.
 struct Admitted<'a> {
     received_at: Timestamp,
+    /// The same, unless it comes from quarantine.
+    now: Timestamp,
     client: Arc<str>,
     proxy: Option<Proxy>,
     scheme: Scheme,
@@ -72,7 +93,8 @@ impl Gate {
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        let received_at = ingress.clock.now();
+        let received_at = *progress.received_at.get_or_insert_with(|| ingress.clock.now());
+        let now = progress.again.map_or(received_at, |_| ingress.clock.now());
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?;
@@ -93,13 +115,17 @@ impl Gate {
         } else {
             (check.finish(&[]), received)
         };
-        let verified = verified.map_err(Refusal::Unverified)?;
+        let verified = verified.map_err(|refusal| {
+            progress.body = Seen::of(&received.content);
+            Refusal::Unverified(refusal)
+        })?;
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
+        let admitted =
+            Admitted { received_at, now, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -108,11 +134,14 @@ impl Gate {
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
-        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
+        let input = Ask { head, body: &whole, captures: &captures, source, received_at, now };
+        if progress.again == Some(Purpose::Recheck) {
+            return Ok(Taken::Rehearsed);
+        }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
         if let Some((key, _)) = &mut dedupe
-            && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
+            && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
             return Ok(self.known(doors, source, first, body_differs));
         }
@@ -172,7 +201,7 @@ impl Gate {
             entry: NewEntry { kind: Kind::Accepted, payload },
             dedupe,
             class: Class::Event,
-            time: admitted.received_at,
+            time: admitted.now,
             done,
         });
         // A log that ends without an answer has stored nothing that it promised.
@@ -260,7 +289,7 @@ impl Gate {
         let log = &self.ingress.log;
         let key = DedupeKey {
             fingerprint: log.fingerprint(&input.source.name, key.as_bytes()),
-            expires_at: input.received_at.after(rule.window),
+            expires_at: input.now.after(rule.window),
             body: log.fingerprint("", input.body) as u64,
             runs_version: 0,
         };
@@ -313,6 +342,16 @@ impl Gate {
     }
 }
 
+impl Seen {
+    /// Of a body that was read to its end.
+    pub(super) fn of(content: &Content) -> Self {
+        match content {
+            Content::Whole(bytes) => Self::Whole(bytes.clone()),
+            Content::Spooled(_) | Content::Parts(_) => Self::Large,
+        }
+    }
+}
+
 impl Progress {
     /// Whether more of the request is left than is worth reading, or its sender still waits for a `100 Continue`:
     /// then the connection ends with the answer.
@@ -333,4 +372,6 @@ struct Ask<'a> {
     captures: &'a [(Box<str>, Box<str>)],
     source: &'a Arc<Source>,
     received_at: Timestamp,
+    /// When the window of a dedupe key begins.
+    now: Timestamp,
 }

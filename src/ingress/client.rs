@@ -8,7 +8,7 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::event::{Proxy, Scheme};
+use crate::event::{Event, Proxy, Scheme};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -25,6 +25,16 @@ impl Caller {
         let address = peer.map(|peer| peer.ip().to_canonical());
         let shown = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
         Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http } }
+    }
+
+    /// Who sent a stored request: the trusted proxy that handed it to us, or the client itself.
+    pub(super) fn of(event: &Event) -> Self {
+        let (address, scheme) = match &event.proxy {
+            Some(proxy) => (&proxy.address, proxy.scheme),
+            None => (&event.client, event.scheme),
+        };
+        let peer = address.parse().ok().map(|address| SocketAddr::new(address, 0));
+        Self::new(peer, scheme == Scheme::Https)
     }
 
     /// The client's address as text, and how it reached us (or the proxies we trust).

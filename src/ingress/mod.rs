@@ -8,11 +8,13 @@
 //! `debug`; the setting `diagnostics.access` is a filter on that target.
 
 mod admit;
+mod again;
 mod body;
 mod budget;
 mod client;
 mod door;
 mod head;
+mod kept;
 mod proxy;
 mod refused;
 mod reply;
@@ -37,6 +39,7 @@ use crate::{
     expr::Evaluator,
     jitter::Jitter,
     log::{AckLane, Log},
+    quarantine::Quarantine,
     routing::Live,
     telemetry::{Counter, Metrics},
 };
@@ -59,6 +62,8 @@ pub struct Setup {
     pub proxy: Arc<dyn Proxy>,
     /// Is told about resends.
     pub duplicates: Arc<dyn DuplicateSink>,
+    /// Keeps refused requests.
+    pub quarantine: Arc<Quarantine>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
 }
@@ -73,6 +78,7 @@ pub struct Ingress {
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
+    quarantine: Arc<Quarantine>,
     memory: Budget,
     spool_budget: Budget,
     spool: Spool,
@@ -101,6 +107,7 @@ impl Ingress {
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
+            quarantine: setup.quarantine,
             memory: Budget::memory(),
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
@@ -192,6 +199,10 @@ impl Gate {
                 taken.answer(source.and_then(|source| source.reply.as_ref()))
             }
             Err(refusal) => {
+                if kept::is_kept(&refusal, &head, progress.source.as_ref(), &doors.table.limits.quarantine) {
+                    // Boxed: what is rare does not make the future of every request larger.
+                    Box::pin(self.set_aside(&doors, caller, &head, &mut body, &mut progress, &refusal)).await;
+                }
                 let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
                 self.record(&doors, caller, &head, &progress, &refusal);
                 refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)

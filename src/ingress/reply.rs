@@ -194,13 +194,15 @@ pub(super) enum Taken {
     Duplicate(EventId),
     /// Answered by the upstream; the id if it was stored.
     Proxied(Option<EventId>, Response<ReplyBody>),
+    /// Nothing: it came from quarantine, to see whether it would be taken. Never reaches a sender.
+    Rehearsed,
 }
 
 impl Taken {
     /// The metric label.
     pub(super) const fn result(&self) -> RequestResult {
         match self {
-            Self::Accepted(_) => RequestResult::Accepted,
+            Self::Accepted(_) | Self::Rehearsed => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
         }
@@ -210,6 +212,7 @@ impl Taken {
     pub(super) fn answer(self, own: Option<&Reply>) -> Response<ReplyBody> {
         match self {
             Self::Accepted(id) => acknowledge(id, StatusCode::ACCEPTED, own),
+            Self::Rehearsed => Response::new(ReplyBody::from(Bytes::new())),
             Self::Duplicate(first) => {
                 let mut response = acknowledge(first, StatusCode::OK, own);
                 response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));

@@ -82,6 +82,30 @@ pub struct Kept {
     pub event: Event,
 }
 
+/// What a request from quarantine is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Whether it would be taken now.
+    Recheck,
+    /// To take it if it is.
+    Admit,
+}
+
+/// What today's configuration says about a request from quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It would be taken.
+    Taken,
+    /// It was taken: it is durable under this id.
+    Admitted(EventId),
+    /// It was taken before under this id.
+    Duplicate(EventId),
+    /// It is answered on the spot and is no event.
+    NoEvent,
+    /// It is refused, with the word of `stagepost refused`.
+    Refused(&'static str),
+}
+
 /// Why a kept request can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
@@ -113,6 +137,7 @@ pub struct Quarantine {
     /// None once it is closed, or if it was opened for reading.
     queue: Mutex<Option<SyncSender<Write>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    admitting: Mutex<()>,
     metrics: Arc<Metrics>,
 }
 
@@ -147,6 +172,7 @@ impl Quarantine {
             waiting,
             queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(thread)),
+            admitting: Mutex::default(),
             metrics,
         };
         tell(&quarantine.ring(), &quarantine.metrics);
@@ -162,6 +188,7 @@ impl Quarantine {
             waiting: Arc::default(),
             queue: Mutex::default(),
             writer: Mutex::default(),
+            admitting: Mutex::default(),
             metrics: Arc::default(),
         }
     }
@@ -213,6 +240,11 @@ impl Quarantine {
     pub fn read(&self, id: EventId) -> Result<Kept, KeptError> {
         let place = self.ring().find(id).ok_or(KeptError::NoSuch(id))?;
         record::decode(id, place.read()?).ok_or(KeptError::Damaged(id))
+    }
+
+    /// Keeps others from admitting until it is dropped, so that no request is admitted twice.
+    pub fn one_admits(&self) -> impl Drop {
+        lock(&self.admitting)
     }
 
     /// Removes requests for good, also from the next start's point of view; how many there were.

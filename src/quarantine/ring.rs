@@ -318,8 +318,17 @@ impl Ring {
     }
 
     fn drop_numbers(&mut self, mut numbers: Vec<u64>) {
-        numbers.sort_unstable();
+        /// So few are looked up one by one.
+        const FEW: usize = 16;
         let mut gone = Vec::new();
+        if numbers.len() <= FEW {
+            for number in numbers {
+                let at = self.slots.binary_search_by_key(&number, |slot| slot.id.pos.seq);
+                gone.extend(at.ok().and_then(|at| self.slots.remove(at)).map(|slot| slot.piece));
+            }
+            return gone.into_iter().for_each(|piece| self.count_down(piece));
+        }
+        numbers.sort_unstable();
         self.slots.retain(|slot| {
             let stays = numbers.binary_search(&slot.id.pos.seq).is_err();
             if !stays {

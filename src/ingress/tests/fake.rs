@@ -206,6 +206,7 @@ pub(super) struct Door {
     pub(super) clock: Clock,
     pub(super) live: Live,
     reports: Arc<Reports>,
+    pub(super) quarantine: Arc<Quarantine>,
     spool: tempfile::TempDir,
 }
 
@@ -220,6 +221,8 @@ impl Door {
         metrics.source("keyed").events.lock().unwrap().insert("paid".into(), Arc::default());
         let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
+        let quarantine = Quarantine::open(&spool.path().join("quarantine"), metrics.clone()).unwrap();
+        let quarantine = Arc::new(quarantine);
         let ingress = Ingress::open(Setup {
             live: live.clone(),
             log: log.clone(),
@@ -229,6 +232,7 @@ impl Door {
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
+            quarantine: quarantine.clone(),
             spool_dir: spool.path().join("spool"),
         })
         .unwrap();
@@ -236,7 +240,7 @@ impl Door {
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, live, reports, spool }
+        Self { gate, ingress, caller, log, metrics, clock, live, reports, quarantine, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
