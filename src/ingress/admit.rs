@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -32,31 +32,19 @@ pub(super) struct Progress {
     pub(super) source: Option<Arc<Source>>,
     /// Bytes of the body that were read.
     pub(super) read: u64,
-    /// When it was received: now, unless it comes from quarantine.
-    pub(super) received_at: Option<Timestamp>,
-    /// What is left of its body when it is refused, for the quarantine.
-    pub(super) body: Seen,
-    /// It comes from quarantine.
-    pub(super) again: Option<Purpose>,
 }
 
-/// What is left of a refused request's body.
-#[derive(Default)]
-pub(super) enum Seen {
-    /// It was not read.
-    #[default]
-    Unread,
-    /// All of it.
-    Whole(Bytes),
-    /// More than is kept in one piece.
-    Large,
+/// What is left of a request that was refused after reading, for the quarantine.
+pub(super) struct Left {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// None if it is larger than is kept in one piece.
+    pub(super) body: Option<Bytes>,
 }
 
 /// What is known of a request once its body is read and verified.
 struct Admitted<'a> {
     received_at: Timestamp,
-    /// The same, unless it comes from quarantine.
-    now: Timestamp,
     client: Arc<str>,
     proxy: Option<Proxy>,
     scheme: Scheme,
@@ -93,11 +81,11 @@ impl Gate {
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        let received_at = *progress.received_at.get_or_insert_with(|| ingress.clock.now());
-        let now = progress.again.map_or(received_at, |_| ingress.clock.now());
+        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
-        let mut check = source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?;
+        let mut check =
+            source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?;
 
         let room = Room {
             memory: &ingress.memory,
@@ -116,16 +104,14 @@ impl Gate {
             (check.finish(&[]), received)
         };
         let verified = verified.map_err(|refusal| {
-            progress.body = Seen::of(&received.content);
-            Refusal::Unverified(refusal)
+            Refusal::Unverified(refusal, Some(Box::new(Left::of(&received.content, received_at))))
         })?;
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let admitted =
-            Admitted { received_at, now, client, proxy, scheme, verified, body, generation: table.generation };
+        let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -134,16 +120,19 @@ impl Gate {
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
-        let input = Ask { head, body: &whole, captures: &captures, source, received_at, now };
-        if progress.again == Some(Purpose::Recheck) {
+        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
+        if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
             return Ok(Taken::Rehearsed);
         }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &mut dedupe
-            && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
-        {
-            return Ok(self.known(doors, source, first, body_differs));
+        let now = caller.again().map_or(received_at, |_| ingress.clock.now());
+        if let Some((key, _)) = &mut dedupe {
+            // The window of what comes from quarantine begins now.
+            key.expires_at = key.expires_at.after(now.since(received_at));
+            if let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)? {
+                return Ok(self.known(doors, source, first, body_differs));
+            }
         }
         let key = dedupe.map(|(key, _)| key);
         match self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await? {
@@ -201,7 +190,7 @@ impl Gate {
             entry: NewEntry { kind: Kind::Accepted, payload },
             dedupe,
             class: Class::Event,
-            time: admitted.now,
+            time: admitted.received_at,
             done,
         });
         // A log that ends without an answer has stored nothing that it promised.
@@ -289,7 +278,7 @@ impl Gate {
         let log = &self.ingress.log;
         let key = DedupeKey {
             fingerprint: log.fingerprint(&input.source.name, key.as_bytes()),
-            expires_at: input.now.after(rule.window),
+            expires_at: input.received_at.after(rule.window),
             body: log.fingerprint("", input.body) as u64,
             runs_version: 0,
         };
@@ -342,13 +331,21 @@ impl Gate {
     }
 }
 
-impl Seen {
-    /// Of a body that was read to its end.
-    pub(super) fn of(content: &Content) -> Self {
-        match content {
-            Content::Whole(bytes) => Self::Whole(bytes.clone()),
-            Content::Spooled(_) | Content::Parts(_) => Self::Large,
-        }
+impl Left {
+    /// Of a request whose body was read to its end.
+    fn of(content: &Content, received_at: Timestamp) -> Self {
+        let body = match content {
+            Content::Whole(bytes) => Some(bytes.clone()),
+            Content::Spooled(_) | Content::Parts(_) => None,
+        };
+        Self { received_at, body }
+    }
+}
+
+impl fmt::Debug for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never a body.
+        f.debug_struct("Left").field("received_at", &self.received_at).finish_non_exhaustive()
     }
 }
 
@@ -372,6 +369,4 @@ struct Ask<'a> {
     captures: &'a [(Box<str>, Box<str>)],
     source: &'a Arc<Source>,
     received_at: Timestamp,
-    /// When the window of a dedupe key begins.
-    now: Timestamp,
 }

@@ -21,9 +21,8 @@ impl Gate {
         let (Some(head), Body::Inline(body)) = (head_of(event), &event.body) else {
             return Judgement::Refused("malformed");
         };
-        let (caller, mut body) = (Caller::of(event), Full::<Bytes>::new(body.clone()));
-        let mut progress =
-            Progress { received_at: Some(event.received_at), again: Some(purpose), ..Progress::default() };
+        let (caller, mut body) = (Caller::of(event, purpose), Full::<Bytes>::new(body.clone()));
+        let mut progress = Progress::default();
         match self.admit(&doors, &caller, &head, &mut body, &mut progress).await {
             Ok(Taken::Rehearsed) => Judgement::Taken,
             Ok(Taken::Accepted(id)) => Judgement::Admitted(id),

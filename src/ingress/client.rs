@@ -8,7 +8,11 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::event::{Event, Proxy, Scheme};
+use crate::{
+    clock::Timestamp,
+    event::{Event, Proxy, Scheme},
+    quarantine::Purpose,
+};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -16,6 +20,16 @@ pub struct Caller {
     address: Option<IpAddr>,
     shown: Arc<str>,
     scheme: Scheme,
+    again: Option<Again>,
+}
+
+/// A request that does not come over a connection but out of quarantine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// What it is looked at for.
+    pub(super) purpose: Purpose,
 }
 
 impl Caller {
@@ -24,17 +38,23 @@ impl Caller {
     pub fn new(peer: Option<SocketAddr>, tls: bool) -> Self {
         let address = peer.map(|peer| peer.ip().to_canonical());
         let shown = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
-        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http } }
+        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http }, again: None }
     }
 
-    /// Who sent a stored request: the trusted proxy that handed it to us, or the client itself.
-    pub(super) fn of(event: &Event) -> Self {
+    /// The sender of a request out of quarantine: the trusted proxy that handed it to us then, or the client itself.
+    pub(super) fn of(event: &Event, purpose: Purpose) -> Self {
         let (address, scheme) = match &event.proxy {
             Some(proxy) => (&proxy.address, proxy.scheme),
             None => (&event.client, event.scheme),
         };
         let peer = address.parse().ok().map(|address| SocketAddr::new(address, 0));
-        Self::new(peer, scheme == Scheme::Https)
+        let again = Some(Again { received_at: event.received_at, purpose });
+        Self { again, ..Self::new(peer, scheme == Scheme::Https) }
+    }
+
+    /// If the request comes out of quarantine: since when, and what for.
+    pub(super) const fn again(&self) -> Option<&Again> {
+        self.again.as_ref()
     }
 
     /// The client's address as text, and how it reached us (or the proxies we trust).

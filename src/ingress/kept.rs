@@ -11,7 +11,7 @@ use http_body::Body as HttpBody;
 
 use super::{
     Gate,
-    admit::{Progress, Seen},
+    admit::Progress,
     body::{self, Content, Room},
     client::Caller,
     door::Doors,
@@ -19,6 +19,7 @@ use super::{
     reply::Refusal,
 };
 use crate::{
+    clock::Timestamp,
     log::entry::Accepting,
     quarantine::{Bounds, Keep},
     routing::{Lookup, QuarantinePolicy, Source, Table, Unmatched},
@@ -48,13 +49,15 @@ impl Gate {
         if !quarantine.takes(&client, &bounds, now) {
             return;
         }
-        let body = match std::mem::take(&mut progress.body) {
-            Seen::Unread => self.read_refused(table, head, body, progress).await,
-            Seen::Whole(bytes) => Some(bytes).filter(|bytes| bytes.len() as u64 <= policy.max_body),
-            Seen::Large => None,
+        let fits = |bytes: &&Bytes| bytes.len() as u64 <= policy.max_body;
+        let (received_at, body) = match refusal {
+            Refusal::Unverified(_, Some(left)) => (left.received_at, left.body.as_ref().filter(fits).cloned()),
+            _ => {
+                let received_at = ingress.clock.now();
+                (received_at, self.read_refused(table, head, body, progress, received_at).await)
+            }
         };
         let Some(body) = body else { return quarantine.dropped(QuarantineDrop::Unread) };
-        let received_at = progress.received_at.unwrap_or_else(|| ingress.clock.now());
         let source = progress.source.as_deref();
         let captures = match host(head).map(|host| table.find(host, head.uri.path())) {
             Ok(Lookup::Found(matched)) => matched.captures,
@@ -91,7 +94,14 @@ impl Gate {
     }
 
     /// The body of a request that was refused by its head. None if it is larger than is kept, or can't be had.
-    async fn read_refused<B>(&self, table: &Table, head: &Parts, body: &mut B, progress: &mut Progress) -> Option<Bytes>
+    async fn read_refused<B>(
+        &self,
+        table: &Table,
+        head: &Parts,
+        body: &mut B,
+        progress: &mut Progress,
+        received_at: Timestamp,
+    ) -> Option<Bytes>
     where
         B: HttpBody<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -112,7 +122,6 @@ impl Gate {
         };
         let about =
             Head { method: &head.method, path: head.uri.path(), query: head.uri.query(), headers: &head.headers };
-        let received_at = progress.received_at.unwrap_or_else(|| ingress.clock.now());
         let mut unchecked = Verifier::none().begin(&about, received_at).ok()?;
         let received = body::read(body, &room, &mut unchecked, &mut progress.read).await.ok()?;
         match received.content {
@@ -131,8 +140,8 @@ pub(super) fn is_kept(
 ) -> bool {
     let is_wanted = match refusal {
         // A sender that signs nothing, or twice, is none that a secret or a tolerance would make welcome.
-        Refusal::Unverified(verify::Refusal::MissingSignature | verify::Refusal::DuplicatedSignature) => false,
-        Refusal::Unverified(_) => source.is_some_and(|source| source.quarantine),
+        Refusal::Unverified(verify::Refusal::MissingSignature | verify::Refusal::DuplicatedSignature, _) => false,
+        Refusal::Unverified(..) => source.is_some_and(|source| source.quarantine),
         Refusal::NotFound => source.is_none() && policy.unmatched == Unmatched::Store,
         _ => false,
     };

@@ -198,16 +198,31 @@ impl Gate {
                 );
                 taken.answer(source.and_then(|source| source.reply.as_ref()))
             }
-            Err(refusal) => {
-                if kept::is_kept(&refusal, &head, progress.source.as_ref(), &doors.table.limits.quarantine) {
-                    // Boxed: what is rare does not make the future of every request larger.
-                    Box::pin(self.set_aside(&doors, caller, &head, &mut body, &mut progress, &refusal)).await;
-                }
-                let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
-                self.record(&doors, caller, &head, &progress, &refusal);
-                refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
-            }
+            // Boxed: what is rare does not make the future of every request larger.
+            Err(refusal) => Box::pin(self.refuse(&doors, caller, &head, &mut body, progress, refusal)).await,
         }
+    }
+
+    /// Answers a refused request, once it is in quarantine if it is of a kind that is kept.
+    async fn refuse<B>(
+        &self,
+        doors: &Doors,
+        caller: &Caller,
+        head: &Parts,
+        body: &mut B,
+        mut progress: Progress,
+        refusal: Refusal,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if kept::is_kept(&refusal, head, progress.source.as_ref(), &doors.table.limits.quarantine) {
+            self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
+        }
+        let close = refusal.ends_connection() || progress.leaves_much(head, body.is_end_stream());
+        self.record(doors, caller, head, &progress, &refusal);
+        refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
     }
 
     /// Counts and remembers a refusal.

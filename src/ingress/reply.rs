@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
+use super::admit::Left;
 use crate::{
     event::EventId,
     expr::EvalError,
@@ -61,7 +62,7 @@ pub(super) enum Refusal {
     #[error("gRPC is not taken")]
     Grpc,
     #[error("the verifier refused the request: {}", .0.as_str())]
-    Unverified(verify::Refusal),
+    Unverified(verify::Refusal, Option<Box<Left>>),
     #[error("the body came too slowly")]
     TooSlow,
     #[error("the sender went away before the end of the body")]
@@ -95,7 +96,7 @@ impl Refusal {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unverified(_) => StatusCode::UNAUTHORIZED,
+            Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -116,7 +117,7 @@ impl Refusal {
             Self::Method { .. } => "method_not_allowed",
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
-            Self::Unverified(refusal) => refusal.as_str(),
+            Self::Unverified(refusal, _) => refusal.as_str(),
             Self::TooSlow => "body_too_slow",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
@@ -140,7 +141,7 @@ impl Refusal {
             Self::Method { .. } => RequestResult::MethodNotAllowed,
             Self::TooLarge => RequestResult::TooLarge,
             Self::Grpc => RequestResult::Unsupported,
-            Self::Unverified(_) => RequestResult::Unauthorized,
+            Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
@@ -168,7 +169,7 @@ impl Refusal {
                     headers.insert(header::ALLOW, allow);
                 }
             }
-            Self::Unverified(_) => {
+            Self::Unverified(..) => {
                 headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {

@@ -1,6 +1,7 @@
 //! The table of answers of the contract, row by row, against a log that does as it is told.
 
 mod fake;
+mod kept;
 mod wire;
 
 use bytes::Bytes;

@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Full};
 
 use super::super::*;
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
@@ -207,6 +207,7 @@ pub(super) struct Door {
     pub(super) live: Live,
     reports: Arc<Reports>,
     pub(super) quarantine: Arc<Quarantine>,
+    pub(super) manual: Arc<ManualClock>,
     spool: tempfile::TempDir,
 }
 
@@ -219,7 +220,7 @@ impl Door {
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
         metrics.source("keyed").events.lock().unwrap().insert("paid".into(), Arc::default());
-        let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (clock, manual) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let quarantine = Quarantine::open(&spool.path().join("quarantine"), metrics.clone()).unwrap();
         let quarantine = Arc::new(quarantine);
@@ -240,7 +241,7 @@ impl Door {
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, live, reports, quarantine, spool }
+        Self { gate, ingress, caller, log, metrics, clock, live, reports, quarantine, manual, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
