@@ -15,7 +15,7 @@ use std::{
 use stagepost::{
     clock::Clock,
     log::{
-        AckLane, Append, Class, Done, Kind, Log, NewEntry,
+        AckLane, Append, Class, Done, Kind, Log, NewEntry, QueueLimits,
         sled::{Settings, SledLog},
     },
     telemetry::Metrics,
@@ -43,6 +43,7 @@ fn main() {
         segment_bytes: 64 << 20,
         max_size: 100 << 30,
         reserve: 64 << 20,
+        queue: QueueLimits::standard(),
         barrier: Settings::sync_data(),
     };
     let clock = Clock::system();

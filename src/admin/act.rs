@@ -388,7 +388,7 @@ fn last_answer(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<
     if delivery.last.is_some() {
         return last_status(log, delivery);
     }
-    let history = history(log, found.event.id.pos.seq, found.stored_at, delivery).ok()?;
+    let history = history(log, found.event.id.pos.seq, found.stored_at, delivery).ok()?.attempts;
     history.last()?.attempt.as_ref()?.status
 }
 

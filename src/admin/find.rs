@@ -150,77 +150,118 @@ fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
     Ok(found)
 }
 
-/// The attempts of one delivery, oldest first: walked back from its record, or sought after the event if it was
-/// delivered at the first attempt. Shorter than the delivery's count where the log no longer reaches back.
+/// What the log still says about the attempts of one delivery.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    /// Oldest first. Fewer than the delivery's count where the log no longer reaches back, or is damaged.
+    pub(super) attempts: Vec<Attempted>,
+    /// Why some of them can't be read.
+    pub(super) damaged: Option<String>,
+}
+
+/// The attempts of one delivery: walked back from its record, or sought after the event if it was delivered at the
+/// first attempt. Where the way back ends in a damaged entry, what is older is sought after the event.
 ///
 /// # Errors
-/// See [`ReadError`].
+/// A [`ReadError`] that is no damage.
 pub(super) fn history(
     log: &dyn Log,
     event: Seq,
     stored_at: Seq,
     delivery: &DeliveryView,
-) -> Result<Vec<Attempted>, ReadError> {
+) -> Result<History, ReadError> {
     let Some(last) = delivery.last else {
         let delivered = delivery.status.state() == DeliveryState::Delivered && event == stored_at;
-        return if delivered { first_attempt(log, event, &delivery.upstream) } else { Ok(Vec::new()) };
+        return if delivered { sought(log, event, &delivery.upstream, Sought::First) } else { Ok(History::default()) };
     };
-    let mut found = Vec::new();
+    let mut walked = Vec::new();
+    let mut before = History::default();
     let mut next = Some(last);
-    while let Some(seq) = next.take().filter(|_| found.len() < HISTORY_MAX) {
-        let entry = match log.read(seq) {
-            Err(ReadError::Missing(_)) => break,
-            read => read?,
+    while let Some(seq) = next.take().filter(|_| walked.len() < HISTORY_MAX) {
+        let attempted = match attempted_at(log, seq) {
+            Ok(Some(attempted)) => attempted,
+            Ok(None) | Err(ReadError::Missing(_)) => break,
+            Err(damage @ (ReadError::Damaged { .. } | ReadError::Format(_))) => {
+                before = sought(log, event, &delivery.upstream, Sought::Before(seq))?;
+                before.damaged = Some(damage.to_string());
+                break;
+            }
+            Err(error) => return Err(error),
         };
-        if entry.kind != Kind::Attempted {
-            break;
-        }
-        let attempted = entry::decode_attempted(&entry.payload).ok_or(ReadError::Format(seq))?;
         next = attempted.previous.filter(|previous| *previous < seq);
-        found.push(attempted);
+        walked.push(attempted);
     }
-    found.reverse();
-    Ok(found)
+    before.attempts.extend(walked.into_iter().rev());
+    Ok(before)
 }
 
-fn first_attempt(log: &dyn Log, event: Seq, upstream: &str) -> Result<Vec<Attempted>, ReadError> {
-    let mut found = Vec::new();
-    forward(log, event, &mut |entry| {
+/// The attempt that an entry records; None if it records something else.
+fn attempted_at(log: &dyn Log, seq: Seq) -> Result<Option<Attempted>, ReadError> {
+    let entry = log.read(seq)?;
+    if entry.kind != Kind::Attempted {
+        return Ok(None);
+    }
+    entry::decode_attempted(&entry.payload).map(Some).ok_or(ReadError::Format(seq))
+}
+
+/// Which attempts are sought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sought {
+    /// The first alone.
+    First,
+    /// All whose entries stand before this one.
+    Before(Seq),
+}
+
+fn sought(log: &dyn Log, event: Seq, upstream: &str, which: Sought) -> Result<History, ReadError> {
+    let mut attempts = Vec::new();
+    let damage = forward(log, event, &mut |entry| {
+        if matches!(which, Sought::Before(end) if entry.pos.seq >= end) || attempts.len() >= HISTORY_MAX {
+            return ControlFlow::Break(());
+        }
         if entry.kind == Kind::Attempted
             && let Some(attempted) = entry::decode_attempted(&entry.payload)
             && attempted.event == event
             && &*attempted.upstream == upstream
         {
-            found.push(attempted);
-            return ControlFlow::Break(());
+            attempts.push(attempted);
+            if which == Sought::First {
+                return ControlFlow::Break(());
+            }
         }
         ControlFlow::Continue(())
     })?;
-    Ok(found)
+    let damaged = damage.filter(|_| attempts.is_empty()).map(|damage| damage.to_string());
+    Ok(History { attempts, damaged })
 }
 
 /// Shows the entries from `from` on until it is told to stop, at most [`TRAIL_BYTES_MAX`]. Damage is stepped over:
-/// the event itself is readable, and what is sought may stand behind.
-fn forward(log: &dyn Log, from: Seq, visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>) -> Result<(), ReadError> {
-    let (mut next, mut left) = (from, TRAIL_BYTES_MAX);
+/// the event itself is readable, and what is sought may stand behind. Gives the last damage it has met.
+fn forward(
+    log: &dyn Log,
+    from: Seq,
+    visit: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
+) -> Result<Option<ReadError>, ReadError> {
+    let (mut next, mut left, mut damage) = (from, TRAIL_BYTES_MAX, None);
     loop {
         let entries = match log.scan(next, CHUNK_BYTES.min(left)) {
-            Err(ReadError::Damaged { last, .. }) if last >= next => {
+            Err(ReadError::Damaged { file, first, last }) if last >= next => {
                 next = last.saturating_add(1);
+                damage = Some(ReadError::Damaged { file, first, last });
                 continue;
             }
             scanned => scanned?,
         };
-        let Some(last) = entries.last() else { return Ok(()) };
+        let Some(last) = entries.last() else { return Ok(damage) };
         next = last.pos.seq.saturating_add(1);
         for entry in &entries {
             left = left.saturating_sub(entry.payload.len());
             if visit(entry).is_break() {
-                return Ok(());
+                return Ok(damage);
             }
         }
         if left == 0 {
-            return Ok(());
+            return Ok(damage);
         }
     }
 }
@@ -241,7 +282,47 @@ mod tests {
         assert_eq!(found.plan.as_ref().unwrap().upstreams, vec!["billing".into()]);
         assert_eq!(found.state(), EventState::Delivered);
         let attempts = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
-        assert_eq!(attempts.len(), 1);
+        assert_eq!((attempts.attempts.len(), attempts.damaged), (1, None));
+    }
+
+    #[test]
+    fn an_attempt_that_cannot_be_read_hides_no_other() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let mut seqs: Vec<Seq> = Vec::new();
+        for number in 1..=8 {
+            let status = if number == 8 { Some(200) } else { Some(503) };
+            seqs.push(fake.attempt(id, "billing", number, status, seqs.last().copied()));
+            // What lies between belongs to others.
+            let other = fake.accept("other", b"{}");
+            fake.attempt(other, "billing", 1, Some(200), None);
+        }
+        fake.set(id, DeliveryView { last: seqs.last().copied(), ..delivery("billing", Status::Delivered) });
+        let read = || {
+            let found = find(&fake, id).unwrap();
+            let history = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
+            let numbers = history.attempts.iter().filter_map(|found| Some(found.attempt.as_ref()?.number));
+            (numbers.collect::<Vec<u32>>(), history.damaged)
+        };
+        assert_eq!(read(), ((1..=8).collect(), None));
+        fake.damage(seqs[5]);
+        let (numbers, damaged) = read();
+        assert_eq!(numbers[numbers.len() - 2..], [7, 8]);
+        assert!(numbers.starts_with(&[1, 2, 3]) && !numbers.contains(&6), "{numbers:?}");
+        assert!(damaged.unwrap().contains("0001.seg"));
+    }
+
+    #[test]
+    fn a_first_attempt_that_cannot_be_read_is_told() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let seq = fake.attempt(id, "billing", 1, Some(200), None);
+        let found = find(&fake, id).unwrap();
+        fake.damage(seq);
+        let history = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
+        assert!(history.attempts.is_empty() && history.damaged.is_some());
     }
 
     #[test]
@@ -254,8 +335,8 @@ mod tests {
         fake.set(id, DeliveryView { last: Some(two), ..delivery("billing", Status::Dead(Reason::new("given_up"))) });
         let found = find(&fake, id).unwrap();
         let attempts = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
-        let numbers: Vec<u32> = attempts.iter().filter_map(|found| Some(found.attempt.as_ref()?.number)).collect();
-        assert_eq!(numbers, [1, 2]);
+        let numbers = attempts.attempts.iter().filter_map(|found| Some(found.attempt.as_ref()?.number));
+        assert_eq!(numbers.collect::<Vec<u32>>(), [1, 2]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn shown(
     own_sha256: &str,
 ) -> Result<wire::ShownDelivery, ReadError> {
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
-    let attempts = history.into_iter().filter_map(|attempted| attempted.attempt);
+    let attempts = history.attempts.into_iter().filter_map(|attempted| attempted.attempt);
     Ok(wire::ShownDelivery {
         upstream: delivery.upstream.to_string(),
         state: delivery.status.state().as_str().to_owned(),
@@ -62,6 +62,7 @@ fn shown(
         in_flight: delivery.in_flight,
         attempts_total: delivery.attempts,
         attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
+        damaged: history.damaged,
     })
 }
 

@@ -114,6 +114,9 @@ pub struct ShownDelivery {
     /// How often it was tried; more than there are `attempts` if the beginning of its history is no longer stored.
     pub attempts_total: u32,
     pub attempts: Vec<Attempt>,
+    /// Why some attempts can't be read: they lie in a damaged part of the log. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// One attempt in `show --json`.

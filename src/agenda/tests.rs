@@ -1,5 +1,7 @@
 //! Owns the tests of the agenda: the core driven inline over a log in memory, and the thread once.
 
+mod outage;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, mpsc},
@@ -68,6 +70,7 @@ fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     };
     Arc::new(Table::new(TableParts {
         generation: 1,

@@ -16,19 +16,15 @@ use crate::{
     routing::OnDuplicate,
 };
 
-/// The longest answer to a safe request that is handed back, in bytes (`max_reply` of the contract).
-const REPLY_BYTES_MAX: usize = 1024 * 1024;
-
-/// The engine, once it is there: agenda and engine need each other, and the agenda comes first. It hands nothing out
-/// before the engine has told its windows.
+/// The engine, once it is there: agenda and engine need each other, and the agenda comes first. What it hands out before
+/// waits.
 #[derive(Default)]
 pub(super) struct ToEngine(pub(super) OnceLock<Engine>);
 
 impl Dispatch for ToEngine {
     fn dispatch(&self, job: Job) {
-        if let Some(engine) = self.0.get() {
-            engine.dispatch(job);
-        }
+        // The agenda's thread has nothing to do without an engine; a job that was dropped would be leased for long.
+        self.0.wait().dispatch(job);
     }
 }
 
@@ -65,16 +61,16 @@ impl Proxy for ThroughEngine {
             let source = request.source.clone();
             let upstream = request.table.routes.iter().filter(|route| route.takes(&source.name)).find_map(|route| {
                 let name = route.to.first()?;
-                request.table.upstreams.get(name).map(|upstream| upstream.name.clone())
+                request.table.upstreams.get(name)
             });
             let Some(upstream) = upstream else {
                 return Err(ProxyError::Unreachable("no route of the source names an upstream".into()));
             };
             let proxied = Proxied {
                 event: Arc::new(request.event),
-                upstream,
+                upstream: upstream.name.clone(),
                 timeout: source.reply_timeout,
-                reply_bytes_max: REPLY_BYTES_MAX,
+                reply_bytes_max: upstream.max_reply,
             };
             match engine.proxy(proxied).await {
                 Ok(response) => Ok(response.map(whole)),
@@ -87,4 +83,31 @@ impl Proxy for ThroughEngine {
 
 fn whole(bytes: Bytes) -> BoxBody<Bytes, Box<dyn Error + Send + Sync>> {
     Full::new(bytes).map_err(|never| match never {}).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::delivery::tests::rig::{Said, event, job, rig_on};
+
+    #[test]
+    fn a_job_that_comes_before_the_engine_waits_for_it() {
+        let to_engine = Arc::new(ToEngine::default());
+        let rig = rig_on(&[], Vec::new(), Vec::new());
+        let early = job(Arc::new(event(7)), "u", rig.clock.steady());
+        let agenda = thread::spawn({
+            let to_engine = to_engine.clone();
+            move || to_engine.dispatch(early)
+        });
+        // Time for a job to be dropped.
+        for _ in 0..10_000 {
+            thread::yield_now();
+        }
+        let _first = to_engine.0.set(rig.engine.clone());
+        agenda.join().unwrap();
+        // No upstream is configured: the engine gives everything back.
+        assert_eq!(rig.signals.said(), [Said::Returned(7, "u".into())]);
+    }
 }

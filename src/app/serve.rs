@@ -29,7 +29,7 @@ use crate::{
     jitter::Jitter,
     listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
     log::{
-        AckLane, Log,
+        AckLane, Log, QueueLimits,
         sled::{OpenError, Settings, SledLog},
     },
     quarantine::Quarantine,
@@ -315,6 +315,10 @@ fn open_log(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Ar
         segment_bytes: config.store.segment_bytes,
         max_size: config.store.max_size,
         reserve: config.store.reserve,
+        queue: QueueLimits {
+            appends: config.store.queue_events,
+            bytes: usize::try_from(config.store.queue_bytes).unwrap_or(usize::MAX),
+        },
         barrier: Settings::sync_data(),
     };
     let log = SledLog::open(settings, metrics.clone(), clock.clone())?;

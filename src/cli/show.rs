@@ -60,12 +60,20 @@ fn print(args: &ShowArgs, stored: &Stored<'_>, terminal: &mut Terminal<'_>) -> R
         writeln!(terminal.out, "{json}")?;
     } else if args.http {
         raw(terminal.out, &http(&shown, &stored.body()?), terminal.out_is_terminal)?;
+        return Ok(Exit::Done);
     } else if args.curl {
         writeln!(terminal.out, "{}", curl(&shown, &stored.body()?))?;
+        return Ok(Exit::Done);
     } else {
         terminal.out.write_all(page(&shown, terminal.out_is_terminal).as_bytes())?;
     }
-    Ok(Exit::Done)
+    Ok(whole_or_partly(&shown))
+}
+
+/// Of an event whose attempts can't all be read, the rest was shown.
+fn whole_or_partly(show: &Show) -> Exit {
+    let is_whole = show.event.deliveries.iter().all(|delivery| delivery.damaged.is_none());
+    if is_whole { Exit::Done } else { Exit::Partly }
 }
 
 /// An event of a running instance, or of the directory of a stopped one.
@@ -213,8 +221,16 @@ fn delivery(page: &mut String, found: &ShownDelivery, colours: bool) {
         attempted(page, attempt);
     }
     let told = u32::try_from(found.attempts.len()).unwrap_or(u32::MAX);
-    if found.attempts_total > told {
-        let _infallible = writeln!(page, "    ({} earlier attempts are no longer stored)", found.attempts_total - told);
+    let missing = found.attempts_total.saturating_sub(told);
+    match &found.damaged {
+        Some(why) => {
+            let why = escaped(why);
+            let _infallible = writeln!(page, "    (missing attempts: {missing}, of which some can't be read: {why})");
+        }
+        None if missing > 0 => {
+            let _infallible = writeln!(page, "    ({missing} earlier attempts are no longer stored)");
+        }
+        None => {}
     }
 }
 

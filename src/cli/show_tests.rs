@@ -25,6 +25,19 @@ fn the_page_tells_the_event_and_every_attempt() {
 }
 
 #[test]
+fn attempts_that_cannot_be_read_are_named_and_the_rest_is_shown_with_exit_code_1() {
+    let mut show = shown();
+    assert_eq!(whole_or_partly(&show), Exit::Done);
+    let delivery = &mut show.event.deliveries[0];
+    delivery.attempts_total = 3;
+    delivery.damaged = Some("0001.seg is damaged".into());
+    let page = page(&show, false);
+    assert!(page.contains("delivered  200") && page.contains("missing attempts: 2"), "{page}");
+    assert!(page.contains("can't be read: 0001.seg is damaged"), "{page}");
+    assert_eq!(whole_or_partly(&show), Exit::Partly);
+}
+
+#[test]
 fn a_hostile_request_does_not_reach_the_terminal() {
     let mut show = shown();
     show.event.path = "/\u{1b}]0;title\u{7}".into();

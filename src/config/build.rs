@@ -10,8 +10,10 @@ use super::{
     listen::is_public,
     problem::Place,
     reader::suggestion,
-    settings::ListenSettings,
+    server::QUEUE_BESIDE_BODY,
+    settings::{ListenSettings, StoreSettings},
     source::{ReadSource, shown_path},
+    units::show_size,
 };
 use crate::routing::{Limits, Route, Table, TableParts, Upstream};
 
@@ -26,8 +28,9 @@ pub(super) struct Parts {
 impl Parts {
     /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
     /// section that could not be read would be missing everywhere.
-    pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+    pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
         self.check_paths(cx);
+        self.check_sizes(cx, store);
         self.check_use(cx);
         self.check_guards(cx, listeners);
     }
@@ -97,6 +100,20 @@ impl Parts {
                 );
                 cx.problem(&other.place, &format!("source.{}.path", other.source.name), message);
             }
+        }
+    }
+
+    /// A body that the log's queue can't hold would be answered 503 for ever.
+    fn check_sizes(&self, cx: &Context<'_>, store: &StoreSettings) {
+        let most = store.queue_bytes.saturating_sub(QUEUE_BESIDE_BODY);
+        for ReadSource { source, place, .. } in self.sources.iter().filter(|read| read.source.max_body > most) {
+            let message = format!(
+                "{} (its own or that of [server]) does not fit into store.queue_size, {} with 512KiB to spare, so that \
+                 such a body could never be stored; raise store.queue_size",
+                show_size(source.max_body),
+                show_size(store.queue_bytes),
+            );
+            cx.problem(place, &format!("source.{}.max_body", source.name), message);
         }
     }
 

@@ -132,7 +132,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     parts.check_names(cx, &names("source"), &names("upstream"));
     root.finish();
     if !cx.has_problems() {
-        parts.check(cx, &listen);
+        parts.check(cx, &listen, &store);
     }
     if cx.has_problems() {
         return None;

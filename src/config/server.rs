@@ -24,6 +24,13 @@ const QUARANTINE_BYTES_MIN: u64 = 1 << 20;
 /// The largest body that is kept in quarantine, in bytes: larger ones are spooled (see `log::PART_BYTES`).
 const QUARANTINE_BODY_BYTES_MAX: u64 = 256 << 10;
 
+/// The least and the most bytes of events that may wait for a commit. They wait in memory.
+const QUEUE_BYTES_MIN: u64 = 1 << 20;
+const QUEUE_BYTES_MAX: u64 = 16 << 30;
+
+/// What an event needs in the queue besides its body: header block, path and the rest of its entry, in bytes.
+pub(super) const QUEUE_BESIDE_BODY: u64 = 512 << 10;
+
 /// `[server]`: the limits of the front door and what the sections below inherit.
 pub(super) struct Server {
     pub(super) limits: Limits,
@@ -123,7 +130,12 @@ pub(super) fn store(section: Section<'_>) -> StoreSettings {
             .unwrap_or(WhenFull::Reclaim),
         reserve: section.size("reserve", "64MiB"),
         segment_bytes: section.size("segment_size", &format!("{segment_default}B")),
+        queue_events: as_usize(section.count("queue_events", 20_000, 1..=10_000_000)),
+        queue_bytes: section.size("queue_size", "64MiB"),
     };
+    if !(QUEUE_BYTES_MIN..=QUEUE_BYTES_MAX).contains(&settings.queue_bytes) {
+        section.problem("queue_size", "must lie between 1MiB and 16GiB");
+    }
     if settings.max_size < SEGMENT_BYTES_MIN {
         section.problem("max_size", "must be at least 1MiB");
     }

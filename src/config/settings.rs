@@ -67,6 +67,10 @@ pub struct StoreSettings {
     pub reserve: u64,
     /// Bytes after which a segment is sealed.
     pub segment_bytes: u64,
+    /// Small events that may wait for the next commit.
+    pub queue_events: usize,
+    /// Bytes of events that may wait for the next commit.
+    pub queue_bytes: u64,
 }
 
 /// What happens when the store has reached its size.

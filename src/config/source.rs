@@ -21,6 +21,11 @@ use crate::{
 /// The longest name of a source, route or upstream, in bytes: names are metric labels.
 pub(super) const NAME_BYTES_MAX: usize = 64;
 
+/// Event types of one source that are metric labels.
+const TYPES_MAX: usize = 200;
+/// The longest of them, in bytes.
+const TYPE_BYTES_MAX: usize = 128;
+
 /// A source with where it stands and the route its `to` makes.
 pub(super) struct ReadSource {
     pub(super) source: Source,
@@ -51,6 +56,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let verifier = verifier(section.section("verify"));
     let dedupe = section.optional_section("dedupe").map(dedupe);
     let event_type = event_type(&section);
+    let types = types(&section);
     let to_place = section.place_of("to").clone();
     let to = section.words("to").map(|words| route::upstream_names(&section, &words));
     let reply = section.optional_section("reply").map(reply);
@@ -70,6 +76,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         verifier: verifier?,
         dedupe: dedupe.and_then(|rule| rule),
         event_type,
+        types,
         reply: reply.and_then(|reply| reply),
         max_body,
         record_safe,
@@ -267,6 +274,28 @@ fn event_type(section: &Section<'_>) -> Option<KeySelector> {
         }
         _ => expression(section, "type").map(KeySelector::Expr),
     }
+}
+
+/// The types that are metric labels.
+fn types(section: &Section<'_>) -> Vec<Box<str>> {
+    let words = section.words("types").unwrap_or_default();
+    if !words.is_empty() && !section.has("type") {
+        section.problem("types", "has no effect without type, which says where the type stands");
+    }
+    if words.len() > TYPES_MAX {
+        section.problem("types", format!("names {} types, each a metric of its own; at most {TYPES_MAX}", words.len()));
+    }
+    for (index, (word, _)) in words.iter().enumerate() {
+        if *word == "other" {
+            section.problem("types", "names \"other\", which stands for every type that is not named; remove it");
+        } else if word.len() > TYPE_BYTES_MAX || word.chars().any(char::is_control) {
+            section.problem("types", format!("{word:?} is no type; at most {TYPE_BYTES_MAX} bytes, none of control"));
+        } else if words.iter().take(index).any(|(earlier, _)| earlier == word) {
+            section.problem("types", format!("names \"{word}\" twice"));
+        }
+    }
+    section.print_words("types", words.iter().map(|(word, _)| word));
+    words.into_iter().map(|(word, _)| word.into()).collect()
 }
 
 fn header_selector(section: &Section<'_>) -> Option<KeySelector> {

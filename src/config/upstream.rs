@@ -34,6 +34,9 @@ const OWN_HEADERS: [&str; 9] = [
     "upgrade",
 ];
 
+/// The most of an answer that is handed back, in bytes: it is held in memory, once for each such request.
+const REPLY_BYTES_MAX: u64 = 256 << 20;
+
 /// Reads every upstream; those with problems are left out.
 pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings) -> Vec<(Upstream, Place)> {
     let machine = MachineRoots::default();
@@ -72,6 +75,10 @@ fn one(
     let host = host(&section, is_https);
     let path = path_edit(&section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
+    let max_reply = section.size("max_reply", "1MiB");
+    if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
+        section.problem("max_reply", "must lie between 1B and 256MiB");
+    }
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -92,6 +99,7 @@ fn one(
         host,
         path,
         soft_bounce,
+        max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
     };
     Some((upstream, place))
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
-    BreakerView, Env,
+    BreakerView, Env, Signals,
     breaker::Step,
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
@@ -43,6 +43,8 @@ pub(crate) struct Lane {
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
     bell: Notify,
+    /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
+    retired: Mutex<bool>,
     hall: Mutex<Hall>,
     protocol: Shared,
     pub(crate) large_bodies: LargeBodies,
@@ -84,10 +86,13 @@ impl Lane {
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
+            retired: Mutex::new(false),
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
             proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
         });
+        // Whatever was remembered of a breaker before this lane: this one is closed.
+        lane.env.signals.paused(&lane.name, false);
         shard.spawn(lane.clone().run());
         lane
     }
@@ -112,6 +117,26 @@ impl Lane {
         self.bell.notify_one();
     }
 
+    /// Closes the lane: its upstream is gone from the configuration or the engine drains. What it tells the agenda by
+    /// this is its last word, so that a lane that takes its place at once is not contradicted.
+    pub(crate) fn retire(&self) {
+        let mut retired = lock(&self.retired);
+        if !std::mem::replace(&mut *retired, true) {
+            self.env.signals.window(&self.name, 0);
+            self.env.signals.paused(&self.name, false);
+        }
+        drop(retired);
+        self.ring();
+    }
+
+    /// Tells the agenda something, unless the lane is retired.
+    fn signal(&self, tell: impl FnOnce(&dyn Signals)) {
+        let retired = lock(&self.retired);
+        if !*retired {
+            tell(&*self.env.signals);
+        }
+    }
+
     /// Figures for operators.
     pub(crate) fn view(&self) -> BreakerView {
         let hall = lock(&self.hall);
@@ -128,8 +153,6 @@ impl Lane {
 
     /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
     async fn run(self: Arc<Self>) {
-        // Whatever was remembered of a breaker before this lane: this one is closed.
-        self.env.signals.paused(&self.name, false);
         while let Some(wait) = self.clone().oversee() {
             // Cancel-safe: a permit of the bell is kept for the next turn.
             let _rung = timeout(wait, self.bell.notified()).await;
@@ -139,7 +162,7 @@ impl Lane {
     /// Starts what may start. Gives how long nothing changes by time alone; None at the end of the lane.
     fn oversee(self: Arc<Self>) -> Option<Duration> {
         let table = self.env.live.snapshot();
-        let upstream = table.upstreams.get(&*self.name).filter(|_| !self.env.draining.load(Ordering::Acquire));
+        let upstream = table.upstreams.get(&*self.name).filter(|_| !*lock(&self.retired));
         let now = self.env.clock.steady();
         let mut hall = lock(&self.hall);
         let mut inbox = lock(&self.inbox);
@@ -153,8 +176,6 @@ impl Lane {
             drop(hall);
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.give_back(returned);
-            self.env.signals.window(&self.name, 0);
-            self.env.signals.paused(&self.name, false);
             return None;
         };
         hall.gates.tick(now);
@@ -169,7 +190,7 @@ impl Lane {
         drop(hall);
         self.give_back(returned);
         if let Some(window) = window {
-            self.env.signals.window(&self.name, window);
+            self.signal(|signals| signals.window(&self.name, window));
         }
         Some(deadline.map_or(Duration::from_secs(3600), |at| at.since(now).max(Duration::from_millis(1))))
     }
@@ -332,16 +353,16 @@ impl Lane {
             Step::Opened => {
                 let reason = judged.words.as_deref().unwrap_or_default();
                 tracing::warn!(upstream, failures, reason, "the breaker opened");
-                self.env.signals.paused(upstream, true);
+                self.signal(|signals| signals.paused(upstream, true));
             }
             Step::Closed => {
                 tracing::info!(upstream, "the breaker closed");
-                self.env.signals.paused(upstream, false);
+                self.signal(|signals| signals.paused(upstream, false));
             }
             Step::Same | Step::Grew => {}
         }
         if let Some(window) = window {
-            self.env.signals.window(upstream, window);
+            self.signal(|signals| signals.window(upstream, window));
         }
         self.bell.notify_one();
     }

@@ -18,7 +18,7 @@ mod request;
 mod settle;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::HashMap,
@@ -175,8 +175,11 @@ impl Engine {
                 }
             }
         }
-        self.0.lanes.store(Arc::new(lanes));
-        before.values().for_each(|lane| lane.ring());
+        let current = Arc::new(lanes);
+        self.0.lanes.store(current.clone());
+        for (name, lane) in &*before {
+            if current.get(name).is_some_and(|now| Arc::ptr_eq(now, lane)) { lane.ring() } else { lane.retire() }
+        }
     }
 
     /// The breakers of all upstreams, by name.

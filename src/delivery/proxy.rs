@@ -109,6 +109,10 @@ impl Engine {
             Some(Cut::Silent) => return Err(ProxyError::Late(name)),
             Some(cut @ Cut::Broken(_)) => return Err(unreachable(cut.to_string())),
         }
+        if answer.status.is_informational() {
+            // hyper has swallowed those that come before an answer; this one ends HTTP on the connection.
+            return Err(unreachable(format!("it answered {}, which nobody asked for", answer.status)));
+        }
         let mut response = Response::new(answer.body);
         *response.status_mut() = answer.status;
         *response.headers_mut() = end_to_end(&answer.headers, draft.is_head());

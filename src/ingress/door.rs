@@ -16,7 +16,7 @@ pub(super) struct Doors {
 /// The metric handles of one source.
 pub(super) struct Door {
     pub(super) metrics: Arc<SourceMetrics>,
-    /// Types that the configuration names; the app registers them before the table comes into force.
+    /// Types that the configuration names.
     named: HashMap<Box<str>, Arc<Counter>>,
     other: Arc<Counter>,
 }
@@ -26,7 +26,7 @@ impl Doors {
         let by_source = table
             .sources
             .iter()
-            .map(|source| (key(source), Arc::new(Door::new(metrics.source(&source.name)))))
+            .map(|source| (key(source), Arc::new(Door::new(metrics.source(&source.name), &source.types))))
             .collect();
         Self { table, by_source }
     }
@@ -38,11 +38,11 @@ impl Doors {
 }
 
 impl Door {
-    fn new(metrics: Arc<SourceMetrics>) -> Self {
+    fn new(metrics: Arc<SourceMetrics>, types: &[Box<str>]) -> Self {
         let (named, other) = {
             let mut events = metrics.events.lock().unwrap_or_else(PoisonError::into_inner);
-            let other = events.entry("other".into()).or_default().clone();
-            (events.iter().map(|(name, counter)| (name.clone(), counter.clone())).collect(), other)
+            let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
+            (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
         Self { metrics, named, other }
     }

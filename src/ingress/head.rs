@@ -31,7 +31,8 @@ fn without_user(authority: &str) -> &str {
     authority.rsplit('@').next().unwrap_or(authority)
 }
 
-/// The host that was asked for, without port. RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1.
+/// The host that was asked for, without port. RFC 9112, section 3.2: exactly one `Host` in HTTP/1.1, and one that
+/// names a host; HTTP/1.0 may leave it out.
 pub(super) fn host(head: &Parts) -> Result<&str, Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
@@ -42,13 +43,22 @@ pub(super) fn host(head: &Parts) -> Result<&str, Refusal> {
     let named = match (authority, first) {
         (Some(authority), _) => without_user(authority),
         (None, Some(value)) => value.to_str().map_err(|_odd| Refusal::Host)?,
-        (None, None) => "",
+        (None, None) => return Ok(""),
     };
-    let port_free = match named.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => named,
+    let (host, port) = match named.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (named, ""),
     };
-    Ok(port_free)
+    if is_host(host) && port.bytes().all(|byte| byte.is_ascii_digit()) { Ok(host) } else { Err(Refusal::Host) }
+}
+
+/// Whether the text is a name, an IPv4 address or an IPv6 address in brackets (RFC 3986, section 3.2.2). Not empty:
+/// RFC 9110, section 4.2.1.
+fn is_host(text: &str) -> bool {
+    if let Some(inside) = text.strip_prefix('[') {
+        return inside.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    }
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte))
 }
 
 /// Whether the source takes the method.
@@ -94,13 +104,25 @@ mod tests {
 
     #[test]
     fn the_host_is_the_one_asked_for_without_its_port() {
-        let cases: [(&str, &[&str], Option<&str>); 9] = [
+        let cases: [(&str, &[&str], Option<&str>); 21] = [
             ("/a", &["example.com"], Some("example.com")),
             ("/a", &["example.com:8443"], Some("example.com")),
             ("/a", &["[2001:db8::1]:80"], Some("[2001:db8::1]")),
             ("/a", &["[2001:db8::1]"], Some("[2001:db8::1]")),
             ("http://other.example:80/a", &["example.com"], Some("other.example")),
-            ("/a", &[""], Some("")),
+            ("/a", &["a_b.c-d.example:"], Some("a_b.c-d.example")),
+            ("/a", &["192.0.2.1:80"], Some("192.0.2.1")),
+            ("/a", &[""], None),
+            ("/a", &[":80"], None),
+            ("/a", &["a b"], None),
+            ("/a", &["a/b"], None),
+            ("/a", &["a@b"], None),
+            ("/a", &["a:b"], None),
+            ("/a", &["a:1:2"], None),
+            ("/a", &["2001:db8::1"], None),
+            ("/a", &["[2001:db8::1"], None),
+            ("/a", &["[x]"], None),
+            ("/a", &["a?b"], None),
             ("/a", &[], None),
             ("/a", &["one", "two"], None),
             ("http://user@other.example/a", &["x"], Some("other.example")),

@@ -49,7 +49,7 @@ pub(super) enum Refusal {
     NotFound,
     #[error("the path has dot segments under a subtree source")]
     DotSegments,
-    #[error("the request has no Host or more than one")]
+    #[error("the request has no Host, more than one, or one that names no host")]
     Host,
     #[error("the declared length is no number")]
     Length,

@@ -71,20 +71,23 @@ pub(super) async fn serve<S, B>(
     };
     let activity = Arc::new(Activity::default());
     let service = {
-        let activity = activity.clone();
+        let (activity, is_http2) = (activity.clone(), matches!(protocol, Protocol::Http2));
         service_fn(move |request| {
-            let guard = activity.begin();
+            let mut guard = activity.begin();
             let answer = service.call(request);
             async move {
                 let response = answer.await?;
-                Ok::<_, Infallible>(response.map(|body| Held { body, _guard: guard }))
+                if is_http2 {
+                    guard.moved();
+                }
+                Ok::<_, Infallible>(response.map(|body| Held { body, guard, is_http2 }))
             }
         })
     };
     let io = |end| TokioIo::new(Metered::new(stream, activity.clone(), ahead, end));
     match protocol {
         Protocol::Http1 => http1(io(WhoCloses::Owner), &info, shared, &activity, service).await,
-        Protocol::Http2 => http2(io(WhoCloses::Hyper), shared, &activity, service).await,
+        Protocol::Http2 => http2(io(WhoCloses::Hyper), &info, shared, &activity, service).await,
     }
 }
 
@@ -231,7 +234,7 @@ where
     close(stream, activity.has_ended()).await;
 }
 
-async fn http2<S>(io: TokioIo<Metered>, shared: &Shared, activity: &Activity, service: S)
+async fn http2<S>(io: TokioIo<Metered>, info: &ConnectionInfo, shared: &Shared, activity: &Activity, service: S)
 where
     S: HttpService<Incoming, Error = Infallible>,
     S::Future: Send + 'static,
@@ -252,7 +255,7 @@ where
     let mut alarm = pin!(tokio::time::sleep_until(Instant::now()));
     let mut drain = pin!(shared.drain.notified());
     drain.as_mut().enable();
-    let (mut armed, mut told) = (false, false);
+    let (mut armed, mut told, mut untaken) = (false, false, false);
     poll_fn(|cx| {
         if !armed {
             let _not_yet = drain.as_mut().poll(cx);
@@ -266,16 +269,22 @@ where
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            if armed && !alarm.is_elapsed() {
+            let phase = activity.http2_phase();
+            if armed && !alarm.is_elapsed() && !watch.is_news(phase) {
                 return Poll::Pending;
             }
             armed = true;
-            // Frames are no header blocks: only requests and answers count as progress.
-            let phase = if activity.phase() == Phase::Head { Phase::Idle } else { activity.phase() };
-            match watch.look(activity, phase, Instant::now()) {
+            let now = Instant::now();
+            untaken |= watch.has_untaken(activity, now);
+            match if untaken { Verdict::Idle } else { watch.look(activity, phase, now) } {
+                // Nothing else can come on this connection as long as the block is open, not even a farewell's answer.
+                Verdict::HeadTooSlow => {
+                    shared.broken(info, Broken::HeadTooSlow);
+                    return Poll::Ready(());
+                }
                 // Told and still here: it has had its time.
-                Verdict::Idle | Verdict::HeadTooSlow if told => return Poll::Ready(()),
-                Verdict::Idle | Verdict::HeadTooSlow => {
+                Verdict::Idle if told => return Poll::Ready(()),
+                Verdict::Idle => {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                     alarm.as_mut().reset(Instant::now() + limits.header_timeout);
@@ -307,7 +316,8 @@ async fn close(mut stream: Stream, peer_has_ended: bool) {
 /// A body that counts as a request under way until it is sent.
 struct Held<B> {
     body: B,
-    _guard: InFlight,
+    guard: InFlight,
+    is_http2: bool,
 }
 
 impl<B: Body + Unpin> Body for Held<B> {
@@ -318,7 +328,12 @@ impl<B: Body + Unpin> Body for Held<B> {
         self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.is_http2 && polled.is_ready() {
+            this.guard.moved();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,13 +1,14 @@
 //! Owns the sockets that senders connect to: listening, TLS, the limits of connections, and draining.
 //!
 //! Promises that no connection lives without a limit: connections at once, time for the handshake, for a header
-//! block and between requests, bytes of a header block; that a request begun before a drain is answered; and that
-//! what can't be parsed is answered 400, 408 or 431 where HTTP still allows an answer.
+//! block, between requests and for an answer that is not taken, bytes of a header block; that a request begun before a
+//! drain is answered; and that what can't be parsed is answered 400, 408 or 431 where HTTP still allows an answer.
 //!
 //! Generic over a hyper service: it knows nothing of sources, events or replies. Limits of bodies live with whoever
 //! reads them.
 
 mod conn;
+mod frames;
 mod server;
 mod shards;
 mod socket;
@@ -41,11 +42,12 @@ pub struct Limits {
     pub max_connections: usize,
     /// For the TLS handshake; then the connection is closed.
     pub handshake_timeout: Duration,
-    /// From the first byte of a header block to its last; then 408.
+    /// From the first byte of a header block to its last; then 408, or in HTTP/2 the end of the connection.
     pub header_timeout: Duration,
     /// Bytes of a header block; beyond it 431. A block may hold 100 headers at most, more are 431 as well.
     pub max_header_bytes: usize,
-    /// Without a request (or without progress of an answer); then the connection is closed. Kept to an eighth.
+    /// Without a request (or without progress of an answer); then the connection is closed. Kept to an eighth; for one
+    /// HTTP/2 answer among others, which closes its whole connection, to twice the time.
     pub idle_timeout: Duration,
 }
 

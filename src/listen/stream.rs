@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::watch::Activity;
+use super::{frames::Frames, watch::Activity};
 
 /// A stream of bytes below TLS.
 pub(super) enum Raw {
@@ -33,14 +33,16 @@ pub(super) struct Metered {
     activity: Arc<Activity>,
     ahead: Ahead,
     end: WhoCloses,
+    /// HTTP/2: where the frames that are read are.
+    frames: Option<Frames>,
 }
 
-/// Who closes the stream when HTTP is over.
+/// Who closes the stream when HTTP is over, which is to say: which HTTP it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WhoCloses {
-    /// hyper.
+    /// hyper, of HTTP/2.
     Hyper,
-    /// Whoever takes the stream back from hyper.
+    /// Whoever takes the stream back from hyper: HTTP/1.
     Owner,
 }
 
@@ -71,7 +73,16 @@ impl Ahead {
 
 impl Metered {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>, ahead: Ahead, end: WhoCloses) -> Self {
-        Self { stream, activity, ahead, end }
+        let frames = (end == WhoCloses::Hyper).then(Frames::new);
+        Self { stream, activity, ahead, end, frames }
+    }
+
+    /// Notes that bytes came.
+    fn came(&mut self, bytes: &[u8]) {
+        match &mut self.frames {
+            None => self.activity.read(),
+            Some(frames) => self.activity.in_block(frames.read(bytes)),
+        }
     }
 }
 
@@ -80,16 +91,18 @@ impl AsyncRead for Metered {
         let this = self.get_mut();
         let ahead = this.ahead.bytes();
         if !ahead.is_empty() {
-            let now = ahead.get(..ahead.len().min(buf.remaining())).unwrap_or_default();
-            buf.put_slice(now);
-            this.ahead.given += now.len();
-            this.activity.read();
+            let (before, count) = (buf.filled().len(), ahead.len().min(buf.remaining()));
+            buf.put_slice(ahead.get(..count).unwrap_or_default());
+            this.ahead.given += count;
+            this.came(buf.filled().get(before..).unwrap_or_default());
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         match &polled {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => this.activity.read(),
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                this.came(buf.filled().get(before..).unwrap_or_default());
+            }
             Poll::Ready(_) => this.activity.ended(),
             Poll::Pending => {}
         }

@@ -275,6 +275,70 @@ fn http2_is_spoken_by_prior_knowledge_and_told_to_go_away_by_a_drain() {
     });
 }
 
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// `GET http://x/` and `GET http://x/wait` in HPACK (RFC 7541).
+const GET: &[u8] = b"\x82\x86\x84\x01\x01x";
+const GET_WAIT: &[u8] = b"\x82\x86\x04\x05/wait\x01\x01x";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// An HTTP/2 connection of raw frames.
+fn frames(echo: &Echo, settings: &[u8]) -> TcpStream {
+    let mut stream = echo.connect();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, settings)).unwrap();
+    stream
+}
+
+#[test]
+fn an_http2_header_block_that_comes_too_slowly_ends_the_connection_whatever_else_is_under_way() {
+    let echo = serve(Limits { header_timeout: Duration::from_millis(50), ..limits() });
+    let mut stream = frames(&echo, &[]);
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET_WAIT)).unwrap();
+    assert!(echo.begun.recv().unwrap().contains("/wait"));
+    stream.write_all(&frame(HEADERS, END_STREAM, 3, GET)).unwrap();
+    stream.write_all(&frame(CONTINUATION, 0, 3, b"")).unwrap();
+    let mut rest = Vec::new();
+    let _reset = stream.read_to_end(&mut rest);
+    assert_eq!(*echo.broken.lock().unwrap(), [Broken::HeadTooSlow]);
+    assert_eq!(echo.unmatched(RequestResult::TimedOut), 1);
+}
+
+#[test]
+fn an_http2_header_block_in_pieces_is_read_when_it_ends_in_time() {
+    let echo = serve(limits());
+    let mut stream = frames(&echo, &[]);
+    let (one, two) = GET_WAIT.split_at(4);
+    stream.write_all(&frame(HEADERS, END_STREAM, 1, one)).unwrap();
+    stream.write_all(&frame(CONTINUATION, END_HEADERS, 1, two)).unwrap();
+    assert!(echo.begun.recv().unwrap().contains("/wait"));
+}
+
+#[test]
+fn an_http2_peer_that_takes_no_answer_is_let_go_even_if_it_pings() {
+    let brief = Duration::from_millis(50);
+    let echo = serve(Limits { idle_timeout: brief, header_timeout: brief, ..limits() });
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let mut stream = frames(&echo, &[0, 4, 0, 0, 0, 0]);
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).unwrap();
+    echo.begun.recv().unwrap();
+    let mut buffer = [0; 1024];
+    let start = crate::clock::Clock::system();
+    while stream.write_all(&frame(PING, 0, 0, b"answerme")).is_ok() && matches!(stream.read(&mut buffer), Ok(1..)) {
+        assert!(start.elapsed() < LONG / 10, "it is still connected");
+    }
+}
+
 #[test]
 fn http2_is_chosen_by_alpn_over_tls_and_http1_without_it() {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

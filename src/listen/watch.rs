@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -35,6 +35,11 @@ pub(super) struct Activity {
     head: AtomicBool,
     blocked: AtomicBool,
     ended: AtomicBool,
+    /// HTTP/2: part of a header block has come.
+    block: AtomicBool,
+    /// HTTP/2: answers that the peer has not taken, by the turn in which they last moved.
+    untaken: [AtomicU32; 2],
+    turn: AtomicUsize,
 }
 
 impl Activity {
@@ -43,6 +48,11 @@ impl Activity {
         if self.in_flight.load(Relaxed) == 0 {
             self.head.store(true, Relaxed);
         }
+    }
+
+    /// HTTP/2: what was read ends inside a header block, or does not.
+    pub(super) fn in_block(&self, inside: bool) {
+        self.block.store(inside, Relaxed);
     }
 
     /// The peer will send no more.
@@ -63,7 +73,7 @@ impl Activity {
         self.in_flight.fetch_add(1, Relaxed);
         self.head.store(false, Relaxed);
         self.progress.store(self.progress.load(Relaxed).wrapping_add(1), Relaxed);
-        InFlight(self.clone())
+        InFlight { activity: self.clone(), untaken: None }
     }
 
     /// Whether the peer has said that it sends no more.
@@ -80,17 +90,55 @@ impl Activity {
         }
     }
 
+    /// The phase of an HTTP/2 connection: frames are no header blocks, and a block may come while requests are under
+    /// way.
+    pub(super) fn http2_phase(&self) -> Phase {
+        match self.phase() {
+            _ if self.block.load(Relaxed) => Phase::Head,
+            Phase::Head => Phase::Idle,
+            phase => phase,
+        }
+    }
+
+    /// Begins a turn. True if an answer has not moved in the whole of the last one.
+    fn next_turn(&self) -> bool {
+        let turn = self.turn.load(Relaxed) ^ 1;
+        self.turn.store(turn, Relaxed);
+        self.untaken.get(turn).is_some_and(|count| count.load(Relaxed) > 0)
+    }
+
+    fn count_untaken(&self, turn: Option<usize>, change: impl FnOnce(u32) -> u32) {
+        if let Some(count) = turn.and_then(|turn| self.untaken.get(turn)) {
+            count.store(change(count.load(Relaxed)), Relaxed);
+        }
+    }
+
     fn progress(&self) -> u32 {
         self.progress.load(Relaxed)
     }
 }
 
 /// A request under way.
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    /// The turn in which its answer last moved.
+    untaken: Option<usize>,
+}
+
+impl InFlight {
+    /// HTTP/2: its answer is there, or a piece of it was handed on; what is left waits for the peer.
+    pub(super) fn moved(&mut self) {
+        let activity = &*self.activity;
+        activity.count_untaken(self.untaken, |count| count.saturating_sub(1));
+        self.untaken = Some(activity.turn.load(Relaxed));
+        activity.count_untaken(self.untaken, |count| count.saturating_add(1));
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.activity.count_untaken(self.untaken, |count| count.saturating_sub(1));
+        self.activity.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
@@ -111,6 +159,7 @@ pub(super) struct Watch {
     idle_timeout: Duration,
     head_since: Option<Instant>,
     quiet_since: Instant,
+    turn_ends: Instant,
     seen: u32,
 }
 
@@ -121,6 +170,7 @@ impl Watch {
             idle_timeout: limits.idle_timeout,
             head_since: None,
             quiet_since: now,
+            turn_ends: now + limits.idle_timeout,
             seen: 0,
         }
     }
@@ -130,15 +180,29 @@ impl Watch {
         (phase == Phase::Head) != self.head_since.is_some()
     }
 
+    /// HTTP/2: whether the peer has left an answer untaken for the idle timeout, or up to twice as long. Looked at with
+    /// every [`Watch::look`].
+    pub(super) fn has_untaken(&mut self, activity: &Activity, now: Instant) -> bool {
+        if now < self.turn_ends {
+            return false;
+        }
+        self.turn_ends = now + self.idle_timeout;
+        activity.next_turn()
+    }
+
     /// Judges the connection as it is now.
     pub(super) fn look(&mut self, activity: &Activity, phase: Phase, now: Instant) -> Verdict {
+        let progress = activity.progress();
         if phase == Phase::Head {
+            if progress != self.seen {
+                // A request came and went since: what has begun now is another one's header block.
+                (self.seen, self.quiet_since, self.head_since) = (progress, now, None);
+            }
             let since = *self.head_since.get_or_insert(now);
             let due = since + self.header_timeout;
             return if now >= due { Verdict::HeadTooSlow } else { Verdict::Wait(due) };
         }
         self.head_since = None;
-        let progress = activity.progress();
         if phase == Phase::Busy || progress != self.seen {
             self.seen = progress;
             self.quiet_since = now;
@@ -186,6 +250,39 @@ mod tests {
         assert!(watch.is_news(activity.phase()));
         let (verdict, at) = run(&mut watch, &activity, first_byte);
         assert_eq!((verdict, at), (Verdict::HeadTooSlow, first_byte + Duration::from_secs(10)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_header_block_has_its_own_time() {
+        let (activity, start) = (Arc::new(Activity::default()), Instant::now());
+        let mut watch = Watch::new(&limits(), start);
+        let mut now = start;
+        for _ in 0..10 {
+            activity.read();
+            assert!(matches!(watch.look(&activity, activity.phase(), now), Verdict::Wait(_)));
+            drop(activity.begin());
+            now += Duration::from_secs(8);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_answer_that_does_not_move_is_noticed_whatever_else_happens() {
+        let (activity, start) = (Arc::new(Activity::default()), Instant::now());
+        let mut watch = Watch::new(&limits(), start);
+        let mut noticed = |seconds| watch.has_untaken(&activity, start + Duration::from_secs(seconds));
+        let mut moving = activity.begin();
+        moving.moved();
+        assert!(!noticed(80), "it had not the whole time yet");
+        moving.moved();
+        assert!(!noticed(160), "it has moved");
+        let _worked_on = activity.begin();
+        drop(moving);
+        assert!(!noticed(240), "nothing waits for the peer");
+        let mut stuck = activity.begin();
+        stuck.moved();
+        assert!(!noticed(320) && !noticed(399));
+        activity.wrote(false);
+        assert!(noticed(400));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 pub use ack::{AckLane, Acked, Done};
 use bytes::Bytes;
 pub use entry::{Entry, Kind};
+pub use queue::QueueLimits;
 
 use crate::{
     clock::Timestamp,

@@ -12,16 +12,30 @@ use std::{
 
 use super::{Append, AppendError, Class};
 
-/// Appends that may wait.
-const ENTRIES_MAX: usize = 20_000;
+/// What may wait for the committer (`store.queue_events`, `store.queue_size`). A new event beyond is
+/// [`AppendError::Busy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Small appends; large ones are bounded by their bytes.
+    pub appends: usize,
+    /// Bytes of payloads, small and large together. An append that is larger than this alone is never taken.
+    pub bytes: usize,
+}
+
+impl QueueLimits {
+    /// 20,000 appends and 64 MiB: what a disk that takes a second for a commit needs at the peak rate of two cores.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self { appends: 20_000, bytes: 64 * 1024 * 1024 }
+    }
+}
+
 /// Small appends that share one barrier at the most; the rest waits for the next.
 pub const TURN_APPENDS: usize = 4096;
-/// Bytes that may wait.
-const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What waits for the committer.
-#[derive(Default)]
 pub struct Queue {
+    limits: QueueLimits,
     waiting: Mutex<Waiting>,
     bell: Condvar,
 }
@@ -46,6 +60,11 @@ pub enum Taken {
 }
 
 impl Queue {
+    /// Empty.
+    pub fn new(limits: QueueLimits) -> Self {
+        Self { limits, waiting: Mutex::default(), bell: Condvar::new() }
+    }
+
     /// Puts an append in its lane.
     pub fn push(&self, append: Append) {
         let bytes = size(&append);
@@ -53,8 +72,8 @@ impl Queue {
         let refused = match append.class {
             _ if waiting.closed => Some(AppendError::Closed),
             Class::Event
-                if waiting.small.len() >= ENTRIES_MAX
-                    || waiting.small_bytes + waiting.large_bytes + bytes > BYTES_MAX =>
+                if waiting.small.len() >= self.limits.appends
+                    || waiting.small_bytes + waiting.large_bytes + bytes > self.limits.bytes =>
             {
                 Some(AppendError::Busy)
             }
@@ -149,19 +168,29 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_busy_at_once_and_room_returns_with_what_is_taken() {
-        let queue = Queue::default();
-        let waiting: Vec<_> = (0..ENTRIES_MAX).map(|_| push(&queue, 1, 0)).collect();
+        let limits = QueueLimits::standard();
+        let queue = Queue::new(limits);
+        let waiting: Vec<_> = (0..limits.appends).map(|_| push(&queue, 1, 0)).collect();
         assert_eq!(push(&queue, 1, 0).try_recv(), Ok(Err(AppendError::Busy)));
         let Taken::Work(first, None) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
         assert_eq!(first.len(), TURN_APPENDS);
         assert!(push(&queue, 1, 0).try_recv().is_err());
-        assert!(push(&queue, BYTES_MAX, 0).try_recv().is_ok_and(|acked| acked == Err(AppendError::Busy)));
+        assert!(push(&queue, limits.bytes, 0).try_recv().is_ok_and(|acked| acked == Err(AppendError::Busy)));
         drop(waiting);
     }
 
     #[test]
+    fn the_limits_of_the_configuration_are_kept() {
+        let queue = Queue::new(QueueLimits { appends: 2, bytes: 100 });
+        let is_taken = |bytes| push(&queue, bytes, 0).try_recv().is_err();
+        assert!(is_taken(60) && !is_taken(41) && is_taken(40) && !is_taken(0));
+        let Taken::Work(_, None) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert!(!is_taken(101) && is_taken(100));
+    }
+
+    #[test]
     fn large_appends_are_handed_out_one_at_a_time_and_only_when_wanted() {
-        let queue = Queue::default();
+        let queue = Queue::new(QueueLimits::standard());
         let _waiting = [push(&queue, 1000, 3), push(&queue, 1000, 3), push(&queue, 5, 0)];
         let Taken::Work(small, None) = queue.take(Vec::new(), false, Duration::ZERO) else { panic!() };
         assert_eq!(small.len(), 1);

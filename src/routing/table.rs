@@ -55,6 +55,8 @@ pub struct Source {
     pub dedupe: Option<DedupeRule>,
     /// Where the event type stands.
     pub event_type: Option<KeySelector>,
+    /// Types that are counted under their own name; any other is `other`.
+    pub types: Vec<Box<str>>,
     /// In place of the default answer.
     pub reply: Option<Reply>,
     /// Bytes.
@@ -79,6 +81,7 @@ impl Source {
             verifier: Verifier::none(),
             dedupe: None,
             event_type: None,
+            types: Vec::new(),
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
@@ -168,6 +171,8 @@ pub struct Upstream {
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
+    /// Bytes of an answer that is handed back to a sender.
+    pub max_reply: usize,
 }
 
 /// An upstream's address.

@@ -18,7 +18,7 @@ use stagepost::{
     clock::{Clock, Timestamp},
     jitter::Jitter,
     log::{
-        Append, Appended, Class, Done, Kind, Log, NewEntry, ReadError,
+        Append, Appended, Class, Done, Kind, Log, NewEntry, QueueLimits, ReadError,
         sled::{Barrier, Settings, SledLog, append_and_wait},
     },
     telemetry::Metrics,
@@ -55,7 +55,8 @@ fn read_tree(root: &Path, below: &Path, files: &mut Files) {
 }
 
 fn settings(directory: &Path, barrier: Barrier) -> Settings {
-    Settings { directory: directory.into(), segment_bytes: 200_000, max_size: 1 << 40, reserve: 0, barrier }
+    let queue = QueueLimits::standard();
+    Settings { directory: directory.into(), segment_bytes: 200_000, max_size: 1 << 40, reserve: 0, queue, barrier }
 }
 
 fn open(directory: &Path, barrier: Barrier) -> SledLog {

@@ -57,6 +57,24 @@ fn metric_labels_hold_only_configured_names() {
 }
 
 #[test]
+fn events_are_counted_by_the_types_that_the_source_names_also_after_a_reload() {
+    let config = |types: &str| format!("[source.app]\npath = \"/x\"\nto = []\ntype = '.type'\ntypes = {types}\n");
+    let relay = Relay::start(&config(r#"["invoice.paid"]"#));
+    let count = |kind: &str| relay.metric(&format!("stagepost_events_total{{source=\"app\",type=\"{kind}\"}}")) as u64;
+    assert!(relay.ask_admin("/metrics").text().contains("type=\"invoice.paid\"} 0"), "it counts from the start");
+    for kind in ["invoice.paid", "customer.created", "invoice.paid"] {
+        relay.accept("/x", format!(r#"{{"type":"{kind}"}}"#));
+    }
+    assert_eq!((count("invoice.paid"), count("other")), (2, 1));
+    relay.configure(&config(r#"["customer.created"]"#));
+    relay.cli_by_config(&["reload"]).done();
+    for kind in ["invoice.paid", "customer.created"] {
+        relay.accept("/x", format!(r#"{{"type":"{kind}"}}"#));
+    }
+    assert_eq!((count("customer.created"), count("invoice.paid"), count("other")), (1, 2, 2));
+}
+
+#[test]
 fn readiness_does_not_depend_on_upstreams() {
     let relay = Relay::start("[source.a]\npath = \"/a\"\nto = [\"u\"]\n[upstream.u]\nurl = \"http://127.0.0.1:1\"\n");
     relay.accept("/a", "x");

@@ -219,6 +219,29 @@ fn a_429_with_retry_after_holds_the_whole_upstream_back() {
 }
 
 #[test]
+fn a_retry_after_that_is_a_date_is_honoured() {
+    let upstream = Upstream::start();
+    let clock = stagepost::clock::Clock::system();
+    // Dates have whole seconds.
+    let until_s = clock.now().as_millis() / 1_000 + 4;
+    let date = std::time::UNIX_EPOCH + std::time::Duration::from_secs(until_s);
+    upstream.answer(Answer::With(503, vec![("Retry-After", httpdate::fmt_http_date(date))], ""));
+    let relay = Relay::start(&all_to(&upstream));
+    let id = relay.accept("/x", "x");
+    wait_until("the date is known", || relay.show(&id)["deliveries"].to_string().contains("\"outcome\":\"deferred\""));
+    upstream.answer(Answer::Status(200));
+    let shown = relay.wait_for_state(&id, "delivered");
+    let attempts = shown["deliveries"][0]["attempts"].as_array().unwrap();
+    let at = |number: usize| {
+        let text = attempts[number]["at"].as_str().unwrap();
+        stagepost::clock::Timestamp::parse_rfc3339(text).unwrap().as_millis()
+    };
+    assert_eq!(attempts.len(), 2, "{shown:#}");
+    // A machine so slow that the date was past at the first attempt has nothing to wait for.
+    assert!(at(0) >= until_s * 1_000 || at(1) >= until_s * 1_000, "{shown:#}");
+}
+
+#[test]
 fn concurrency_bounds_the_attempts_at_once() {
     let upstream = Upstream::start();
     upstream.answer(Answer::HangBeforeHead);

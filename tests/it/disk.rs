@@ -3,11 +3,11 @@
 //! The tests need a file system of their own. Without the right to mount one they check the budget (`max_size`)
 //! instead and say so; the answers to senders are the same.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, net::TcpStream, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use crate::harness::{Relay, Request, distinct_bytes, wait_until};
+use crate::harness::{Relay, Request, distinct_bytes, exchange, wait_until};
 
 const CONFIG: &str = "[store]\nreserve = \"64MiB\"\n[source.a]\npath = \"/a\"\nto = []\n";
 
@@ -141,4 +141,39 @@ fn budget() {
 #[test]
 fn a_budget_that_is_used_up_by_undelivered_events_is_503_and_more_budget_is_enough() {
     budget();
+}
+
+#[test]
+fn a_write_that_fails_poisons_the_relay_and_a_restart_serves_what_was_acknowledged() {
+    let mut relay =
+        Relay::stopped("[store]\nreserve = \"1MiB\"\nmax_size = \"1GiB\"\n[source.a]\npath = \"/a\"\nto = []\n");
+    relay.limit_files(Some(6 * 1024));
+    relay.run();
+    let bytes = distinct_bytes(200 * 60_000);
+    let mut acknowledged = Vec::new();
+    for body in bytes.chunks(60_000) {
+        let sent = TcpStream::connect(relay.address()).and_then(|open| exchange(open, &Request::post("/a", body)));
+        match sent {
+            Ok(answer) if answer.status == 202 => {
+                let id = answer.header("stagepost-event-id").unwrap().to_owned();
+                acknowledged.push((id, body));
+            }
+            Ok(answer) => {
+                assert_eq!(answer.status, 503, "{answer:?}");
+                assert!(answer.header("retry-after").is_some());
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(!acknowledged.is_empty() && acknowledged.len() < 200, "{} were taken", acknowledged.len());
+    let (code, said) = relay.wait();
+    assert_eq!(code, 74, "{said}");
+    assert!(said.contains("the log is poisoned"), "{said}");
+    relay.limit_files(None);
+    relay.run();
+    for (id, body) in &acknowledged {
+        assert!(relay.cli(&["show", id, "--body"]).done().bytes == **body, "{id}");
+    }
+    relay.accept("/a", "serving again");
 }

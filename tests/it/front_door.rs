@@ -87,6 +87,11 @@ fn malformed_requests_are_400_and_never_stored() {
         "nonsense\r\n\r\n",
         "POST /hooks/app HTTP/1.1\r\n\r\n",
         "POST /hooks/app HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 0\r\n\r\n",
+        "POST /hooks/app HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n",
+        "POST /hooks/app HTTP/1.1\r\nHost: a b\r\nContent-Length: 0\r\n\r\n",
+        "POST /hooks/app HTTP/1.1\r\nHost: a/b\r\nContent-Length: 0\r\n\r\n",
+        "POST /hooks/app HTTP/1.1\r\nHost: user@a\r\nContent-Length: 0\r\n\r\n",
+        "POST /hooks/app HTTP/1.1\r\nHost: a:b\r\nContent-Length: 0\r\n\r\n",
         "POST /hooks/app HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
         "POST /hooks/app HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         "POST /hooks/app HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\nContent-Length: 0\r\n\r\n",
@@ -211,6 +216,27 @@ fn a_get_is_handed_through_once_and_the_senders_answer_is_the_upstreams() {
     assert_eq!(upstream.received().len(), 1);
     upstream.stop();
     assert_eq!(relay.send(&Request::get("/thing")).status, 502);
+}
+
+#[test]
+fn an_answer_that_cannot_be_handed_through_is_502_and_the_reason_is_told() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&format!(
+        "[source.a]\npath = \"/a\"\nto = [\"u\"]\n[upstream.u]\nurl = \"{}\"\nmax_reply = \"10B\"\n",
+        upstream.url()
+    ));
+    let upgrade = vec![("Connection", "upgrade".into()), ("Upgrade", "websocket".into())];
+    for (answer, status, reason) in [
+        (Answer::With(101, upgrade, ""), 502, "101 Switching Protocols"),
+        (Answer::With(200, Vec::new(), "11 bytes..."), 502, "max_reply"),
+        (Answer::With(200, Vec::new(), "10 bytes.."), 200, ""),
+    ] {
+        upstream.answer(answer.clone());
+        let got = relay.send(&Request::get("/a"));
+        assert_eq!(got.status, status, "{answer:?}");
+        assert!(got.header("upgrade").is_none());
+        relay.wait_for_diagnostics(reason);
+    }
 }
 
 #[test]

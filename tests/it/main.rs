@@ -14,6 +14,7 @@
 mod harness;
 
 mod admin;
+mod bad_input;
 mod config;
 mod delivery;
 mod disk;
@@ -21,6 +22,7 @@ mod expressions;
 mod front_door;
 mod log;
 mod operator;
+mod permission;
 mod restart;
 mod routing;
 mod systemd;

@@ -89,5 +89,6 @@ fn upstream(name: &str) -> Arc<Upstream> {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     })
 }

@@ -81,6 +81,22 @@ fn keys_of_features_this_version_does_not_have_are_refused() {
 }
 
 #[test]
+fn types_that_can_be_no_labels_are_refused() {
+    for (types, expected) in [
+        ("'a', 'other'", "names \"other\", which stands for every type that is not named; remove it"),
+        ("'a', 'b', 'a'", "names \"a\" twice"),
+        ("\"a\\nb\"", "\"a\\nb\" is no type; at most 128 bytes, none of control"),
+    ] {
+        check_line("[source.x]", &format!("types = [{types}]\ntype = '.t'"), &format!("source.x.types: {expected}"));
+    }
+    let without = "source.x.types: has no effect without type, which says where the type stands";
+    check_line("[source.x]", "types = 'a'", without);
+    let many: Vec<String> = (0..201).map(|n| format!("'t{n}'")).collect();
+    let line = format!("types = [{}]\ntype = '.t'", many.join(","));
+    check_line("[source.x]", &line, "source.x.types: names 201 types, each a metric of its own; at most 200");
+}
+
+#[test]
 fn values_in_another_form_are_refused_with_an_example() {
     for (section, line, expected) in [
         (
@@ -105,6 +121,15 @@ fn values_in_another_form_are_refused_with_an_example() {
             "[server]",
             "body_min_rate = '1KiB'",
             "server.body_min_rate: \"1KiB\" is no rate of bytes; write a size a second, such as \"1KiB/s\"",
+        ),
+        ("[store]", "queue_events = 0", "store.queue_events: takes a whole number from 1 to 10000000"),
+        ("[store]", "queue_size = '1KiB'", "store.queue_size: must lie between 1MiB and 16GiB"),
+        ("[upstream.x]", "max_reply = '1GiB'", "upstream.x.max_reply: must lie between 1B and 256MiB"),
+        (
+            "[source.x]",
+            "max_body = '64MiB'",
+            "source.x.max_body: 64MiB (its own or that of [server]) does not fit into store.queue_size, 64MiB with \
+             512KiB to spare, so that such a body could never be stored; raise store.queue_size",
         ),
         ("[store]", "when_full = 'stop'", "store.when_full: when_full \"stop\" is not known; known: reclaim, refuse"),
         (

@@ -240,6 +240,19 @@ async fn a_safe_request_is_proxied_once_and_its_answer_handed_back_whole() {
     assert!(rig.log.seqs().is_empty());
 }
 
+#[tokio::test]
+async fn an_upstream_that_switches_protocols_unasked_gives_no_answer_to_a_safe_request() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let peer = peer(vec![Act::SayAndHang(switch.into())]).await;
+    let rig = rig(vec![upstream("u", peer.target.clone())], Vec::new());
+    let mut event = super::rig::event(7);
+    event.method = Method::GET;
+    event.body = Body::Inline(Bytes::new());
+    let proxied = Proxied { event: event.into(), upstream: "u".into(), timeout: PATIENCE, reply_bytes_max: 1000 };
+    let error = rig.engine.proxy(proxied).await.unwrap_err();
+    assert!(matches!(&error, ProxyError::Unreachable { words, .. } if words.contains("101")), "{error:?}");
+}
+
 fn route(name: &str, when: Option<&str>, transform: Option<&str>) -> Route {
     let compile = |text: &str| crate::expr::Expr::compile(text).unwrap();
     Route {

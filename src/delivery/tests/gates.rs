@@ -6,6 +6,7 @@ use super::rig::{Act, Said, ok, peer, rig, rig_on, say, table, upstream};
 use crate::{
     delivery::BreakerState,
     event::{Change, Outcome},
+    routing::Upstream,
 };
 
 fn window(size: usize) -> Said {
@@ -134,6 +135,30 @@ async fn an_upstream_that_is_removed_gives_its_jobs_back_and_one_that_returns_ta
     rig.signals.wait(&window(32)).await;
     rig.dispatch([1], "u");
     assert_eq!(rig.log.wait(1).await[0].change, Change::Delivered);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_removed_and_returns_at_once_has_one_lane_and_its_window() {
+    let peer = peer(vec![Act::SayAndHang(String::new()), ok()]).await;
+    let only = || Upstream { concurrency: 1, ..upstream("u", peer.target.clone()) };
+    let rig = rig(vec![only()], Vec::new());
+    rig.dispatch(1..=3, "u");
+    peer.requests(1).await;
+    rig.signals.clear();
+    // The old lane has no moment to look between the two.
+    for upstreams in [Vec::new(), vec![only()]] {
+        rig.live.swap(table(upstreams, Vec::new()));
+        rig.engine.configure();
+    }
+    let said = rig.signals.wait(&Said::Returned(3, "u".into())).await;
+    assert!(said.contains(&Said::Returned(2, "u".into())), "{said:?}");
+    rig.dispatch([4], "u");
+    // The attempt under way hangs until its own limit; the new lane does not wait for it.
+    assert!(rig.log.wait(1).await.iter().any(|entry| (entry.event, &entry.change) == (4, &Change::Delivered)));
+    let said = rig.signals.said();
+    let windows = said.iter().filter_map(|one| if let Said::Window(_, window) = one { Some(*window) } else { None });
+    let windows: Vec<usize> = windows.collect();
+    assert!(windows.first() == Some(&0) && windows.iter().skip(1).all(|window| *window > 0), "{windows:?}");
 }
 
 #[tokio::test]

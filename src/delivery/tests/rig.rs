@@ -255,6 +255,7 @@ pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
         host: HostPolicy::Preserve,
         path: PathEdit::default(),
         soft_bounce: false,
+        max_reply: 1 << 20,
     }
 }
 

@@ -219,7 +219,6 @@ impl Door {
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        metrics.source("keyed").events.lock().unwrap().insert("paid".into(), Arc::default());
         let (clock, manual) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let quarantine = Quarantine::open(&spool.path().join("quarantine"), metrics.clone()).unwrap();
@@ -356,6 +355,7 @@ fn sources() -> Vec<Arc<Source>> {
                 on_duplicate: OnDuplicate::Revive,
             }),
             event_type: Some(expr(".type")),
+            types: vec!["paid".into()],
             ..source("keyed", "/keyed")
         }),
     ]

@@ -41,7 +41,7 @@ use super::{
     Append, AppendError, DedupeKey, Done, Entry, Follower, Log, LogStats, ReadError,
     dedupe::{self, Frozen, Runs},
     disk::{Identity, Lock, LockError},
-    queue::Queue,
+    queue::{Queue, QueueLimits},
     segment::Sealed,
 };
 use crate::{
@@ -64,6 +64,8 @@ pub struct Settings {
     pub max_size: u64,
     /// Free bytes on the file system below which new events are refused.
     pub reserve: u64,
+    /// What may wait for the committer.
+    pub queue: QueueLimits,
     /// The barrier; [`Settings::sync_data`] outside tests.
     pub barrier: Barrier,
 }

@@ -23,7 +23,7 @@ use crate::{
         Append, AppendError, DedupeKey, Entry, Follower, Kind, Log, LogStats, ReadError,
         dedupe::{self, Runs},
         disk::{Access, Identity, Lock, Temporary},
-        queue::Queue,
+        queue::{Queue, QueueLimits},
         segment::Sealed,
     },
     telemetry::Metrics,
@@ -52,6 +52,7 @@ impl OfflineLog {
             segment_bytes: u64::MAX,
             max_size: u64::MAX,
             reserve: 0,
+            queue: QueueLimits::standard(),
             barrier: Arc::new(|_| Ok(())),
         };
         let log_directory = directory.join("log");
@@ -74,10 +75,10 @@ impl OfflineLog {
         let (runs, ..) = Runs::open(&copies.join("dedupe"), clock.now()).map_err(ReadError::from)?;
         let (work, _) = sync_channel(1);
         let shared = Shared {
+            queue: Queue::new(settings.queue),
             settings,
             partition: 0,
             identity,
-            queue: Queue::default(),
             segments: ArcSwap::from_pointee(segments),
             end: AtomicU64::new(end),
             full: AtomicBool::new(false),

@@ -124,10 +124,10 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     recovered.damaged_runs = damaged.len() as u64;
     let (sender, work) = sync_channel(WORK_QUEUE);
     let shared = Arc::new(Shared {
+        queue: Queue::new(settings.queue),
         settings,
         partition: 0,
         identity,
-        queue: Queue::default(),
         segments: ArcSwap::from_pointee(segments),
         end: AtomicU64::new(next_seq),
         full: AtomicBool::new(false),

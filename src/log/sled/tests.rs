@@ -33,6 +33,7 @@ impl Default for Scratch {
             segment_bytes: 64 << 20,
             max_size: 1 << 40,
             reserve: 0,
+            queue: crate::log::QueueLimits::standard(),
             barrier: Settings::sync_data(),
         };
         Self { directory, settings }

@@ -90,6 +90,8 @@ pub struct Relay {
     environment: Vec<(String, String)>,
     /// A listening socket to pass on as systemd does, with its name.
     passed: Option<(String, OwnedFd)>,
+    /// The largest file that the process may write, in KiB.
+    file_limit: Option<u64>,
     process: Option<Process>,
 }
 
@@ -121,7 +123,8 @@ impl Relay {
 
     fn within(directory: Arc<TempDir>, data: PathBuf, config: &str) -> Self {
         let arguments = vec!["run".to_owned(), "--config".to_owned(), "stagepost.toml".to_owned()];
-        let relay = Self { directory, data, arguments, environment: Vec::new(), passed: None, process: None };
+        let relay =
+            Self { directory, data, arguments, environment: Vec::new(), passed: None, file_limit: None, process: None };
         relay.configure(config);
         relay
     }
@@ -131,7 +134,8 @@ impl Relay {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let data = directory.path().join("stagepost-data");
         let arguments = ["run", "--listen", "127.0.0.1:0", "--to", to].map(str::to_owned).to_vec();
-        let mut relay = Self { directory, data, arguments, environment: Vec::new(), passed: None, process: None };
+        let mut relay =
+            Self { directory, data, arguments, environment: Vec::new(), passed: None, file_limit: None, process: None };
         relay.run();
         relay
     }
@@ -144,6 +148,11 @@ impl Relay {
     /// Passes a listening socket on at the next start, as systemd does.
     pub fn pass_socket(&mut self, name: &str, socket: impl Into<OwnedFd>) {
         self.passed = Some((name.to_owned(), socket.into()));
+    }
+
+    /// Lets every write beyond so many KiB of a file fail from the next start on, or none.
+    pub fn limit_files(&mut self, kib: Option<u64>) {
+        self.file_limit = kib;
     }
 
     /// Adds an argument to the next start.
@@ -191,9 +200,16 @@ impl Relay {
     /// Starts the process.
     pub fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs already");
-        let (mut command, stdin) = match &self.passed {
-            None => (command(self.directory()), Stdio::null()),
-            Some((name, socket)) => {
+        let (mut command, stdin) = match (&self.passed, self.file_limit) {
+            (None, None) => (command(self.directory()), Stdio::null()),
+            (None, Some(kib)) => {
+                // The signal is ignored, so that the write fails; POSIX counts in blocks of 512 bytes.
+                let mut command = Command::new("sh");
+                let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", 2 * kib);
+                command.args(["-c", &script, BINARY]).current_dir(self.directory()).env_remove("NOTIFY_SOCKET");
+                (command, Stdio::null())
+            }
+            (Some((name, socket)), _) => {
                 // A shell moves the socket from standard input to where systemd puts it, and knows its own pid.
                 let mut command = Command::new("sh");
                 let script = "export LISTEN_PID=$$; exec 3<&0 </dev/null; exec \"$0\" \"$@\"";
@@ -317,7 +333,7 @@ impl Relay {
             .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
