@@ -30,6 +30,8 @@ pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
 pub use privacy::Hidden;
+#[cfg(test)]
+pub(crate) use quarantine::tests as quarantine_tests;
 pub use quarantine::{QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};

@@ -351,3 +351,7 @@ fn body_of(event: &Event) -> Bytes {
         Body::Parts { .. } => Bytes::new(),
     }
 }
+
+#[cfg(test)]
+#[path = "quarantine_tests.rs"]
+pub(crate) mod tests;
