@@ -52,6 +52,7 @@ struct Waiting {
 }
 
 /// What the committer got.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the committer's stack")]
 pub enum Taken {
     /// Small appends, at most [`TURN_APPENDS`], and a large one if it was wanted; or nothing within the timeout.
     Work(Vec<Append>, Option<Append>),
