@@ -97,7 +97,7 @@ selects deliveries that exist now. --reason is no filter here: it is recorded an
   stagepost quarantine recheck --source stripe
   stagepost quarantine recheck --source stripe --since 2h --admit
   stagepost quarantine delete --until 7d --yes")]
-    Quarantine(QuarantineArgs),
+    Quarantine(Box<QuarantineArgs>),
     /// Check the stored log; report damage by id
     #[command(after_help = "Examples:
   stagepost verify --data /var/lib/stagepost

@@ -92,7 +92,7 @@ impl Bucket {
 /// A client as a number: an IPv4 address, the network of an IPv6 address, or 0 for a Unix socket.
 fn key(client: &str) -> u128 {
     match client.parse() {
-        Ok(IpAddr::V4(address)) => u128::from(address.to_ipv6_mapped().to_bits()),
+        Ok(IpAddr::V4(address)) => address.to_ipv6_mapped().to_bits(),
         Ok(IpAddr::V6(address)) => Ipv6Addr::to_bits(address) >> 64 << 64,
         Err(_) => 0,
     }

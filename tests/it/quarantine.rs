@@ -169,15 +169,15 @@ fn what_is_kept_is_shown_like_an_event_and_survives_a_restart_and_a_kill() {
     assert!(elsewhere.err.contains("stagepost quarantine show"), "{}", elsewhere.err);
 
     relay.restart();
-    assert_eq!(relay.wait_for_kept(1), [kept.clone()]);
+    assert_eq!(relay.wait_for_kept(1), std::slice::from_ref(&kept));
     relay.kill();
     let offline = |args: &[&str]| relay.quarantine(args).done();
-    assert_eq!(offline(&["--json"]).lines(), [kept.clone()], "of a stopped instance");
+    assert_eq!(offline(&["--json"]).lines(), std::slice::from_ref(&kept), "of a stopped instance");
     assert_eq!(offline(&["show", id, "--body"]).out, r#"{"id":"a"}"#);
     assert_eq!(show(&relay)["verification"], shown["verification"]);
     assert_eq!(relay.quarantine(&["recheck"]).code, 69);
     relay.run();
-    assert_eq!(relay.wait_for_kept(1), [kept.clone()]);
+    assert_eq!(relay.wait_for_kept(1), std::slice::from_ref(&kept));
     relay.quarantine(&["delete", id, "--yes"]).done();
     relay.restart();
     assert!(relay.wait_for_kept(0).is_empty());
