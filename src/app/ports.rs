@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
-    ingress::{Gate, Ingress},
+    ingress::{Gaps, Gate, Ingress},
     log::{
         Log,
         entry::{Command, Target},
@@ -129,6 +129,7 @@ impl Ports for Instance {
                 oldest_at: stats.oldest_at,
             },
             quarantine: wire::Quarantine { count: quarantine.count, bytes: quarantine.bytes },
+            gaps: self.ingress.sequences().gaps().into_iter().map(gaps).collect(),
         }
     }
 
@@ -143,7 +144,7 @@ impl Ports for Instance {
 
     fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String> {
         let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
-        Ok(handle.block_on(self.operators_gate.judge(event, purpose)))
+        Ok(handle.block_on(self.operators_gate.judge_again(event, purpose)))
     }
 
     fn refused(&self, after: u64) -> Vec<wire::Refused> {
@@ -232,4 +233,9 @@ impl Instance {
         };
         all.into_iter().map(one).collect()
     }
+}
+
+fn gaps(gaps: Gaps) -> wire::Gaps {
+    let missing = gaps.ranges.iter().map(|(first, last)| last - first + 1).sum();
+    wire::Gaps { source: gaps.source.to_string(), highest: gaps.highest, missing, ranges: gaps.ranges }
 }

@@ -27,6 +27,7 @@ use crate::{
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
     log::{
         AckLane, Log, QueueLimits,
@@ -152,17 +153,20 @@ impl App {
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
         let quarantine = Arc::new(Quarantine::open(&config.store.path.join("quarantine"), metrics.clone())?);
+        let keys = Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), config.keys.clone());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
             log: seam.clone(),
             clock: clock.clone(),
             jitter,
             evaluator: evaluator.clone(),
+            keys: keys.clone(),
             metrics: metrics.clone(),
             proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
             quarantine: quarantine.clone(),
             spool_dir: config.store.path.join("spool"),
+            sequence_file: config.store.path.join("sequences.json"),
         })?;
         let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
@@ -180,6 +184,7 @@ impl App {
             log: seam,
             agenda: agenda.clone(),
             engine,
+            keys,
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),
@@ -283,9 +288,12 @@ impl App {
         }
         self.running.engine.drain(shutdown.timeout).await;
         let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
-        let quarantine = self.instance.quarantine.clone();
+        let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
-            quarantine.close();
+            instance.quarantine.close();
+            if let Err(error) = instance.ingress.sequences().close() {
+                tracing::warn!(%error, "numbers that are missing are not known after the next start");
+            }
             drop(janitor);
             agenda.stop();
             log.close();
@@ -361,7 +369,7 @@ fn open_doors(
     };
     let factory = move |shard: usize, info: &ConnectionInfo| {
         let gate = gates.get(shard).or_else(|| gates.first()).cloned();
-        let caller = Arc::new(Caller::new(info.peer, info.tls));
+        let caller = Arc::new(Caller::new(info.peer, info.tls).with_certificate(info.certificate.as_deref()));
         #[expect(clippy::expect_used, reason = "there is a gate for each shard, and at least one shard")]
         gate.expect("at least one shard").service(caller)
     };

@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{borrow::Cow, error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -9,11 +9,13 @@ use http_body::Body as HttpBody;
 use super::{
     Gate,
     body::{self, Content, Received, Room},
+    challenge,
     client::Caller,
     door::Doors,
-    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, takes_method},
+    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
+    secret_path,
 };
 use crate::{
     clock::Timestamp,
@@ -21,8 +23,8 @@ use crate::{
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     quarantine::Purpose,
-    routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
-    verify::{Head, Verified},
+    routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
+    verify::{self, Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -59,7 +61,7 @@ impl Gate {
         &self,
         doors: &Doors,
         caller: &Caller,
-        head: &Parts,
+        head: &mut Parts,
         body: &mut B,
         progress: &mut Progress,
     ) -> Result<Taken, Refusal>
@@ -71,21 +73,34 @@ impl Gate {
         let table = &doors.table;
 
         is_possible_method(&head.method)?;
-        let Matched { source, captures } = match table.find(host(head)?, head.uri.path()) {
+        let Matched { source, mut captures } = match table.find(host(head)?, head.uri.path()) {
             Lookup::Found(matched) => matched,
             Lookup::NotFound => return Err(Refusal::NotFound),
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
+        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
+        let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
+        let head = &*head;
+        // Address and certificate were those of the connection, and held before anything was kept.
+        if let Some(guard) = source.guard.as_ref().filter(|_| caller.again().is_none()) {
+            may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
+        }
+        if let Some(rule) = &source.challenge
+            && let Some(answer) = challenge::of_head(rule, source, head, received_at)?
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         takes_method(source, &head.method)?;
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
-        let mut check =
-            source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?;
+        let mut check = match by_path {
+            Some(verified) => Check::decided(verified),
+            None => source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?,
+        };
 
         let room = Room {
             memory: &ingress.memory,
@@ -98,18 +113,32 @@ impl Gate {
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let (verified, received) = if check.needs_body() {
-            let mut received = received.into_memory().await?;
-            (check.finish(&received.whole()?), received)
+            Box::pin(self.judge(check, received, received_at)).await?
         } else {
-            (check.finish(&[]), received)
+            match check.finish(&[]) {
+                Ok(verified) => (verified, received),
+                Err(refusal) => return Err(Left::unverified(&received, received_at, refusal)),
+            }
         };
-        let verified = verified.map_err(|refusal| {
-            Refusal::Unverified(refusal, Some(Box::new(Left::of(&received.content, received_at))))
-        })?;
+        // A recheck has no effects, and answering a challenge may have some.
+        if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
+            return Ok(Taken::Rehearsed);
+        }
+        if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
+            && let Some(answer) = match rule.kind {
+                Challenge::Sns => self.subscribe(source, body)?,
+                _ => challenge::of_body(rule, head, body)?,
+            }
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
-        let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
+        let asked = source.event_type.is_some()
+            || source.dedupe.is_some()
+            || source.numbering.is_some()
+            || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
@@ -121,9 +150,6 @@ impl Gate {
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
-        if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
-            return Ok(Taken::Rehearsed);
-        }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
         let now = caller.again().map_or(received_at, |_| ingress.clock.now());
@@ -140,6 +166,11 @@ impl Gate {
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
+                    if let Some(numbering) = source.numbering.as_ref().filter(|numbering| numbering.consecutive)
+                        && let Ok(Some(number)) = self.select(&numbering.key, &input).await
+                    {
+                        door.note_number(&number);
+                    }
                 }
                 Ok(Taken::Accepted(id))
             }
@@ -285,23 +316,7 @@ impl Gate {
         Ok(Some((key, rule.on_duplicate)))
     }
 
-    /// The scalar that a selector points at; None if there is none.
-    async fn select(&self, selector: &KeySelector, input: &Ask<'_>) -> Result<Option<String>, EvalError> {
-        match selector {
-            KeySelector::Header(name) => {
-                let mut values = input.head.headers.get_all(name).iter();
-                let single = values.next().filter(|_| values.next().is_none());
-                let text = single.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-                Ok(text.map(str::trim).filter(|text| !text.is_empty()).map(Into::into))
-            }
-            KeySelector::Expr(expr) => {
-                let output = self.evaluate(expr, input).await?;
-                Ok(output.scalar().map(Cow::into_owned))
-            }
-        }
-    }
-
-    async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
+    pub(super) async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
         let input = Input {
             body: ask.body,
             headers: &ask.head.headers,
@@ -332,13 +347,13 @@ impl Gate {
 }
 
 impl Left {
-    /// Of a request whose body was read to its end.
-    fn of(content: &Content, received_at: Timestamp) -> Self {
-        let body = match content {
+    /// The refusal of a request whose body was read to its end.
+    pub(super) fn unverified(received: &Received<'_>, received_at: Timestamp, refusal: verify::Refusal) -> Refusal {
+        let body = match &received.content {
             Content::Whole(bytes) => Some(bytes.clone()),
             Content::Spooled(_) | Content::Parts(_) => None,
         };
-        Self { received_at, body }
+        Refusal::Unverified(refusal, Some(Box::new(Self { received_at, body })))
     }
 }
 
@@ -362,11 +377,11 @@ impl Progress {
 }
 
 /// What an expression may ask about.
-struct Ask<'a> {
-    head: &'a Parts,
+pub(super) struct Ask<'a> {
+    pub(super) head: &'a Parts,
     /// In one piece.
-    body: &'a Bytes,
-    captures: &'a [(Box<str>, Box<str>)],
-    source: &'a Arc<Source>,
-    received_at: Timestamp,
+    pub(super) body: &'a Bytes,
+    pub(super) captures: &'a [(Box<str>, Box<str>)],
+    pub(super) source: &'a Arc<Source>,
+    pub(super) received_at: Timestamp,
 }

@@ -16,18 +16,18 @@ use crate::{
 
 impl Gate {
     /// Judges a request from quarantine, and takes it if that is the purpose: then it is durable when this returns.
-    pub async fn judge(&self, event: &Event, purpose: Purpose) -> Judgement {
+    pub async fn judge_again(&self, event: &Event, purpose: Purpose) -> Judgement {
         let doors = self.doors();
-        let (Some(head), Body::Inline(body)) = (head_of(event), &event.body) else {
+        let (Some(mut head), Body::Inline(body)) = (head_of(event), &event.body) else {
             return Judgement::Refused("malformed");
         };
         let (caller, mut body) = (Caller::of(event, purpose), Full::<Bytes>::new(body.clone()));
         let mut progress = Progress::default();
-        match self.admit(&doors, &caller, &head, &mut body, &mut progress).await {
+        match self.admit(&doors, &caller, &mut head, &mut body, &mut progress).await {
             Ok(Taken::Rehearsed) => Judgement::Taken,
             Ok(Taken::Accepted(id)) => Judgement::Admitted(id),
             Ok(Taken::Duplicate(first)) => Judgement::Duplicate(first),
-            Ok(Taken::Proxied(..)) => Judgement::NoEvent,
+            Ok(Taken::Proxied(..) | Taken::Challenged(_)) => Judgement::NoEvent,
             Err(refusal) => Judgement::Refused(refusal.word()),
         }
     }

@@ -17,12 +17,13 @@ use super::{
     door::Doors,
     head::{declared_length, host, is_safe},
     reply::Refusal,
+    secret_path::holds_secret,
 };
 use crate::{
     clock::Timestamp,
     log::entry::Accepting,
     quarantine::{Bounds, Keep},
-    routing::{Lookup, QuarantinePolicy, Source, Table, Unmatched},
+    routing::{Lookup, SECRET_CAPTURE, Source, Table, Unmatched},
     telemetry::QuarantineDrop,
     verify::{self, Head, Verifier},
 };
@@ -52,6 +53,10 @@ impl Gate {
         let fits = |bytes: &&Bytes| bytes.len() as u64 <= policy.max_body;
         let (received_at, body) = match refusal {
             Refusal::Unverified(_, Some(left)) => (left.received_at, left.body.as_ref().filter(fits).cloned()),
+            // `100 Continue` is for those whose path, method and length are accepted.
+            Refusal::NotFound | Refusal::PathSecret if head.headers.contains_key(header::EXPECT) => {
+                return quarantine.dropped(QuarantineDrop::Unread);
+            }
             _ => {
                 let received_at = ingress.clock.now();
                 (received_at, self.read_refused(table, head, body, progress, received_at).await)
@@ -59,10 +64,11 @@ impl Gate {
         };
         let Some(body) = body else { return quarantine.dropped(QuarantineDrop::Unread) };
         let source = progress.source.as_deref();
-        let captures = match host(head).map(|host| table.find(host, head.uri.path())) {
+        let mut captures = match host(head).map(|host| table.find(host, head.uri.path())) {
             Ok(Lookup::Found(matched)) => matched.captures,
             _ => Vec::new(),
         };
+        captures.retain(|(name, _)| &**name != SECRET_CAPTURE);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let accepted = Accepting {
             received_at,
@@ -106,10 +112,6 @@ impl Gate {
         B: HttpBody<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        // `100 Continue` is for those whose path, method and length are accepted.
-        if progress.source.is_none() && head.headers.contains_key(header::EXPECT) {
-            return None;
-        }
         let (ingress, max_body) = (&*self.ingress, table.limits.quarantine.max_body);
         let room = Room {
             memory: &ingress.memory,
@@ -132,17 +134,20 @@ impl Gate {
 }
 
 /// Whether a refusal is of a kind that is kept: somebody may have meant it well. Safe methods never become events.
-pub(super) fn is_kept(
-    refusal: &Refusal,
-    head: &Parts,
-    source: Option<&Arc<Source>>,
-    policy: &QuarantinePolicy,
-) -> bool {
+pub(super) fn is_kept(refusal: &Refusal, head: &Parts, source: Option<&Arc<Source>>, table: &Table) -> bool {
     let is_wanted = match refusal {
         // A sender that signs nothing, or twice, is none that a secret or a tolerance would make welcome.
-        Refusal::Unverified(verify::Refusal::MissingSignature | verify::Refusal::DuplicatedSignature, _) => false,
+        Refusal::Unverified(
+            verify::Refusal::MissingSignature
+            | verify::Refusal::MissingCredentials
+            | verify::Refusal::DuplicatedSignature,
+            _,
+        ) => false,
         Refusal::Unverified(..) => source.is_some_and(|source| source.quarantine),
-        Refusal::NotFound => source.is_none() && policy.unmatched == Unmatched::Store,
+        // A wrong secret path segment is treated like a path that nobody has, so that no sender can tell them apart.
+        Refusal::NotFound | Refusal::PathSecret => {
+            table.limits.quarantine.unmatched == Unmatched::Store && !holds_secret(table, head.uri.path())
+        }
         _ => false,
     };
     is_wanted && !is_safe(&head.method)

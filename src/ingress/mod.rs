@@ -11,13 +11,19 @@ mod admit;
 mod again;
 mod body;
 mod budget;
+mod certificate;
+mod challenge;
 mod client;
 mod door;
 mod head;
 mod kept;
+mod outside;
 mod proxy;
 mod refused;
 mod reply;
+mod secret_path;
+mod select;
+mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -32,12 +38,20 @@ use http_body::Body;
 pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
+pub use sequence::{GAPS_MAX, Gaps, Sequences};
 
-use self::{admit::Progress, budget::Budget, door::Doors, reply::Refusal, spool::Spool};
+use self::{
+    admit::Progress,
+    budget::Budget,
+    door::Doors,
+    reply::{Refusal, Taken},
+    spool::Spool,
+};
 use crate::{
     clock::Clock,
     expr::Evaluator,
     jitter::Jitter,
+    keys::Keys,
     log::{AckLane, Log},
     quarantine::Quarantine,
     routing::Live,
@@ -56,6 +70,8 @@ pub struct Setup {
     pub jitter: Jitter,
     /// For dedupe keys and event types.
     pub evaluator: Evaluator,
+    /// Gets keys from outside.
+    pub keys: Keys,
     /// Counted into.
     pub metrics: Arc<Metrics>,
     /// Answers safe methods.
@@ -66,6 +82,8 @@ pub struct Setup {
     pub quarantine: Arc<Quarantine>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
+    /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
+    pub sequence_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -75,6 +93,7 @@ pub struct Ingress {
     clock: Clock,
     jitter: Jitter,
     evaluator: Evaluator,
+    keys: Keys,
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
@@ -83,6 +102,7 @@ pub struct Ingress {
     spool_budget: Budget,
     spool: Spool,
     refused: Refused,
+    sequences: Sequences,
 }
 
 /// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
@@ -104,6 +124,7 @@ impl Ingress {
             clock: setup.clock,
             jitter: setup.jitter,
             evaluator: setup.evaluator,
+            keys: setup.keys,
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
@@ -112,6 +133,7 @@ impl Ingress {
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
+            sequences: Sequences::open(setup.sequence_file),
         }))
     }
 
@@ -119,6 +141,12 @@ impl Ingress {
     #[must_use]
     pub const fn refused(&self) -> &Refused {
         &self.refused
+    }
+
+    /// What is missing of the events of senders who count them.
+    #[must_use]
+    pub const fn sequences(&self) -> &Sequences {
+        &self.sequences
     }
 
     /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
@@ -142,7 +170,7 @@ impl Gate {
     /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
     #[must_use]
     pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
-        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics));
+        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics, &ingress.sequences));
         Arc::new(Self { ingress, lane, doors })
     }
 
@@ -179,12 +207,17 @@ impl Gate {
         head::name_host(&mut head);
         let doors = self.doors();
         let mut progress = Progress::default();
-        match self.admit(&doors, caller, &head, &mut body, &mut progress).await {
+        match self.admit(&doors, caller, &mut head, &mut body, &mut progress).await {
             Ok(taken) => {
                 let source = progress.source.as_ref();
                 if let Some(door) = source.and_then(|source| doors.door(source)) {
                     door.count(taken.result());
                     door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
+                }
+                if let Taken::Challenged(_) = &taken {
+                    // Rare, and what an operator waits for while a provider is set up.
+                    let source = source.map(|source| &*source.name);
+                    tracing::info!(target: "access", source, client = %caller.shown(), "answered a challenge");
                 }
                 tracing::debug!(
                     target: "access",
@@ -217,12 +250,13 @@ impl Gate {
         B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        if kept::is_kept(&refusal, head, progress.source.as_ref(), &doors.table.limits.quarantine) {
+        if kept::is_kept(&refusal, head, progress.source.as_ref(), &doors.table) {
             self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
         }
         let close = refusal.ends_connection() || progress.leaves_much(head, body.is_end_stream());
         self.record(doors, caller, head, &progress, &refusal);
-        refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
+        let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
+        refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)
     }
 
     /// Counts and remembers a refusal.
@@ -235,10 +269,13 @@ impl Gate {
         }
         let (client, _) = caller.client(&head.headers, &doors.table.limits.trusted_proxies);
         let source = progress.source.as_ref().map(|source| source.name.clone());
+        let path = head.uri.path();
+        let path = if source.is_some() { path.into() } else { secret_path::shown(&doors.table, path) };
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
-            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, "refused");
+            let advice = refusal.advice();
+            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, advice, "refused");
         }
         ingress.refused.record(RefusedRequest {
             number: 0,
@@ -248,7 +285,7 @@ impl Gate {
             source,
             client,
             method: head.method.as_str().into(),
-            path: refused::cut(head.uri.path()),
+            path: refused::cut(&path),
             size: progress.read,
         });
     }
@@ -259,7 +296,7 @@ impl Gate {
         if Arc::ptr_eq(&doors.table, &table) {
             return doors;
         }
-        let doors = Arc::new(Doors::new(table, &self.ingress.metrics));
+        let doors = Arc::new(Doors::new(table, &self.ingress.metrics, &self.ingress.sequences));
         self.doors.store(doors.clone());
         doors
     }

@@ -16,11 +16,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
-use super::admit::Left;
+use super::{admit::Left, challenge::Fault};
 use crate::{
     event::EventId,
     expr::EvalError,
     jitter::Jitter,
+    keys::KeysError,
     log::{AppendError, ReadError},
     routing::Reply,
     telemetry::RequestResult,
@@ -34,7 +35,6 @@ pub const DUPLICATE: HeaderName = HeaderName::from_static("stagepost-duplicate")
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Signature realm=\"stagepost\"");
 
 /// The methods that a source takes when it lists none.
 pub(super) const ALL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -63,6 +63,16 @@ pub(super) enum Refusal {
     Grpc,
     #[error("the verifier refused the request: {}", .0.as_str())]
     Unverified(verify::Refusal, Option<Box<Left>>),
+    #[error("the secret segment of the path is wrong")]
+    PathSecret,
+    #[error("the client's address is not among the source's allow")]
+    Address,
+    #[error("the client shows no certificate that the source's client_certificate takes")]
+    Certificate,
+    #[error("the challenge is not answered: {}", .0.as_str())]
+    Challenge(Fault),
+    #[error("keys to verify the request with are not to be had: {0}")]
+    Keys(#[source] KeysError),
     #[error("the body came too slowly")]
     TooSlow,
     #[error("the sender went away before the end of the body")]
@@ -89,7 +99,11 @@ impl Refusal {
     /// The status that the sender sees.
     pub(super) const fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::PathSecret => StatusCode::NOT_FOUND,
+            Self::Address | Self::Certificate | Self::Challenge(Fault::VerifyToken) => StatusCode::FORBIDDEN,
+            Self::Challenge(Fault::Malformed) => StatusCode::BAD_REQUEST,
+            // The specification: without permission the answer is 405, or one without the headers.
+            Self::Challenge(Fault::Origin) => StatusCode::METHOD_NOT_ALLOWED,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody | Self::Disconnected => {
                 StatusCode::BAD_REQUEST
             }
@@ -98,9 +112,13 @@ impl Refusal {
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -118,6 +136,10 @@ impl Refusal {
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
             Self::Unverified(refusal, _) => refusal.as_str(),
+            Self::PathSecret => "wrong_path_secret",
+            Self::Address => "address_not_allowed",
+            Self::Certificate => "client_certificate_not_allowed",
+            Self::Challenge(fault) => fault.as_str(),
             Self::TooSlow => "body_too_slow",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
@@ -128,15 +150,28 @@ impl Refusal {
             Self::Append(_) => "log_unavailable",
             Self::Seen(_) => "dedupe_unreadable",
             Self::Key(_) => "evaluator_unavailable",
+            Self::Keys(_) => "keys_unavailable",
             Self::Unreachable(_) => "upstream_unreachable",
             Self::Late => "upstream_late",
+        }
+    }
+
+    /// What the operator can do about it, if that is known.
+    pub(super) const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unverified(refusal, _) => refusal.advice(),
+            _ => None,
         }
     }
 
     /// The metric label.
     pub(super) const fn result(&self) -> RequestResult {
         match self {
-            Self::NotFound => RequestResult::NotFound,
+            Self::NotFound | Self::PathSecret => RequestResult::NotFound,
+            Self::Address | Self::Certificate | Self::Challenge(Fault::VerifyToken | Fault::Origin) => {
+                RequestResult::Forbidden
+            }
+            Self::Challenge(Fault::Malformed) => RequestResult::Malformed,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody => RequestResult::Malformed,
             Self::Method { .. } => RequestResult::MethodNotAllowed,
             Self::TooLarge => RequestResult::TooLarge,
@@ -144,15 +179,20 @@ impl Refusal {
             Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Disconnected => RequestResult::Disconnected,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                RequestResult::Unavailable
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => RequestResult::Unavailable,
             Self::Unreachable(_) | Self::Late => RequestResult::UpstreamFailed,
         }
     }
 
-    /// The whole answer (RFC 9457). `close` says that the rest of the request will not be read.
-    pub(super) fn answer(&self, close: bool, jitter: &Jitter) -> Response<ReplyBody> {
+    /// The whole answer (RFC 9457). `close` says that the rest of the request will not be read; `scheme` is that of
+    /// the source's verifier, if there is a source.
+    pub(super) fn answer(&self, close: bool, scheme: &str, jitter: &Jitter) -> Response<ReplyBody> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}}}"#, status.as_u16());
@@ -169,8 +209,11 @@ impl Refusal {
                     headers.insert(header::ALLOW, allow);
                 }
             }
+            Self::Challenge(Fault::Origin) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
             Self::Unverified(..) => {
-                headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
+                headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 let (least, most) = RETRY_AFTER_S;
@@ -187,6 +230,16 @@ impl Refusal {
     }
 }
 
+/// What a sender without the right credentials is told to bring (RFC 9110, section 11.6.1).
+fn wanted(scheme: &str) -> HeaderValue {
+    HeaderValue::from_static(match scheme {
+        "basic" | "postmark" => "Basic realm=\"stagepost\", charset=\"UTF-8\"",
+        "bearer" | "google-pubsub" => "Bearer realm=\"stagepost\"",
+        "token" | "gitlab-token" | "telegram" | "google-calendar" | "okta" => "Token realm=\"stagepost\"",
+        _ => "Signature realm=\"stagepost\"",
+    })
+}
+
 /// What became of a request that was taken.
 pub(super) enum Taken {
     /// Stored.
@@ -197,6 +250,8 @@ pub(super) enum Taken {
     Proxied(Option<EventId>, Response<ReplyBody>),
     /// Nothing: it came from quarantine, to see whether it would be taken. Never reaches a sender.
     Rehearsed,
+    /// A challenge, answered and forgotten.
+    Challenged(Response<ReplyBody>),
 }
 
 impl Taken {
@@ -206,6 +261,7 @@ impl Taken {
             Self::Accepted(_) | Self::Rehearsed => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
+            Self::Challenged(_) => RequestResult::Challenge,
         }
     }
 
@@ -219,6 +275,7 @@ impl Taken {
                 response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));
                 response
             }
+            Self::Challenged(response) => response,
             Self::Proxied(id, mut response) => {
                 let id = id.and_then(|id| HeaderValue::from_bytes(&id.to_ascii()).ok());
                 if let Some(id) = id {

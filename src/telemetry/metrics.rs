@@ -181,6 +181,10 @@ pub struct Metrics {
     pub last_reload_success: Gauge,
     /// Hash of the active configuration.
     pub config_hash: Mutex<String>,
+    /// Documents with keys that were fetched.
+    pub keys_fetched: Counter,
+    /// Documents with keys that could not be had.
+    pub keys_not_fetched: Counter,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
     /// Requests in quarantine.
@@ -244,11 +248,12 @@ pub enum RequestResult {
     Unavailable,
     UpstreamFailed,
     Disconnected,
+    Challenge,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -263,6 +268,7 @@ impl RequestResult {
         Self::Unavailable,
         Self::UpstreamFailed,
         Self::Disconnected,
+        Self::Challenge,
     ];
 
     /// The label.
@@ -283,6 +289,7 @@ impl RequestResult {
             Self::Unavailable => "unavailable",
             Self::UpstreamFailed => "upstream_failed",
             Self::Disconnected => "disconnected",
+            Self::Challenge => "challenge",
         }
     }
 }
@@ -298,6 +305,10 @@ pub struct SourceMetrics {
     pub duplicates: Counter,
     /// Requests whose dedupe key was missing, null, empty or no scalar.
     pub without_key: Counter,
+    /// Gaps in the numbers of the sender's events.
+    pub gaps: Counter,
+    /// Numbers that are missing now.
+    pub missing: Gauge,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
     /// Absolute clock difference of signed timestamps.

@@ -78,6 +78,11 @@ impl Metrics {
             "Requests whose trailers were dropped.",
             self.trailers_dropped.get(),
         );
+        out.family("stagepost_key_fetches_total", "counter", "Documents with keys that were asked for.");
+        let fetched = [("fetched", &self.keys_fetched), ("failed", &self.keys_not_fetched)];
+        for (result, count) in fetched {
+            out.sample("stagepost_key_fetches_total", &[("result", result)], count.get());
+        }
         out.single(
             "stagepost_expressions_killed_total",
             "counter",
@@ -117,6 +122,14 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     out.family("stagepost_without_key_total", "counter", "Events without a usable dedupe key.");
     for (source, metrics) in all {
         out.sample("stagepost_without_key_total", &[("source", source)], metrics.without_key.get());
+    }
+    out.family("stagepost_gaps_total", "counter", "Gaps in the numbers of senders who count their events.");
+    for (source, metrics) in all {
+        out.sample("stagepost_gaps_total", &[("source", source)], metrics.gaps.get());
+    }
+    out.family("stagepost_missing_numbers", "gauge", "Numbers of events that were left out and have not come since.");
+    for (source, metrics) in all {
+        out.sample("stagepost_missing_numbers", &[("source", source)], metrics.missing.get());
     }
     out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
     for (source, metrics) in all {

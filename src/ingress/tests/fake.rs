@@ -24,6 +24,7 @@ use crate::{
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     log::{
         AckLane, Acked, Append, AppendError, Appended, DedupeKey, Done, Entry, Follower, Kind, Log, LogStats, NewEntry,
         ReadError, entry::decode_event,
@@ -229,11 +230,13 @@ impl Door {
             clock: clock.clone(),
             jitter: Jitter::seeded(1),
             evaluator: Evaluator::start(Settings::standard()),
+            keys: Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), None),
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
             quarantine: quarantine.clone(),
             spool_dir: spool.path().join("spool"),
+            sequence_file: spool.path().join("sequences.json"),
         })
         .unwrap();
         let lane = AckLane::new();
@@ -314,7 +317,7 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
     })
 }
 
-fn source(name: &str, path: &str) -> Source {
+pub(super) fn source(name: &str, path: &str) -> Source {
     Source {
         max_body: MAX_BODY as u64,
         reply_timeout: Duration::from_secs(10),
@@ -322,7 +325,8 @@ fn source(name: &str, path: &str) -> Source {
     }
 }
 
-fn sources() -> Vec<Arc<Source>> {
+/// The verifier of the source `signed`.
+pub(super) fn verifier() -> Verifier {
     let hmac = HmacSettings {
         algorithm: Algorithm::Sha256,
         header: "x-signature".to_owned(),
@@ -332,6 +336,10 @@ fn sources() -> Vec<Arc<Source>> {
         timestamp: None,
         secrets: vec![Secret::new("env:SECRET", SECRET.to_vec())],
     };
+    Verifier::hmac(hmac).unwrap()
+}
+
+fn sources() -> Vec<Arc<Source>> {
     let expr = |text| KeySelector::Expr(Expr::compile(text).unwrap());
     let own = Reply {
         status: StatusCode::from_u16(299).unwrap(),
@@ -343,11 +351,7 @@ fn sources() -> Vec<Arc<Source>> {
         Arc::new(source("tree", "/tree/*")),
         Arc::new(Source { record_safe: false, ..source("unrecorded", "/unrecorded") }),
         Arc::new(Source { reply: Some(own), ..source("replies", "/replies") }),
-        Arc::new(Source {
-            methods: Some(vec![Method::POST]),
-            verifier: Verifier::hmac(hmac).unwrap(),
-            ..source("signed", "/signed")
-        }),
+        Arc::new(Source { methods: Some(vec![Method::POST]), verifier: verifier(), ..source("signed", "/signed") }),
         Arc::new(Source {
             dedupe: Some(DedupeRule {
                 key: expr(".id"),

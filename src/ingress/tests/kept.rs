@@ -87,7 +87,7 @@ impl Door {
     }
 
     async fn judge(&self, event: &Event, purpose: Purpose) -> Judgement {
-        self.gate.judge(event, purpose).await
+        self.gate.judge_again(event, purpose).await
     }
 }
 
