@@ -115,10 +115,8 @@ impl Gate {
         let (verified, received) = if check.needs_body() {
             Box::pin(self.judge(check, received, received_at)).await?
         } else {
-            match check.finish(&[]) {
-                Ok(verified) => (verified, received),
-                Err(refusal) => return Err(Left::unverified(&received, received_at, refusal)),
-            }
+            let verified = check.finish(&[]);
+            (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
         // A recheck has no effects, and answering a challenge may have some.
         if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
