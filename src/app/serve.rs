@@ -359,7 +359,7 @@ fn open_doors(
     };
     let factory = move |shard: usize, info: &ConnectionInfo| {
         let gate = gates.get(shard).or_else(|| gates.first()).cloned();
-        let caller = Arc::new(Caller::new(info.peer, info.tls));
+        let caller = Arc::new(Caller::new(info.peer, info.tls).with_certificate(info.certificate.as_deref()));
         #[expect(clippy::expect_used, reason = "there is a gate for each shard, and at least one shard")]
         gate.expect("at least one shard").service(caller)
     };
