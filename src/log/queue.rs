@@ -263,6 +263,38 @@ mod tests {
     }
 
     #[test]
+    fn batches_are_handed_out_whole_and_count_for_the_limits() {
+        let queue = Queue::new(QueueLimits { appends: 5, bytes: 1_000 });
+        let batch = |count: usize, bytes: usize| {
+            let (appends, answers): (Vec<Append>, Vec<_>) = (0..count)
+                .map(|_| {
+                    let (done, answer) = Done::channel();
+                    let entry = NewEntry { kind: Kind::Accepted, payload: vec![0; bytes].into() };
+                    let append =
+                        Append { parts: vec![], entry, dedupe: None, class: Class::Event, time: Timestamp::ZERO, done };
+                    (append, answer)
+                })
+                .unzip();
+            queue.push_all(appends);
+            answers
+        };
+        let is_busy = |answers: Vec<tokio::sync::oneshot::Receiver<Acked>>| {
+            answers.into_iter().all(|mut answer| answer.try_recv() == Ok(Err(AppendError::Busy)))
+        };
+        assert!(is_busy(batch(2, 501)));
+        let _waiting = [batch(3, 10), batch(2, 10)];
+        assert!(is_busy(batch(1, 10)));
+        assert_eq!(push(&queue, 1, 0).try_recv(), Ok(Err(AppendError::Busy)));
+        let Taken::Work(work) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(work.batches.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
+        let _alone = batch(6, 10);
+        queue.close();
+        let Taken::Work(work) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(work.batches.iter().map(Vec::len).collect::<Vec<_>>(), [6], "alone it is taken");
+        assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Closed));
+    }
+
+    #[test]
     fn large_appends_are_handed_out_one_at_a_time_and_only_when_wanted() {
         let queue = Queue::new(QueueLimits::standard());
         let _waiting = [push(&queue, 1000, 3), push(&queue, 1000, 3), push(&queue, 5, 0)];
