@@ -18,6 +18,7 @@ pub mod listen;
 pub mod log;
 pub mod preset;
 pub mod routing;
+pub mod schema;
 pub mod state;
 pub mod telemetry;
 pub mod verify;

@@ -57,6 +57,21 @@ pub struct Line<D = Delivery> {
     pub sha256: String,
     pub state: String,
     pub deliveries: Vec<D>,
+    /// Of an item of a batch: the id of the batch. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Which item of the batch, from 0. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Whose event it is, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The first violation of the source's schema. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violation: Option<String>,
+    /// What was noticed about it at the door, in words. Absent if nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// A delivery in `log --json`.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    door,
+    batch, door,
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -71,6 +71,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let reply = reply(&section, preset);
     let max_body = max_body(&section, server, preset);
     let guard = door::guard(&section);
+    let split = batch::split(&section, preset);
+    let schema = batch::schema(&section);
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
     let place = section.place.clone();
@@ -83,6 +85,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         dedupe,
         event_type,
         types,
+        split,
+        schema,
         reply,
         max_body,
         record_safe,

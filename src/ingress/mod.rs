@@ -15,6 +15,7 @@ mod challenge;
 mod client;
 mod door;
 mod head;
+mod items;
 mod proxy;
 mod refused;
 mod reply;

@@ -81,6 +81,9 @@ fn of_batch(
     input: &Ask<'_>,
     find: impl Fn(&ItemRule, &[u8]) -> Option<String>,
 ) -> Result<Option<String>, EvalError> {
+    if let Some(split) = input.item {
+        return Ok(rule.inside(&split.items).and_then(|rule| find(&rule, input.body)));
+    }
     let body = decode_body(&input.head.headers, input.body, input.source.max_body)?;
     Ok(find(rule, &body))
 }

@@ -204,11 +204,12 @@ pub enum RequestResult {
     UpstreamFailed,
     Disconnected,
     Challenge,
+    Unprocessable,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -224,6 +225,7 @@ impl RequestResult {
         Self::UpstreamFailed,
         Self::Disconnected,
         Self::Challenge,
+        Self::Unprocessable,
     ];
 
     /// The label.
@@ -245,6 +247,7 @@ impl RequestResult {
             Self::UpstreamFailed => "upstream_failed",
             Self::Disconnected => "disconnected",
             Self::Challenge => "challenge",
+            Self::Unprocessable => "unprocessable",
         }
     }
 }
@@ -260,6 +263,10 @@ pub struct SourceMetrics {
     pub duplicates: Counter,
     /// Requests whose dedupe key was missing, null, empty or no scalar.
     pub without_key: Counter,
+    /// Violations of the source's schema.
+    pub violations: Counter,
+    /// Bodies that were to be split and are no batch.
+    pub unsplit: Counter,
     /// Gaps in the numbers of the sender's events.
     pub gaps: Counter,
     /// Numbers that are missing now.
