@@ -206,7 +206,8 @@ impl Fake {
         change: Change,
         previous: Option<Seq>,
     ) -> Seq {
-        let attempted = Attempted { event: id.pos.seq, upstream: upstream.into(), attempt, change, previous };
+        let attempted =
+            Attempted { event: id.pos.seq, upstream: upstream.into(), attempt, change, previous, replays: None };
         self.log.push(Kind::Attempted, entry::encode_attempted(&attempted))
     }
 

@@ -6,6 +6,7 @@
 //! replays, none of them starving.
 
 mod fetch;
+mod planning;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -14,15 +15,15 @@ use roaring::RoaringTreemap;
 use super::{
     duplicates::Resends,
     lane::{Lane, Lease, Work},
-    plan::{Answer, Decision, Routes, Verdict},
+    plan::{Decision, Routes},
 };
 use crate::{
     clock::Timestamp,
-    event::{Change, DeliveryState, Event, Job, Seq},
+    event::{DeliveryState, Event, Job, Seq},
     expr::Evaluator,
     log::{
         Entry, Kind, NewEntry,
-        entry::{self, Action, Attempted, Command, Planned, PlannedEvent},
+        entry::{self, Action, Attempted, Command},
     },
     routing::Table,
     state::{Cause, Key, NEVER, Note, Record, State, StateError, UpstreamId},
@@ -31,9 +32,6 @@ use crate::{
 /// Jobs an upstream gets in one turn before the next upstream's turn comes.
 const QUANTUM: usize = 32;
 
-/// Numbers in one `planned` entry, so that it stays far below the largest entry.
-const PLAN_NUMBERS_MAX: usize = 20_000;
-
 /// Filters that may be under way in the pool at once; more wait in the log.
 const ASKING_MAX: usize = 256;
 
@@ -41,7 +39,7 @@ const ASKING_MAX: usize = 256;
 const LEASE: Duration = Duration::from_secs(15 * 60);
 
 /// After a read that failed for a passing reason.
-const READ_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const READ_AGAIN: Duration = Duration::from_secs(5);
 
 /// Limits of the agenda.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,8 +245,9 @@ impl Core {
         }
         self.grow();
         self.read_unplanned(now)?;
-        self.write_plans();
+        self.write_plans()?;
         self.write_resends(now);
+        self.read_resent(now)?;
         self.end_timed_holds(now);
         for id in 0..self.lanes.len() {
             self.fetch(id as UpstreamId, now)?;
@@ -303,25 +302,10 @@ impl Core {
                     self.loaded_unplanned(event, read, now);
                 }
             }
-            Purpose::Revive => self.loaded_resent(events),
+            Purpose::Revive => self.loaded_resent(events, now),
             Purpose::Fresh(id) => self.loaded_due(id, Work::Fresh, events, now),
             Purpose::Retry(id) => self.loaded_due(id, Work::Retry, events, now),
             Purpose::Replay(id) => self.loaded_due(id, Work::Replay, events, now),
-        }
-    }
-
-    /// The pool's answer to a [`Question`].
-    pub fn answered(&mut self, question: &Question, answers: &[(usize, Answer)]) {
-        self.asking = self.asking.saturating_sub(1);
-        let event = &question.event;
-        if !self.state.unplanned().contains(event.id.pos.seq) {
-            return;
-        }
-        match question.routes.plan(event, &self.evaluator, answers) {
-            Verdict::Decided(decision) => self.decided(event, decision),
-            Verdict::Ask(_) => {
-                self.put_off.insert(event.id.pos.seq);
-            }
         }
     }
 
@@ -481,67 +465,6 @@ impl Core {
         }
     }
 
-    fn plan(&mut self, event: &Arc<Event>) {
-        match self.routes.plan(event, &self.evaluator, &[]) {
-            Verdict::Decided(decision) => self.decided(event, decision),
-            Verdict::Ask(_) if self.asking >= ASKING_MAX => {
-                self.put_off.insert(event.id.pos.seq);
-            }
-            Verdict::Ask(ask) => {
-                self.asking += 1;
-                self.out.ask.push(Question { event: event.clone(), routes: self.routes.clone(), ask });
-            }
-        }
-    }
-
-    fn decided(&mut self, event: &Arc<Event>, decision: Decision) {
-        let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
-        for name in &decision.targets {
-            let id = self.state.intern(name);
-            self.grow();
-            if let Some(lane) = self.lanes.get_mut(id as usize)
-                && decision.dead.iter().all(|(dead, _)| dead != name)
-            {
-                lane.offer(event, share);
-            }
-        }
-        self.plans.push((event.id.pos.seq, decision));
-    }
-
-    /// Writes what was decided in this step: deaths first, so that no crash can leave a plan without them.
-    fn write_plans(&mut self) {
-        if self.plans.is_empty() {
-            return;
-        }
-        self.plans.sort_by_key(|(event, _)| *event);
-        let mut planned = Planned { generation: self.routes.table.generation, ..Planned::default() };
-        let mut numbers = 0;
-        for (event, decision) in mem::take(&mut self.plans) {
-            numbers += 2 + decision.targets.len();
-            if numbers > PLAN_NUMBERS_MAX {
-                let full = Planned { generation: planned.generation, ..Planned::default() };
-                let full = mem::replace(&mut planned, full);
-                self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&full) });
-                numbers = 2 + decision.targets.len();
-            }
-            for (upstream, reason) in decision.dead {
-                let change = Change::Die(reason);
-                self.out.append.push(attempted(Attempted { event, upstream, attempt: None, change, previous: None }));
-            }
-            let mut targets = Vec::with_capacity(decision.targets.len());
-            for name in decision.targets {
-                let known = planned.upstreams.iter().position(|known| *known == name);
-                let index = known.unwrap_or_else(|| {
-                    planned.upstreams.push(name);
-                    planned.upstreams.len() - 1
-                });
-                targets.push(u32::try_from(index).unwrap_or(u32::MAX));
-            }
-            planned.events.push(PlannedEvent { event, targets, ignored: decision.ignored });
-        }
-        self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&planned) });
-    }
-
     /// Upstreams take turns, a quantum each, until nobody has work or room.
     fn dispatch(&mut self, now: Timestamp) -> Result<(), StateError> {
         let count = self.lanes.len();
@@ -578,7 +501,17 @@ impl Core {
                     Record::waiting(event.id.time)
                 }
                 Work::Fresh | Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
+                    // Attempted in an earlier life and planned anew: it waits for its retry.
+                    Some(record) if record.state == DeliveryState::Pending && record.due > now => {
+                        lane.leases.remove(&seq);
+                        lane.agenda(Work::of(&record)).insert(seq, record.due, now);
+                        continue;
+                    }
                     Some(record) if record.state == DeliveryState::Pending => record,
+                    // Another delivery of the event was settled before the plan, which is on its way into the log.
+                    None if work == Work::Fresh && self.state.unplanned().contains(seq) => {
+                        Record::waiting(event.id.time)
+                    }
                     _ => {
                         lane.leases.remove(&seq);
                         continue;
@@ -673,8 +606,7 @@ impl Core {
 
 fn schedule_record(lanes: &mut [Lane], key: Key, record: &Record, now: Timestamp) {
     match record.state {
-        DeliveryState::Pending if record.replayed => schedule(lanes, key, record.due, Work::Replay, now),
-        DeliveryState::Pending => schedule(lanes, key, record.due, Work::Retry, now),
+        DeliveryState::Pending => schedule(lanes, key, record.due, Work::of(record), now),
         DeliveryState::Held if record.due != NEVER => schedule(lanes, key, record.due, Work::Retry, now),
         _ => {}
     }

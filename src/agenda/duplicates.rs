@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use super::core::{Core, Purpose, Read, ReadOrder};
+use roaring::RoaringTreemap;
+
+use super::{
+    core::{Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder},
+    lane::READ_EVENTS,
+};
 use crate::{
     clock::Timestamp,
     event::{EventId, Seq},
@@ -18,6 +23,7 @@ use crate::{
         entry::{self, Action, Duplicate, Target},
     },
     routing::OnDuplicate,
+    state::StateError,
 };
 
 /// The most events whose resends are remembered.
@@ -59,6 +65,10 @@ pub(super) struct Resends {
     counts: BTreeMap<Seq, Counted>,
     /// Nothing is to be written or forgotten before: a storm of resends must not be walked over at every step.
     look_at: Timestamp,
+    /// Events that could not be read to be revived, at most [`EVENTS_MAX`] …
+    unread: RoaringTreemap,
+    /// … and when they are read again.
+    read_at: Timestamp,
 }
 
 #[derive(Default)]
@@ -72,7 +82,9 @@ struct Counted {
 impl Resends {
     /// When the next entry is to be written.
     pub(super) fn next(&self, now: Timestamp) -> Option<Timestamp> {
-        Some(self.look_at).filter(|at| *at > now && !self.counts.is_empty())
+        let write = Some(self.look_at).filter(|at| *at > now && !self.counts.is_empty());
+        let read = Some(self.read_at).filter(|at| *at > now && !self.unread.is_empty());
+        write.into_iter().chain(read).min()
     }
 }
 
@@ -120,10 +132,40 @@ impl Core {
         }
     }
 
+    /// Orders what could not be read to be revived once more.
+    pub(super) fn read_resent(&mut self, now: Timestamp) -> Result<(), StateError> {
+        if now < self.resends.read_at || self.resends.unread.is_empty() {
+            return Ok(());
+        }
+        let events: Vec<Seq> = self.resends.unread.iter().take(READ_EVENTS).collect();
+        let mut order = ReadOrder { purpose: Purpose::Revive, events: Vec::with_capacity(events.len()) };
+        for event in events {
+            self.resends.unread.remove(event);
+            order.events.push((event, self.state.stored_at(event)?));
+        }
+        self.want(order);
+        Ok(())
+    }
+
     /// Revives dead deliveries of events whose source wants that.
-    pub(super) fn loaded_resent(&mut self, events: Vec<(Seq, Read)>) {
+    pub(super) fn loaded_resent(&mut self, events: Vec<(Seq, Read)>, now: Timestamp) {
         for (seq, read) in events {
-            let Read::Event(event) = read else { continue };
+            let event = match read {
+                Read::Event(event) => event,
+                Read::Later(hurry) => {
+                    if self.resends.unread.len() < EVENTS_MAX as u64 {
+                        self.resends.unread.insert(seq);
+                    }
+                    if hurry == Hurry::AfterAWhile {
+                        self.resends.read_at = now.after(READ_AGAIN);
+                    }
+                    continue;
+                }
+                Read::Lost(why) => {
+                    tracing::error!(event = seq, why, "a stored event can't be read: a resend does not revive it");
+                    continue;
+                }
+            };
             let source = self.table().sources.iter().find(|source| *source.name == *event.source);
             let rule = source.and_then(|source| source.dedupe.as_ref()).map(|rule| rule.on_duplicate);
             if rule != Some(OnDuplicate::Revive) {

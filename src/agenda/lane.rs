@@ -15,6 +15,7 @@ use super::retry::Agenda;
 use crate::{
     clock::Timestamp,
     event::{Body, Event, Seq},
+    state::Record,
 };
 
 /// How many read events of a kind may wait in a lane.
@@ -29,6 +30,13 @@ pub(super) enum Work {
     Fresh,
     Retry,
     Replay,
+}
+
+impl Work {
+    /// What a pending delivery with a record is.
+    pub(super) fn of(record: &Record) -> Self {
+        if record.replayed { Self::Replay } else { Self::Retry }
+    }
 }
 
 /// A delivery that the agenda has taken in hand.
@@ -91,11 +99,16 @@ impl Lane {
 
     /// Keeps a new event at hand if nothing older is elsewhere and `most` bytes are not exceeded; otherwise it is read
     /// when its turn comes, and what comes after it waits behind it.
+    ///
+    /// A delivery that is in somebody's hands stays there: a crash took its plan away, but not what was attempted.
     pub(super) fn offer(&mut self, event: &Arc<Event>, most: usize) {
+        if self.leases.contains_key(&event.id.pos.seq) {
+            return;
+        }
         if self.absent.is_empty() && !self.reading(Work::Fresh) && self.bytes + weight(event) <= most {
             self.leases.insert(event.id.pos.seq, Lease::Queued);
             self.push(Work::Fresh, event.clone());
-        } else if !self.leases.contains_key(&event.id.pos.seq) {
+        } else {
             self.absent.insert(event.id.pos.seq);
         }
     }

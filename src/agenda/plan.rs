@@ -20,7 +20,37 @@ pub struct Routes {
 }
 
 /// A filter's answer: it matched or not, or why there is no answer.
-pub type Answer = Result<bool, EvalError>;
+pub type Answer = Result<bool, NoAnswer>;
+
+/// Why a filter did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The expression failed, and would fail again.
+    Failed(EvalError),
+    /// The event's body is damaged or gone: why.
+    Unreadable(String),
+    /// For a reason that passes: no evaluator is free, or the system failed to read. It is to be asked again.
+    Later(String),
+}
+
+impl From<EvalError> for NoAnswer {
+    fn from(error: EvalError) -> Self {
+        match error {
+            EvalError::Unavailable(why) => Self::Later(why),
+            lasting => Self::Failed(lasting),
+        }
+    }
+}
+
+impl NoAnswer {
+    /// Why the deliveries of a route are dead whose filter did not answer.
+    fn reason(&self, route: &Route) -> Reason {
+        match self {
+            Self::Failed(error) => Reason::with("filter_failed", format!("route {}: {error}", route.name)),
+            Self::Unreadable(why) | Self::Later(why) => Reason::with("body_unreadable", why),
+        }
+    }
+}
 
 /// What routing decided about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +59,8 @@ pub enum Verdict {
     Decided(Decision),
     /// These routes' filters have to be asked first (indexes into the table's routes).
     Ask(Vec<usize>),
+    /// A filter could not answer for a reason that passes: plan it again later.
+    Later(String),
 }
 
 /// Where an event goes.
@@ -63,7 +95,7 @@ impl Routes {
         let routes = self.by_source.get(&event.source).unwrap_or(&self.for_all);
         let mut ask = Vec::new();
         let mut matched: Vec<&Route> = Vec::new();
-        let mut failed: Vec<(&Route, &EvalError)> = Vec::new();
+        let mut failed: Vec<(&Route, &NoAnswer)> = Vec::new();
         let mut own_answers: Vec<(&Route, Answer)> = Vec::new();
         for index in routes {
             let Some(route) = self.table.routes.get(*index) else { continue };
@@ -73,7 +105,9 @@ impl Routes {
                 (_, Some((_, Err(error)))) => failed.push((route, error)),
                 (Some(when), None) => match inline_input(event).and_then(|input| evaluator.now(when, &input)) {
                     None => ask.push(*index),
-                    Some(answer) => own_answers.push((route, answer.map(|output| output.truthy()))),
+                    Some(answer) => {
+                        own_answers.push((route, answer.map(|output| output.truthy()).map_err(NoAnswer::from)));
+                    }
                 },
             }
         }
@@ -87,7 +121,11 @@ impl Routes {
                 Err(error) => failed.push((route, error)),
             }
         }
-        Verdict::Decided(decide(&matched, &failed))
+        let later = failed.iter().find_map(|(_, why)| if let NoAnswer::Later(why) = why { Some(why) } else { None });
+        match later {
+            Some(why) => Verdict::Later(why.clone()),
+            None => Verdict::Decided(decide(&matched, &failed)),
+        }
     }
 }
 
@@ -115,7 +153,7 @@ pub fn input<'a>(event: &'a Event, body: &'a [u8]) -> Input<'a> {
     }
 }
 
-fn decide(matched: &[&Route], failed: &[(&Route, &EvalError)]) -> Decision {
+fn decide(matched: &[&Route], failed: &[(&Route, &NoAnswer)]) -> Decision {
     let mut decision = Decision::default();
     let mut first: Vec<(&str, &Route)> = Vec::new();
     for route in matched {
@@ -133,13 +171,12 @@ fn decide(matched: &[&Route], failed: &[(&Route, &EvalError)]) -> Decision {
             }
         }
     }
-    for (route, error) in failed {
+    for (route, why) in failed {
         for upstream in &route.to {
             // A route that matches without trouble makes the delivery; the failed one can't say that it would not.
             if !decision.targets.contains(upstream) {
                 decision.targets.push(upstream.clone());
-                let why = format!("route {}: {error}", route.name);
-                add_dead(&mut decision, upstream, Reason::with("filter_failed", why));
+                add_dead(&mut decision, upstream, why.reason(route));
             }
         }
     }

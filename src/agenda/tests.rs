@@ -26,6 +26,8 @@ use crate::{
     state::{State, testing::*},
 };
 
+mod again;
+
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
 
 fn at(seconds: u64) -> Timestamp {
@@ -251,7 +253,7 @@ fn a_filter_decides_at_once_or_when_the_pool_answers_and_a_failure_is_a_dead_del
     assert!(rig.take().is_empty(), "nothing is sent before all filters have answered");
     let question = rig.asked.pop().unwrap();
     assert_eq!(question.ask, [1, 2]);
-    rig.core.answered(&question, &[(1, Ok(true)), (2, Err(expr::EvalError::TooSlow(100)))]);
+    rig.core.answered(&question, &[(1, Ok(true)), (2, Err(expr::EvalError::TooSlow(100).into()))]);
     rig.settle();
     assert_eq!(rig.take(), [job("a", event, 1), job("b", event, 1)]);
     assert_eq!(rig.state_of(event, "c"), Some(DeliveryState::Dead));

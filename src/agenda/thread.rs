@@ -21,14 +21,14 @@ use super::{
     Incoming, Shared,
     core::{Core, Effects, Hurry, Question, Read, ReadOrder},
     feed::{Feed, Next},
-    plan, read,
+    plan::{self, NoAnswer},
+    read,
 };
 use crate::{
     clock::Timestamp,
     event::Seq,
-    expr::EvalError,
     log::{Acked, Append, AppendError, Class, Done, Entry, NewEntry, ReadError, read_body},
-    state::{Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
+    state::{Forgetting, Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
 };
 
 /// Committed entries applied in one step.
@@ -39,6 +39,9 @@ const GAP_BYTES: usize = 1 << 20;
 
 /// Orders that wait for the reader.
 const ORDERS_MAX: usize = 1024;
+
+/// Records looked up in one turn to forget what the log has let go: what else waits for the thread waits no longer.
+const FORGET_AT_ONCE: usize = 1024;
 
 /// The thread looks around at least so often.
 const TICK: Duration = Duration::from_secs(1);
@@ -144,7 +147,10 @@ struct Work {
     bytes_since: u64,
     checkpoint_at: Timestamp,
     checkpoint_next: Seq,
+    /// The state has forgotten everything stored before.
     first: Seq,
+    /// What is being forgotten, and how far that has come.
+    forgetting: Option<(Seq, Forgetting)>,
     tick_at: Timestamp,
     stop: bool,
 }
@@ -182,6 +188,7 @@ impl Work {
             until: Vec::new(),
             bytes_since: 0,
             first: 0,
+            forgetting: None,
             tick_at: now,
             stop: false,
         }
@@ -234,7 +241,7 @@ impl Work {
             self.core.end_old_leases(now)?;
         }
         self.keep_up(now)?;
-        Ok(told || !entries.is_empty() || self.gap.is_some())
+        Ok(told || !entries.is_empty() || self.gap.is_some() || self.forgetting.is_some())
     }
 
     fn hear(&mut self, incoming: Incoming, now: Timestamp) -> Result<(), StateError> {
@@ -378,7 +385,10 @@ impl Work {
         let changed = self.core.state().next != self.checkpoint_next;
         let due = now >= self.checkpoint_at || self.bytes_since >= self.shared.settings.checkpoint_bytes;
         if changed && due {
-            let frozen = self.freeze()?;
+            if !self.forget()? {
+                return Ok(());
+            }
+            let frozen = self.core.state_mut().freeze(self.first);
             self.checkpoint_next = self.core.state().next;
             self.bytes_since = 0;
             self.checkpoint_at = now.after(self.shared.settings.checkpoint_every);
@@ -393,13 +403,23 @@ impl Work {
         Ok(())
     }
 
-    fn freeze(&mut self) -> Result<Frozen, StateError> {
-        let first = self.shared.deps.log.stats().first_seq;
-        if first > self.first {
-            self.core.state_mut().expire(first)?;
-            self.first = first;
+    /// Forgets what the log has let go since the last checkpoint, a slice a turn. Whether all of it is forgotten.
+    fn forget(&mut self) -> Result<bool, StateError> {
+        if self.forgetting.is_none() {
+            let first = self.shared.deps.log.stats().first_seq;
+            if first <= self.first {
+                return Ok(true);
+            }
+            self.forgetting = Some((first, Forgetting::default()));
         }
-        Ok(self.core.state_mut().freeze(first))
+        if let Some((first, at)) = &mut self.forgetting {
+            if !self.core.state_mut().forget(*first, at, FORGET_AT_ONCE)? {
+                return Ok(false);
+            }
+            self.first = *first;
+        }
+        self.forgetting = None;
+        Ok(true)
     }
 
     fn start(&mut self, task: Upkeep) {
@@ -432,6 +452,7 @@ impl Work {
         error!(%why, "the state of deliveries is rebuilt from the log; deliveries wait");
         self.shared.ready.store(false, Ordering::Release);
         self.refills.clear();
+        (self.first, self.forgetting) = (0, None);
         self.upkeep_stale = self.upkeep.try_send(Upkeep::Clear).is_ok();
         self.upkeep_busy = self.upkeep_stale;
         let mut state = State::new(self.shared.deps.log.log_id());
@@ -454,12 +475,10 @@ impl Work {
 
     /// A last checkpoint, after the one that may be under way.
     fn finish(mut self) {
-        match self.freeze() {
-            Ok(frozen) if !self.upkeep_stale => {
-                let _ended = self.upkeep.send(Upkeep::Checkpoint(frozen));
-            }
-            Ok(_) => {}
-            Err(why) => warn!(%why, "no last checkpoint: the next start reads more of the log"),
+        if !self.upkeep_stale {
+            // What is not forgotten yet is forgotten after the next start.
+            let frozen = self.core.state_mut().freeze(self.first);
+            let _ended = self.upkeep.send(Upkeep::Checkpoint(frozen));
         }
         drop((self.reader, self.upkeep));
         for helper in self.helpers {
@@ -503,19 +522,20 @@ async fn answer(shared: &Arc<Shared>, question: &Question) -> Vec<(usize, plan::
     };
     let body = match body {
         Ok(Ok(body)) => body,
-        Ok(Err(why)) => return all_failed(question, &format!("the body can't be read: {why}")),
-        Err(why) => return all_failed(question, &format!("the body can't be read: {why}")),
+        Ok(Err(why @ ReadError::Io { .. })) => return unanswered(question, &NoAnswer::Later(why.to_string())),
+        Ok(Err(why)) => return unanswered(question, &NoAnswer::Unreadable(why.to_string())),
+        Err(why) => return unanswered(question, &NoAnswer::Later(why.to_string())),
     };
     let mut answers = Vec::with_capacity(question.ask.len());
     for index in &question.ask {
         let when = question.routes.table.routes.get(*index).and_then(|route| route.when.as_ref());
         let Some(when) = when else { continue };
         let output = shared.deps.evaluator.eval(when, &plan::input(&question.event, &body)).await;
-        answers.push((*index, output.map(|output| output.truthy())));
+        answers.push((*index, output.map(|output| output.truthy()).map_err(NoAnswer::from)));
     }
     answers
 }
 
-fn all_failed(question: &Question, why: &str) -> Vec<(usize, plan::Answer)> {
-    question.ask.iter().map(|index| (*index, Err(EvalError::Failed(why.into())))).collect()
+fn unanswered(question: &Question, why: &NoAnswer) -> Vec<(usize, plan::Answer)> {
+    question.ask.iter().map(|index| (*index, Err(why.clone()))).collect()
 }

@@ -205,8 +205,8 @@ impl Work {
             }
             self.agenda.applied(self.log.end().saturating_sub(1))?;
             carried |= !expiry.carry.is_empty();
-            match expiry.carry.last() {
-                Some(last) if expiry.more => from = last.event.saturating_add(1),
+            match expiry.next {
+                Some(next) => from = next,
                 // Again from the start, until there is nothing left: an operator may have revived something.
                 _ if carried => (from, carried) = (0, false),
                 _ => break,

@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::{probe::Probe, reads, reload::Running, status::Samples};
 use crate::{
     admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
-    agenda::plan::{Routes, Verdict},
+    agenda::plan::{NoAnswer, Routes, Verdict},
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
@@ -159,21 +159,24 @@ impl Ports for Instance {
         let routes = Routes::new(self.running.live.snapshot());
         let mut with_body = event.clone();
         with_body.body = crate::event::Body::Inline(Bytes::copy_from_slice(body));
+        let later = |why: &str| Err(format!("the routes' filters can't be evaluated now: {why}"));
         match routes.plan(&with_body, &self.evaluator, &[]) {
             Verdict::Decided(decision) => Ok(decision.targets),
+            Verdict::Later(why) => later(&why),
             Verdict::Ask(questions) => {
-                let table = self.running.live.snapshot();
+                let table = &routes.table;
                 let mut answers = Vec::new();
                 for index in questions {
                     let Some(when) = table.routes.get(index).and_then(|route| route.when.as_ref()) else { continue };
                     let input = crate::agenda::plan::input(&with_body, body);
                     let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
                     let answer = handle.block_on(self.evaluator.eval(when, &input)).map(|output| output.truthy());
-                    answers.push((index, answer));
+                    answers.push((index, answer.map_err(NoAnswer::from)));
                 }
                 match routes.plan(&with_body, &self.evaluator, &answers) {
                     Verdict::Decided(decision) => Ok(decision.targets),
-                    Verdict::Ask(_) => Err("the routes' filters can't be evaluated now".into()),
+                    Verdict::Later(why) => later(&why),
+                    Verdict::Ask(_) => later("they need the pool of evaluators again"),
                 }
             }
         }

@@ -8,8 +8,8 @@
 //!     └──────────────── the probe succeeds (concurrency 1, 2, 4, …) ──────────────────┘
 //! ```
 //!
-//! Promises that HTTP failures count once for an event and unreachability always, and that memory is bounded by
-//! the policy's `failures`. Nothing here waits or sends.
+//! Promises that HTTP failures count once for an event and unreachability always, that only an attempt which began
+//! half-open decides as the probe, and that memory is bounded by the policy's `failures`. Nothing here waits or sends.
 
 use std::time::Duration;
 
@@ -65,11 +65,17 @@ pub(crate) enum Step {
     Grew,
 }
 
+/// In which of the breaker's states an attempt began: what tells a probe from an attempt that was under way before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pass(u64);
+
 /// The breaker.
 #[derive(Debug)]
 pub(crate) struct Breaker {
     state: State,
     since: Timestamp,
+    /// How often it came into a new state.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -99,14 +105,19 @@ struct SlowStart {
 impl Breaker {
     /// Closed, at full concurrency.
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { state: State::Closed(Closed::default()), since: now }
+        Self { state: State::Closed(Closed::default()), since: now, changes: 0 }
+    }
+
+    /// What an attempt that begins now shows when it ends.
+    pub(crate) fn pass(&self) -> Pass {
+        Pass(self.changes)
     }
 
     /// Takes note of what one attempt said.
     pub(crate) fn observe(
         &mut self,
         health: Health,
-        event: Seq,
+        (event, pass): (Seq, Pass),
         concurrency: usize,
         policy: &BreakerPolicy,
         now: Timestamp,
@@ -114,6 +125,8 @@ impl Breaker {
         let step = match &mut self.state {
             State::Closed(closed) => closed.observe(health, event, concurrency, policy, now),
             State::Open { .. } => Step::Same,
+            // Begun before: it says how the upstream was, not how it is.
+            State::HalfOpen { .. } if pass != Pass(self.changes) => Step::Same,
             State::HalfOpen { failures } => observe_probe(health, failures),
         };
         match step {
@@ -189,6 +202,7 @@ impl Breaker {
     fn enter(&mut self, state: State, now: Timestamp) {
         self.state = state;
         self.since = now;
+        self.changes += 1;
     }
 }
 
@@ -292,10 +306,23 @@ mod tests {
         BreakerPolicy { failures: 5, error_rate: None, cool_down: Duration::from_secs(60) }
     }
 
+    /// What an attempt said that began in the state it ends in.
+    fn seen(
+        breaker: &mut Breaker,
+        health: Health,
+        event: Seq,
+        concurrency: usize,
+        policy: &BreakerPolicy,
+        now: Timestamp,
+    ) -> Step {
+        let pass = breaker.pass();
+        breaker.observe(health, (event, pass), concurrency, policy, now)
+    }
+
     fn opened(policy: &BreakerPolicy) -> Breaker {
         let mut breaker = Breaker::new(T);
         for _ in 0..policy.failures {
-            breaker.observe(Health::Unreachable, 1, 64, policy, T);
+            seen(&mut breaker, Health::Unreachable, 1, 64, policy, T);
         }
         assert_eq!(breaker.state(), BreakerState::Open);
         breaker
@@ -305,12 +332,12 @@ mod tests {
     fn five_different_events_open_it_and_one_event_alone_never_does() {
         let mut breaker = Breaker::new(T);
         for _ in 0..100 {
-            assert_eq!(breaker.observe(Health::Failing, 1, 64, &policy(), T), Step::Same);
+            assert_eq!(seen(&mut breaker, Health::Failing, 1, 64, &policy(), T), Step::Same);
         }
         for event in 2..5 {
-            assert_eq!(breaker.observe(Health::Failing, event, 64, &policy(), T), Step::Same);
+            assert_eq!(seen(&mut breaker, Health::Failing, event, 64, &policy(), T), Step::Same);
         }
-        assert_eq!(breaker.observe(Health::Failing, 5, 64, &policy(), T), Step::Opened);
+        assert_eq!(seen(&mut breaker, Health::Failing, 5, 64, &policy(), T), Step::Opened);
         assert_eq!(breaker.opens_until(), Some(T.after(Duration::from_secs(60))));
         assert_eq!(breaker.limit(64), 0);
     }
@@ -319,9 +346,9 @@ mod tests {
     fn unreachability_counts_always() {
         let mut breaker = Breaker::new(T);
         for _ in 0..4 {
-            assert_eq!(breaker.observe(Health::Unreachable, 1, 64, &policy(), T), Step::Same);
+            assert_eq!(seen(&mut breaker, Health::Unreachable, 1, 64, &policy(), T), Step::Same);
         }
-        assert_eq!(breaker.observe(Health::Unreachable, 1, 64, &policy(), T), Step::Opened);
+        assert_eq!(seen(&mut breaker, Health::Unreachable, 1, 64, &policy(), T), Step::Opened);
     }
 
     #[test]
@@ -329,7 +356,7 @@ mod tests {
         let mut breaker = Breaker::new(T);
         for event in 0..40 {
             let health = if event % 4 == 3 { Health::Alive } else { Health::Failing };
-            assert_eq!(breaker.observe(health, event, 64, &policy(), T), Step::Same);
+            assert_eq!(seen(&mut breaker, health, event, 64, &policy(), T), Step::Same);
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
@@ -341,22 +368,39 @@ mod tests {
         let later = T.after(Duration::from_secs(60));
         assert!(breaker.tick(later));
         assert_eq!((breaker.state(), breaker.limit(64)), (BreakerState::HalfOpen, 1));
-        assert_eq!(breaker.observe(Health::Failing, 9, 64, &policy(), later), Step::Opened);
+        assert_eq!(seen(&mut breaker, Health::Failing, 9, 64, &policy(), later), Step::Opened);
         assert!(!breaker.tick(later.after(Duration::from_secs(59))));
         assert!(breaker.tick(later.after(Duration::from_secs(60))));
-        assert_eq!(breaker.observe(Health::Unknown, 9, 64, &policy(), later), Step::Same);
-        assert_eq!(breaker.observe(Health::Alive, 9, 64, &policy(), later), Step::Closed);
+        assert_eq!(seen(&mut breaker, Health::Unknown, 9, 64, &policy(), later), Step::Same);
+        assert_eq!(seen(&mut breaker, Health::Alive, 9, 64, &policy(), later), Step::Closed);
         assert_eq!(breaker.failures(), 0);
+    }
+
+    #[test]
+    fn an_attempt_from_before_the_half_open_state_is_not_taken_for_the_probe() {
+        let mut breaker = Breaker::new(T);
+        let old = breaker.pass();
+        for event in 0..5 {
+            breaker.observe(Health::Unreachable, (event, old), 64, &policy(), T);
+        }
+        let later = T.after(Duration::from_secs(60));
+        breaker.tick(later);
+        for health in [Health::Alive, Health::Failing, Health::Unreachable] {
+            assert_eq!(breaker.observe(health, (9, old), 64, &policy(), later), Step::Same);
+            assert_eq!((breaker.state(), breaker.failures()), (BreakerState::HalfOpen, 5), "{health:?}");
+        }
+        let probe = breaker.pass();
+        assert_eq!(breaker.observe(Health::Alive, (9, probe), 64, &policy(), later), Step::Closed);
     }
 
     #[test]
     fn after_closing_concurrency_starts_at_one_and_doubles() {
         let mut breaker = opened(&policy());
         breaker.tick(T.after(Duration::from_secs(60)));
-        breaker.observe(Health::Alive, 9, 10, &policy(), T);
+        seen(&mut breaker, Health::Alive, 9, 10, &policy(), T);
         let mut limits = vec![breaker.limit(10)];
         while !breaker.is_full() {
-            if breaker.observe(Health::Alive, 9, 10, &policy(), T) == Step::Grew {
+            if seen(&mut breaker, Health::Alive, 9, 10, &policy(), T) == Step::Grew {
                 limits.push(breaker.limit(10));
             }
         }
@@ -366,7 +410,7 @@ mod tests {
     #[test]
     fn what_was_under_way_when_it_opened_changes_nothing() {
         let mut breaker = opened(&policy());
-        assert_eq!(breaker.observe(Health::Alive, 7, 64, &policy(), T), Step::Same);
+        assert_eq!(seen(&mut breaker, Health::Alive, 7, 64, &policy(), T), Step::Same);
         assert_eq!(breaker.state(), BreakerState::Open);
     }
 
@@ -377,14 +421,18 @@ mod tests {
         let mut breaker = Breaker::new(T);
         for event in 0..19 {
             let health = if event % 2 == 0 { Health::Failing } else { Health::Alive };
-            assert_eq!(breaker.observe(health, event, 64, &policy, T), Step::Same);
+            assert_eq!(seen(&mut breaker, health, event, 64, &policy, T), Step::Same);
         }
         let much_later = T.after(Duration::from_secs(11));
-        assert_eq!(breaker.observe(Health::Failing, 50, 64, &policy, much_later), Step::Same, "the window has passed");
+        assert_eq!(
+            seen(&mut breaker, Health::Failing, 50, 64, &policy, much_later),
+            Step::Same,
+            "the window has passed"
+        );
         for event in 100..118 {
             let health = if event % 2 == 0 { Health::Alive } else { Health::Failing };
-            assert_eq!(breaker.observe(health, event, 64, &policy, much_later), Step::Same);
+            assert_eq!(seen(&mut breaker, health, event, 64, &policy, much_later), Step::Same);
         }
-        assert_eq!(breaker.observe(Health::Failing, 200, 64, &policy, much_later), Step::Opened);
+        assert_eq!(seen(&mut breaker, Health::Failing, 200, 64, &policy, much_later), Step::Opened);
     }
 }

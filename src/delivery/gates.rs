@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use tokio::sync::oneshot;
 
 use super::{
-    breaker::{Breaker, BreakerState, Step},
+    breaker::{Breaker, BreakerState, Pass, Step},
     classify::{Health, Judgement},
 };
 use crate::{
@@ -36,6 +36,13 @@ pub(crate) struct Gates {
     evidence: VecDeque<Evidence>,
     /// The window last told.
     told: Option<usize>,
+}
+
+/// A job that the gates let through.
+pub(crate) struct Admitted {
+    pub(crate) job: Job,
+    /// In which of the breaker's states.
+    pub(crate) pass: Pass,
 }
 
 /// A delivery that died of an endpoint's answer, and where its entry will stand.
@@ -72,11 +79,19 @@ impl Gates {
     }
 
     /// Takes note of an attempt's judgement. `now` is steady time.
-    pub(crate) fn observe(&mut self, judged: &Judgement, event: Seq, upstream: &Upstream, now: Timestamp) -> Observed {
-        let step = self.breaker.observe(judged.health, event, upstream.concurrency, &upstream.breaker, now);
+    pub(crate) fn observe(
+        &mut self,
+        judged: &Judgement,
+        (event, pass): (Seq, Pass),
+        upstream: &Upstream,
+        now: Timestamp,
+    ) -> Observed {
+        // What was under way when it opened is judged as if it were still open.
+        let old = self.breaker.state() == BreakerState::HalfOpen && pass != self.breaker.pass();
+        let step = self.breaker.observe(judged.health, (event, pass), upstream.concurrency, &upstream.breaker, now);
         let mut observed = Observed {
             step,
-            open: self.breaker.state() == BreakerState::Open,
+            open: old || self.breaker.state() == BreakerState::Open,
             revive: VecDeque::new(),
             returned: VecDeque::new(),
             done: Done::nobody(),
@@ -120,13 +135,13 @@ impl Gates {
     }
 
     /// Takes the next job if one waits and the gates let it through; it counts as under way then.
-    pub(crate) fn take(&mut self, concurrency: usize) -> Option<Job> {
+    pub(crate) fn take(&mut self, concurrency: usize) -> Option<Admitted> {
         if self.in_flight >= self.limit(concurrency) {
             return None;
         }
         let job = self.queue.pop_front()?;
         self.in_flight += 1;
-        Some(job)
+        Some(Admitted { job, pass: self.breaker.pass() })
     }
 
     /// When time alone changes something.
@@ -145,5 +160,50 @@ impl Gates {
             () => limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN),
         };
         (self.told.replace(window) != Some(window)).then_some(window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::delivery::{
+        classify::{self, Rules},
+        tests::rig,
+    };
+
+    const T: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn judged(status: u16) -> Judgement {
+        let rules = Rules { soft_bounce: false, retry_after_max: Duration::from_secs(60) };
+        classify::answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), rules, T)
+    }
+
+    #[test]
+    fn an_attempt_from_before_the_opening_neither_closes_nor_opens_a_half_open_breaker_and_kills_nothing() {
+        let upstream = rig::upstream("u", crate::routing::Target::Unix("/run/app.sock".into()));
+        let mut gates = Gates::new(T);
+        gates.queue.extend((0..7).map(|seq| rig::job(rig::event(seq).into(), "u", T)));
+        let mut taken: Vec<Admitted> = (0..7).filter_map(|_| gates.take(8)).collect();
+        let end = |gates: &mut Gates, status, admitted: Admitted, now| {
+            gates.in_flight -= 1;
+            gates.observe(&judged(status), (admitted.job.event.id.pos.seq, admitted.pass), &upstream, now)
+        };
+        for admitted in taken.drain(..5) {
+            end(&mut gates, 500, admitted, T);
+        }
+        let later = T.after(Duration::from_secs(3600));
+        assert!(gates.breaker.state() == BreakerState::Open && gates.tick(later));
+        for status in [200, 404] {
+            let observed = end(&mut gates, status, taken.pop().unwrap(), later);
+            assert!(observed.open && observed.step == Step::Same, "{status}");
+            assert_eq!(gates.breaker.state(), BreakerState::HalfOpen, "{status}");
+        }
+        gates.queue.push_back(rig::job(rig::event(8).into(), "u", T));
+        let probe = gates.take(8).unwrap();
+        assert_eq!(end(&mut gates, 200, probe, later).step, Step::Closed);
     }
 }

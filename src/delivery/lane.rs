@@ -6,7 +6,10 @@
 //! [`IDLE`] end and close their connections.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,10 +17,10 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
     BreakerView, Env, Signals,
-    breaker::Step,
+    breaker::{Pass, Step},
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
-    gates::{Evidence, Gates},
+    gates::{Admitted, Evidence, Gates},
     request::{self, Draft, LargeBodies, Unsent},
     settle,
 };
@@ -39,7 +42,7 @@ const PROXIED_MAX: usize = 256;
 pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     pub(crate) env: Arc<Env>,
-    metrics: Arc<UpstreamMetrics>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
     bell: Notify,
@@ -49,6 +52,10 @@ pub(crate) struct Lane {
     protocol: Shared,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: tokio::sync::Semaphore,
+    /// Settlements that the log refused and that are offered again.
+    pub(super) unsettled: AtomicUsize,
+    /// Where the lane lives.
+    pub(super) shard: Handle,
 }
 
 /// Where jobs arrive.
@@ -71,7 +78,7 @@ struct Hall {
 /// Where a resting worker finds its next job.
 #[derive(Default)]
 struct Desk {
-    job: Mutex<Option<Job>>,
+    job: Mutex<Option<Admitted>>,
     bell: Notify,
 }
 
@@ -90,6 +97,8 @@ impl Lane {
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
             proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+            unsettled: AtomicUsize::new(0),
+            shard: shard.clone(),
         });
         // Whatever was remembered of a breaker before this lane: this one is closed.
         lane.env.signals.paused(&lane.name, false);
@@ -196,7 +205,7 @@ impl Lane {
     }
 
     /// Gives a job to a resting worker or to a new one.
-    fn start(self: &Arc<Self>, hall: &mut Hall, job: Job) {
+    fn start(self: &Arc<Self>, hall: &mut Hall, job: Admitted) {
         self.count(1);
         match hall.resting.pop() {
             Some(desk) => {
@@ -215,15 +224,11 @@ impl Lane {
 
     fn count(&self, by: i64) {
         self.metrics.in_flight.add(by);
-        if by > 0 {
-            self.env.in_flight.fetch_add(1, Ordering::AcqRel);
-        } else if self.env.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.env.quiet.notify_waiters();
-        }
+        if by > 0 { self.env.begin() } else { self.env.end() }
     }
 
     /// A worker: makes attempts as long as there are jobs, rests, ends.
-    async fn work(self: Arc<Self>, first: Job) {
+    async fn work(self: Arc<Self>, first: Admitted) {
         let mut client = Client::default();
         let desk = Arc::<Desk>::default();
         let mut next = Some(first);
@@ -262,7 +267,7 @@ impl Lane {
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
-    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Job> {
+    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Admitted> {
         let wait = async {
             // Cancel-safe: the job stands on the desk until it is taken.
             let _tired = timeout(IDLE, desk.bell.notified()).await;
@@ -274,35 +279,41 @@ impl Lane {
     }
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
-    async fn attempt(self: &Arc<Self>, client: &mut Client, job: Job) -> usize {
-        let env = &self.env;
+    async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
+        let (env, Admitted { job, pass }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
             self.give_back([job]);
             return 0;
         };
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
-            Ok(draft) => self.send(client, &draft, &job, upstream).await,
+            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
-                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
             Err(Unsent::Later(words)) => {
                 tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
                 let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
-                settle::append(&*env.log, &job, None, change, env.clock.now(), Done::nobody());
+                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
         }
         upstream.concurrency
     }
 
-    async fn send(self: &Arc<Self>, client: &mut Client, draft: &Draft<'_>, job: &Job, upstream: &Arc<Upstream>) {
+    async fn send(
+        self: &Arc<Self>,
+        client: &mut Client,
+        draft: &Draft<'_>,
+        (job, pass): (&Job, Pass),
+        upstream: &Arc<Upstream>,
+    ) {
         let env = &self.env;
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             let change = Change::Die(Reason::with("unsendable", words));
-            return settle::append(&*env.log, job, None, change, env.clock.now(), Done::nobody());
+            return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
         let judged = judge(&result, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
@@ -322,22 +333,22 @@ impl Lane {
             excerpt: result.map(|answer| answer.body).unwrap_or_default(),
             sent: draft.sent(),
         };
-        self.settle(job, attempt, &judged, upstream);
+        self.settle((job, pass), attempt, &judged, upstream);
     }
 
     /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, job: &Job, attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
         let env = &self.env;
         let now = env.clock.steady();
         let mut hall = lock(&self.hall);
-        let observed = hall.gates.observe(judged, job.event.id.pos.seq, upstream, now);
+        let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
         let window = hall.gates.new_window(upstream.concurrency);
         self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
         let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
-        settle::append(&*env.log, job, Some(attempt), change, env.clock.now(), observed.done);
+        self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
         }
@@ -373,9 +384,9 @@ impl Lane {
         for Evidence { event, entry } in deliveries {
             // Without its entry the delivery never died; it is still leased, and made again after a restart.
             if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq) };
-                let (log, clock) = (&*self.env.log, &self.env.clock);
-                settle::append_named(log, &named, None, Change::Replay(clock.steady()), clock.now(), Done::nobody());
+                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq), replays: None };
+                let change = Change::Replay(self.env.clock.steady());
+                self.write(settle::attempted(&named, None, change), Done::nobody());
             }
         }
     }
@@ -383,7 +394,7 @@ impl Lane {
 
 /// What a worker does next.
 enum Next {
-    Job(Job),
+    Job(Admitted),
     Rest,
     End,
 }

@@ -19,6 +19,7 @@ mod settle;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unsettled;
 
 use std::{
     collections::HashMap,
@@ -119,6 +120,20 @@ pub(crate) struct Env {
     draining: AtomicBool,
     in_flight: AtomicUsize,
     quiet: Notify,
+}
+
+impl Env {
+    /// Something begins that a drain waits for: an attempt, or a settlement that the log refused.
+    fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It ended.
+    fn end(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.quiet.notify_waiters();
+        }
+    }
 }
 
 impl Engine {

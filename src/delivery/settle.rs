@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason, Seq},
     jitter::Jitter,
-    log::{Append, Class, Done, Kind, Log, NewEntry, entry},
+    log::{Kind, NewEntry, entry},
     routing::RetryPolicy,
 };
 
@@ -40,7 +40,9 @@ fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, n
     let scheduled = policy.delay_after(job.number, jitter);
     match scheduled {
         Some(delay) if policy.give_up_after.is_none_or(|limit| waited < limit) => {
-            Change::Retry(now.after(judged.retry_after.unwrap_or(delay)))
+            // Never before the upstream said, and spread like any delay: it said the same to all.
+            let asked = judged.retry_after.map(|wait| policy.spread(wait, jitter));
+            Change::Retry(now.after(asked.unwrap_or(delay)))
         }
         _ => Change::Die(given_up(job.number, waited, judged)),
     }
@@ -52,54 +54,39 @@ fn given_up(attempts: u32, waited: Duration, judged: &Judgement) -> Reason {
     Reason::with("given_up", format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
 }
 
-/// Queues the `attempted` entry of a job. The agenda learns of it from the log. An append that the log refuses is
-/// lost as in a crash: the delivery is leased until the restart, and made again then.
-pub(crate) fn append(log: &dyn Log, job: &Job, attempt: Option<Attempt>, change: Change, time: Timestamp, done: Done) {
-    append_named(
-        log,
-        &Named { event: job.event.id.pos.seq, upstream: &job.upstream, previous: job.previous },
-        attempt,
-        change,
-        time,
-        done,
-    );
-}
-
-/// A delivery and the entry before.
+/// A delivery, the entry before and the replays its job knew of.
 pub(crate) struct Named<'a> {
     pub(crate) event: Seq,
     pub(crate) upstream: &'a str,
     pub(crate) previous: Option<Seq>,
+    /// See [`entry::Attempted::replays`].
+    pub(crate) replays: Option<u32>,
 }
 
-/// As [`append`], for a delivery whose job is gone.
-pub(crate) fn append_named(
-    log: &dyn Log,
-    named: &Named<'_>,
-    attempt: Option<Attempt>,
-    change: Change,
-    time: Timestamp,
-    done: Done,
-) {
+impl<'a> From<&'a Job> for Named<'a> {
+    fn from(job: &'a Job) -> Self {
+        let (event, previous) = (job.event.id.pos.seq, job.previous);
+        Self { event, upstream: &job.upstream, previous, replays: Some(job.replays) }
+    }
+}
+
+/// The `attempted` entry that says what became of a delivery.
+pub(crate) fn attempted(named: &Named<'_>, attempt: Option<Attempt>, change: Change) -> NewEntry {
     let attempted = entry::Attempted {
         event: named.event,
         upstream: named.upstream.into(),
         attempt,
         change,
         previous: named.previous,
+        replays: named.replays,
     };
-    log.append(Append {
-        parts: Vec::new(),
-        entry: NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) },
-        dedupe: None,
-        class: Class::Upkeep,
-        time,
-        done,
-    });
+    NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use http::{HeaderMap, StatusCode};
 
     use super::*;
@@ -144,6 +131,21 @@ mod tests {
     fn retry_after_takes_the_place_of_the_timetable() {
         let wait = Judgement { retry_after: Some(Duration::from_secs(42)), ..judged(503) };
         assert_eq!(given(&job(1, 0), &wait, &RetryPolicy::standard(), false, after(0)), Change::Retry(after(42)));
+    }
+
+    #[test]
+    fn retry_after_is_spread_by_up_to_the_jitter_and_never_cut_short() {
+        let (wait, policy) =
+            (Judgement { retry_after: Some(Duration::from_secs(40)), ..judged(503) }, RetryPolicy::standard());
+        let jitter = Jitter::seeded(1);
+        let dues: BTreeSet<Timestamp> = (0..100)
+            .map(|_| match change(&job(1, 0), &wait, &policy, false, &jitter, after(0)) {
+                Change::Retry(due) => due,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(dues.iter().all(|due| (after(40)..=after(60)).contains(due)), "{dues:?}");
+        assert!(dues.len() > 50, "they come back at different times");
     }
 
     #[test]

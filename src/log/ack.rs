@@ -12,11 +12,16 @@ use super::{AppendError, Appended};
 /// The answer to an append.
 pub type Acked = Result<Appended, AppendError>;
 
+/// What is done about a refusal, with what is left of the [`Done`] it came with: whoever waits. Called on the thread
+/// that refuses, which may be the committer's: must not block.
+pub type Refused = Box<dyn FnOnce(AppendError, Done) + Send>;
+
 /// Where the answer to one append goes.
 #[derive(Default)]
 pub struct Done {
     waiter: Option<oneshot::Sender<Acked>>,
     lane: Option<Arc<AckLane>>,
+    refused: Option<Refused>,
 }
 
 impl Done {
@@ -30,18 +35,27 @@ impl Done {
     #[must_use]
     pub fn channel() -> (Self, oneshot::Receiver<Acked>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiter: Some(sender), lane: None }, receiver)
+        (Self { waiter: Some(sender), ..Self::default() }, receiver)
     }
 
     /// A waiter that is woken through the lane of its thread.
     #[must_use]
     pub fn through(lane: &Arc<AckLane>) -> (Self, oneshot::Receiver<Acked>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiter: Some(sender), lane: Some(lane.clone()) }, receiver)
+        (Self { waiter: Some(sender), lane: Some(lane.clone()), refused: None }, receiver)
+    }
+
+    /// A refusal goes there instead of to whoever waits.
+    #[must_use]
+    pub fn or_else(self, refused: Refused) -> Self {
+        Self { refused: Some(refused), ..self }
     }
 
     /// Answers at once, on this thread.
-    pub fn answer(self, acked: Acked) {
+    pub fn answer(mut self, acked: Acked) {
+        if let (Err(error), Some(refused)) = (&acked, self.refused.take()) {
+            return refused(*error, self);
+        }
         if let Some(waiter) = self.waiter {
             let _gone = waiter.send(acked);
         }
@@ -51,6 +65,10 @@ impl Done {
     pub fn answer_all(batch: impl Iterator<Item = (Self, Acked)>) {
         let mut lanes: Vec<(Arc<AckLane>, Vec<Waiting>)> = Vec::new();
         for (done, acked) in batch {
+            if acked.is_err() && done.refused.is_some() {
+                done.answer(acked);
+                continue;
+            }
             let Some(waiter) = done.waiter else { continue };
             match done.lane {
                 None => {

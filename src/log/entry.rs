@@ -4,19 +4,19 @@
 //! begins with its format version (a varint, 1 today), so that a newer reader knows older entries.
 //! Decoding never panics on damaged input: it gives `None`.
 
+mod attempted;
 mod codec;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 use super::DedupeKey;
 use crate::{
     clock::Timestamp,
-    event::{
-        Attempt, Body, Change, Event, EventId, Extras, Outcome, Pos, Proxy, Reason, Scheme, Sent, Seq, Verification,
-    },
+    event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Seq, Verification},
 };
 
 /// The format version written today.
@@ -105,21 +105,6 @@ pub struct PlannedEvent {
     pub targets: Vec<u32>,
     /// A route took it and discarded it on purpose (`to = []`).
     pub ignored: bool,
-}
-
-/// An attempt and the change that follows from it; or a change without an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempted {
-    /// The event's own (first) sequence number.
-    pub event: Seq,
-    /// Which of its deliveries.
-    pub upstream: Box<str>,
-    /// What was tried; None for a change without an attempt.
-    pub attempt: Option<Attempt>,
-    /// What follows.
-    pub change: Change,
-    /// The entry of the attempt before this one, so that the history of a delivery can be walked back.
-    pub previous: Option<Seq>,
 }
 
 /// Resends of an event since the last such entry.
@@ -480,95 +465,6 @@ pub fn decode_planned(payload: &Bytes) -> Option<Planned> {
         events.push(PlannedEvent { event: last, targets, ignored: head & 1 == 1 });
     }
     Some(Planned { generation, upstreams, events })
-}
-
-/// Encodes the payload of an `attempted` entry.
-#[must_use]
-pub fn encode_attempted(attempted: &Attempted) -> Bytes {
-    let excerpt = attempted.attempt.as_ref().map_or(0, |attempt| attempt.excerpt.len());
-    let mut out = Writer(Vec::with_capacity(96 + excerpt));
-    out.number(VERSION);
-    out.number(attempted.event);
-    out.text(&attempted.upstream);
-    out.option(attempted.previous, |out, seq| out.number(seq));
-    out.option(attempted.attempt.as_ref(), |out, attempt| {
-        out.number(u64::from(attempt.number));
-        out.number(attempt.at.as_millis());
-        out.number(attempt.outcome as u64);
-        out.number(attempt.status.map_or(0, u64::from));
-        out.text(attempt.error.as_deref().unwrap_or(""));
-        out.number(u64::from(attempt.latency_ms));
-        out.bytes(&attempt.excerpt);
-        out.text(&attempt.sent.url);
-        out.option(attempt.sent.sha256, |out, sum| out.0.extend_from_slice(&sum));
-    });
-    encode_change(&mut out, &attempted.change);
-    out.0.into()
-}
-
-/// Decodes the payload of an `attempted` entry.
-#[must_use]
-pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
-    let mut from = Reader(payload.clone());
-    from.version()?;
-    let event = from.number()?;
-    let upstream = from.text()?;
-    let previous = from.option(Reader::number)?;
-    let attempt = from.option(|from| {
-        Some(Attempt {
-            number: u32::try_from(from.number()?).ok()?,
-            at: from.time()?,
-            outcome: match from.number()? {
-                0 => Outcome::Delivered,
-                1 => Outcome::Deferred,
-                2 => Outcome::Refused,
-                3 => Outcome::Degraded,
-                _ => return None,
-            },
-            status: Some(u16::try_from(from.number()?).ok()?).filter(|status| *status != 0),
-            error: Some(from.text()?).filter(|text| !text.is_empty()),
-            latency_ms: u32::try_from(from.number()?).ok()?,
-            excerpt: from.slice()?,
-            sent: Sent { url: from.text()?, sha256: from.option(|from| from.take(32)?.as_ref().try_into().ok())? },
-        })
-    })?;
-    Some(Attempted { event, upstream, attempt, change: decode_change(&mut from)?, previous })
-}
-
-fn encode_change(out: &mut Writer, change: &Change) {
-    let reason = |out: &mut Writer, tag, reason: &Reason| {
-        out.number(tag);
-        out.text(reason.code);
-        out.option(reason.detail.as_deref(), |out, detail| out.text(detail));
-    };
-    match change {
-        Change::Delivered => out.number(0),
-        Change::Retry(due) => out.pair(1, due.as_millis()),
-        Change::Postpone(due) => out.pair(2, due.as_millis()),
-        Change::Die(why) => reason(out, 3, why),
-        Change::Ignore => out.number(4),
-        Change::Hold(why) => reason(out, 5, why),
-        Change::Release(due) => out.pair(6, due.as_millis()),
-        Change::Replay(due) => out.pair(7, due.as_millis()),
-    }
-}
-
-fn decode_change(from: &mut Reader) -> Option<Change> {
-    fn reason(from: &mut Reader) -> Option<Reason> {
-        let code = from.text()?;
-        Some(Reason { detail: from.option(Reader::text)?, ..Reason::new(&code) })
-    }
-    Some(match from.number()? {
-        0 => Change::Delivered,
-        1 => Change::Retry(from.time()?),
-        2 => Change::Postpone(from.time()?),
-        3 => Change::Die(reason(from)?),
-        4 => Change::Ignore,
-        5 => Change::Hold(reason(from)?),
-        6 => Change::Release(from.time()?),
-        7 => Change::Replay(from.time()?),
-        _ => return None,
-    })
 }
 
 /// Encodes the payload of a `duplicate` entry.

@@ -81,9 +81,14 @@ impl RetryPolicy {
     /// compares with `give_up_after`, since only it knows the time that does not count.
     #[must_use]
     pub fn delay_after(&self, attempts_made: u32, jitter: &Jitter) -> Option<Duration> {
-        let delay = self.base_delay(attempts_made)?;
+        Some(self.spread(self.base_delay(attempts_made)?, jitter))
+    }
+
+    /// A delay with its jitter: at least the delay, at most the policy's share of it longer.
+    #[must_use]
+    pub fn spread(&self, delay: Duration, jitter: &Jitter) -> Duration {
         let most = Duration::try_from_secs_f64(delay.as_secs_f64() * self.jitter).unwrap_or(Duration::ZERO);
-        Some(delay.saturating_add(jitter.up_to(most)))
+        delay.saturating_add(jitter.up_to(most))
     }
 
     /// When each attempt is made, counted from planning, if every attempt fails at once and no jitter is added: the

@@ -98,7 +98,11 @@ impl State {
         let key = Key::new(attempted.event, self.intern(&attempted.upstream));
         note(Note::Attempted(key));
         let Some(old) = self.before(key)? else { return Ok(Some(())) };
+        // An attempt that began before a replay: it is counted, and the replay is still due.
+        let overtaken = matches!(old.state, DeliveryState::Pending | DeliveryState::Held)
+            && attempted.replays.is_some_and(|replays| replays < old.replays);
         let status = match old.status().change(attempted.change.clone()) {
+            Ok(_) if overtaken => old.status(),
             Ok(status) => status,
             Err(impossible) => {
                 debug!(event = key.event, upstream = %attempted.upstream, %impossible, "an entry changes nothing");
@@ -106,14 +110,16 @@ impl State {
             }
         };
         let mut new = old;
-        new.set_status(&status, entry.time);
+        if !overtaken {
+            new.set_status(&status, entry.time);
+        }
         new.last = Some(entry.pos.seq);
-        if matches!(attempted.change, Change::Die(_) | Change::Hold(_)) {
+        if !overtaken && matches!(attempted.change, Change::Die(_) | Change::Hold(_)) {
             new.reason_at = Some(entry.pos.seq);
         }
         if let Some(attempt) = &attempted.attempt {
             new.attempts = attempt.number;
-            new.replayed = false;
+            new.replayed = overtaken && old.replayed;
             new.origin_unknown = false;
         }
         let first = old.last.is_none() && old.replays == 0 && new.attempts == 1;

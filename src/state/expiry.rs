@@ -6,9 +6,7 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use roaring::RoaringTreemap;
-
-use super::{EVENT, Key, State, StateError};
+use super::{EVENT, Key, State, StateError, UpstreamId};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
@@ -47,13 +45,29 @@ pub struct Expiry {
     pub carry: Vec<CarryOrder>,
     /// Commands that still count, for example holds.
     pub upkeep: Vec<NewEntry>,
-    /// There is more to carry than `limit`: carry this, then ask again.
-    pub more: bool,
+    /// Where to go on: what comes before is in here, carry it and ask again from there. None: that was all.
+    pub next: Option<Seq>,
 }
+
+/// How far [`State::forget`] has come.
+#[derive(Clone, Debug, Default)]
+pub struct Forgetting {
+    /// The next carried event to look at.
+    carried: Seq,
+    /// All carried events were looked at, and everything but the dead is forgotten.
+    dead: bool,
+    /// The upstream, and the next of its dead deliveries.
+    upstream: usize,
+    event: Seq,
+}
+
+/// Deliveries that are looked at for each event that may be carried at once: a bound for the time of one question.
+const LOOK_AT: usize = 16;
 
 impl State {
     /// What must be appended again before the entries before the end of `range` are deleted: at most `limit` events, of
-    /// those in `range`.
+    /// those in `range`. Looks at no more than [`LOOK_AT`] times `limit` of them, so that a store full of carried events
+    /// is asked about in pieces.
     ///
     /// # Errors
     /// [`StateError`].
@@ -66,25 +80,32 @@ impl State {
         limit: usize,
     ) -> Result<Expiry, StateError> {
         let before = range.end;
+        let most = limit.max(1).saturating_mul(LOOK_AT);
+        // Everything below was looked at.
+        let mut until = before;
         let mut live = BTreeSet::new();
         let open = self.upstreams.iter().flat_map(|upstream| [&upstream.waiting, &upstream.pending, &upstream.held]);
         for set in open.chain([&self.unplanned]) {
-            let mut taken = 0;
             let mut events = set.iter();
             events.advance_to(range.start);
-            for event in events.take_while(|event| *event < before) {
-                if taken > limit {
+            for (looked_at, event) in (0..).zip(events.take_while(|event| *event < before)) {
+                if looked_at == most || event >= until {
+                    until = until.min(event);
                     break;
                 }
                 if self.stored_at(event)? < before {
                     live.insert(event);
-                    taken += 1;
                 }
             }
         }
-        for record in self.layers.scan(Key::new(range.start, 0)) {
+        for (looked_at, record) in (0..).zip(self.layers.scan(Key::new(range.start, 0))) {
             let (key, record) = record?;
-            if key.event >= before {
+            if key.event >= until {
+                break;
+            }
+            // An event is looked at whole.
+            if looked_at >= most && key.event > range.start {
+                until = key.event;
                 break;
             }
             let age = now.since(record.settled_at);
@@ -96,13 +117,14 @@ impl State {
             if wanted && self.stored_at(key.event)? < before {
                 live.insert(key.event);
             }
-            if live.len() > limit && live.last().is_some_and(|last| *last < key.event) {
+        }
+        let mut expiry = Expiry { next: (until < before).then_some(until), ..Expiry::default() };
+        for (carried, event) in (0..).zip(live.range(..until)) {
+            if carried == limit {
+                expiry.next = Some(*event);
                 break;
             }
-        }
-        let mut expiry = Expiry { more: live.len() > limit, ..Expiry::default() };
-        for event in live.into_iter().take(limit) {
-            expiry.carry.push(self.carry_order(log, event)?);
+            expiry.carry.push(self.carry_order(log, *event)?);
         }
         expiry.upkeep = self
             .upstreams
@@ -127,41 +149,66 @@ impl State {
         self.upstreams.iter().filter_map(super::Upstream::oldest).chain(self.unplanned.min()).min()
     }
 
-    /// Forgets events whose entries are gone: everything stored before `first`.
+    /// Forgets events whose entries are gone: everything stored before `first`. One slice of the work: at most `most`
+    /// records are looked up. True when it is done; until then call it again with the same `at`, which begins as its
+    /// default. Entries may be applied in between.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn expire(&mut self, first: Seq) -> Result<(), StateError> {
-        for event in self.carried.iter().take_while(|event| *event < first).collect::<Vec<_>>() {
-            if self.stored_at(event)? < first {
-                self.carried.remove(event);
-            }
-        }
-        let carried = self.carried.clone();
-        let gone = |set: &RoaringTreemap| {
-            let old = set.iter().take_while(|event| *event < first);
-            old.filter(|event| !carried.contains(*event)).collect::<Vec<_>>()
-        };
-        for set in [&mut self.unplanned, &mut self.early, &mut self.deleted] {
-            for event in gone(set) {
-                set.remove(event);
-            }
-        }
-        for (id, upstream) in (0..).zip(&mut self.upstreams) {
-            for event in gone(&upstream.dead) {
-                if let Some(record) = self.layers.get(Key::new(event, id))? {
-                    upstream.book(event, &record, false);
+    pub fn forget(&mut self, first: Seq, at: &mut Forgetting, most: usize) -> Result<bool, StateError> {
+        let mut left = most;
+        if !at.dead {
+            let mut events = self.carried.iter();
+            events.advance_to(at.carried);
+            let old: Vec<Seq> = events.take_while(|event| *event < first).take(most.saturating_add(1)).collect();
+            for event in &old {
+                if left == 0 {
+                    at.carried = *event;
+                    return Ok(false);
                 }
-                upstream.dead.remove(event);
-            }
-            for set in [&mut upstream.waiting, &mut upstream.pending, &mut upstream.held] {
-                for event in gone(set) {
-                    set.remove(event);
+                left -= 1;
+                if self.stored_at(*event)? < first {
+                    self.carried.remove(*event);
                 }
             }
+            self.forget_all_but_the_dead(first);
+            at.dead = true;
+        }
+        while let Some(upstream) = self.upstreams.get_mut(at.upstream) {
+            let id = UpstreamId::try_from(at.upstream).unwrap_or(EVENT);
+            let mut events = upstream.dead.iter();
+            events.advance_to(at.event);
+            let carried = &self.carried;
+            let next = events.take_while(|event| *event < first).find(|event| !carried.contains(*event));
+            let Some(event) = next else {
+                (at.upstream, at.event) = (at.upstream + 1, 0);
+                continue;
+            };
+            at.event = event;
+            if left == 0 {
+                return Ok(false);
+            }
+            left -= 1;
+            if let Some(record) = self.layers.get(Key::new(event, id))? {
+                upstream.book(event, &record, false);
+            }
+            upstream.dead.remove(event);
         }
         self.timeline.forget_before(self.oldest_live().map_or(first, |oldest| oldest.min(first)));
-        Ok(())
+        Ok(true)
+    }
+
+    fn forget_all_but_the_dead(&mut self, first: Seq) {
+        let sets = self.upstreams.iter_mut();
+        let sets = sets.flat_map(|upstream| [&mut upstream.waiting, &mut upstream.pending, &mut upstream.held]);
+        for set in sets.chain([&mut self.unplanned, &mut self.early, &mut self.deleted]) {
+            if set.min().is_some_and(|oldest| oldest < first) {
+                let mut gone = set.clone();
+                gone.remove_range(first..);
+                gone -= &self.carried;
+                *set -= gone;
+            }
+        }
     }
 
     fn carry_order(&self, log: &dyn Log, event: Seq) -> Result<CarryOrder, StateError> {
@@ -179,7 +226,8 @@ impl State {
                 DeliveryState::Pending | DeliveryState::Review | DeliveryState::Superseded => continue,
             };
             let name = (&*upstream.name).into();
-            let attempted = Attempted { event, upstream: name, attempt: None, change, previous: record.last };
+            let (upstream, previous) = (name, record.last);
+            let attempted = Attempted { event, upstream, attempt: None, change, previous, replays: None };
             order.then.push(NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) });
         }
         Ok(order)

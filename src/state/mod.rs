@@ -33,7 +33,7 @@ mod view;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use apply::Note;
-pub use expiry::{CarryOrder, Expiry, Keep};
+pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
 pub use offline::{Offline, OfflineError, replay};
 pub use overlay::{Layers, Map};
 pub use record::{EVENT, Key, NEVER, Record, UpstreamId};

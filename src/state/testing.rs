@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, EventId, Outcome, Pos, Scheme, Sent, Seq},
+    event::{Attempt, Change, EventId, Job, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
         entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
@@ -24,6 +24,9 @@ pub(crate) struct TestLog {
     follower: Mutex<Option<Arc<dyn Follower>>>,
     time: AtomicU64,
     first: AtomicU64,
+    /// So many reads fail as they do when the system does not read, and how many did.
+    failing: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// Sequence numbers have gaps.
@@ -40,10 +43,14 @@ impl TestLog {
 
     /// Appends without telling the follower.
     pub(crate) fn put(&self, kind: Kind, payload: Bytes) -> Seq {
+        self.put_with(kind, payload, Vec::new())
+    }
+
+    fn put_with(&self, kind: Kind, payload: Bytes, refs: Vec<Seq>) -> Seq {
         let mut entries = self.entries.lock().unwrap();
         let seq = entries.last().map_or(0, |last| last.pos.seq + STRIDE);
         let time = Timestamp::from_millis(self.time.load(Ordering::SeqCst));
-        entries.push(Entry { pos: Pos { partition: 0, seq }, time, kind, refs: Vec::new(), payload });
+        entries.push(Entry { pos: Pos { partition: 0, seq }, time, kind, refs, payload });
         seq
     }
 
@@ -57,6 +64,33 @@ impl TestLog {
         self.put(Kind::Accepted, accepted(source, &Method::POST, b"{}"))
     }
 
+    /// Accepts a request whose body stands in a part of its own.
+    pub(crate) fn accept_large(&self, source: &str, body: &'static [u8]) -> Seq {
+        let part = self.put(Kind::Part, Bytes::from_static(body));
+        self.accept_with_part(source, body.len() as u64, part)
+    }
+
+    /// Accepts a request whose body stands (or does not) in that part.
+    pub(crate) fn accept_with_part(&self, source: &str, length: u64, part: Seq) -> Seq {
+        let payload = accepting(source, &Method::POST, length, None);
+        let seq = self.put_with(Kind::Accepted, payload, vec![part]);
+        let entry = self.all().pop().unwrap();
+        if let Some(follower) = &*self.follower.lock().unwrap() {
+            follower.committed(vec![entry]);
+        }
+        seq
+    }
+
+    /// The next reads fail for a reason that passes.
+    pub(crate) fn fail_reads(&self, count: u64) {
+        self.failing.store(count, Ordering::SeqCst);
+    }
+
+    /// How many reads failed.
+    pub(crate) fn failed_reads(&self) -> u64 {
+        self.failed.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn plan(&self, event: Seq, upstreams: &[&str]) -> Seq {
         let planned = Planned {
             generation: 1,
@@ -68,6 +102,19 @@ impl TestLog {
 
     pub(crate) fn attempt(&self, event: Seq, upstream: &str, number: u32, change: Change) -> Seq {
         self.put(Kind::Attempted, attempted(event, upstream, number, change))
+    }
+
+    /// What the engine writes when a job's attempt is over.
+    pub(crate) fn settle(&self, job: &Job, change: Change) -> Seq {
+        let settled = Attempted {
+            event: job.event.id.pos.seq,
+            upstream: (&*job.upstream).into(),
+            attempt: Some(attempt(job.number)),
+            change,
+            previous: job.previous,
+            replays: Some(job.replays),
+        };
+        self.put(Kind::Attempted, entry::encode_attempted(&settled))
     }
 
     pub(crate) fn command(&self, action: Action) -> Seq {
@@ -87,6 +134,11 @@ impl TestLog {
 }
 
 pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> Bytes {
+    accepting(source, method, body.len() as u64, Some(body))
+}
+
+fn accepting(source: &str, method: &Method, body_length: u64, body: Option<&'static [u8]>) -> Bytes {
+    let body = body.map(|body| [Bytes::from_static(body)]);
     Accepting {
         received_at: Timestamp::from_millis(1),
         source,
@@ -104,15 +156,21 @@ pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> By
         config_generation: 1,
         dedupe: None,
         extras: None,
-        body: Some(&[Bytes::from_static(body)]),
-        body_length: body.len() as u64,
+        body: body.as_ref().map(|body| &body[..]),
+        body_length,
     }
     .encode()
 }
 
 /// An `attempted` entry; number 0 means a change without an attempt.
 pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change) -> Bytes {
-    let attempt = (number > 0).then(|| Attempt {
+    let attempt = (number > 0).then(|| attempt(number));
+    let upstream = upstream.into();
+    entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: None, replays: None })
+}
+
+fn attempt(number: u32) -> Attempt {
+    Attempt {
         number,
         at: Timestamp::ZERO,
         outcome: Outcome::Deferred,
@@ -121,8 +179,7 @@ pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change)
         latency_ms: 1,
         excerpt: Bytes::new(),
         sent: Sent { url: "http://127.0.0.1/".into(), sha256: None },
-    });
-    entry::encode_attempted(&Attempted { event, upstream: upstream.into(), attempt, change, previous: None })
+    }
 }
 
 impl Log for TestLog {
@@ -151,6 +208,12 @@ impl Log for TestLog {
     fn forget(&self, _fingerprint: u128) {}
 
     fn read(&self, seq: Seq) -> Result<Entry, ReadError> {
+        let one_less = |left: u64| left.checked_sub(1);
+        if self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            let source = std::io::Error::other("the disk does not answer");
+            return Err(ReadError::Io { file: "00000001.seg".into(), source });
+        }
         let entries = self.entries.lock().unwrap();
         let found = entries.binary_search_by_key(&seq, |entry| entry.pos.seq).map_err(|_| ReadError::Missing(seq))?;
         Ok(entries[found].clone())

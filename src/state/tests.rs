@@ -327,6 +327,15 @@ fn what_is_undelivered_or_dead_is_carried_and_known_after_its_segment_is_gone() 
     let expiry = state.plan_expiry(&*log, 0..before, s(500), keep, 100).unwrap();
     let carried: Vec<Seq> = expiry.carry.iter().map(|order| order.event).collect();
     assert_eq!(carried, [waiting, retried, dead, held, unplanned]);
+    let mut pieces = Vec::new();
+    let mut from = Some(0);
+    while let Some(at) = from {
+        let piece = state.plan_expiry(&*log, at..before, s(500), keep, 1).unwrap();
+        assert!(piece.carry.len() <= 1 && piece.next.is_none_or(|next| next > at));
+        pieces.extend(piece.carry.iter().map(|order| order.event));
+        from = piece.next;
+    }
+    assert_eq!(pieces, carried, "in pieces it is the same");
     for order in expiry.carry {
         let original = log.read(order.stored_at).unwrap();
         let carried = Carried { id: original.id(), history: order.history, accepted: original.payload };
@@ -337,7 +346,9 @@ fn what_is_undelivered_or_dead_is_carried_and_known_after_its_segment_is_gone() 
     replay(&mut state, &*log, &mut |_| {}).unwrap();
     assert!(state.plan_expiry(&*log, 0..before, s(500), keep, 100).unwrap().carry.is_empty(), "all of it was carried");
     log.expire(before);
-    state.expire(before).unwrap();
+    let mut at = Forgetting::default();
+    let slices = (1..1000).find(|_| state.forget(before, &mut at, 2).unwrap());
+    assert!(slices.is_some_and(|slices| slices > 2), "in slices of two look-ups: {slices:?}");
 
     for state in [state, rebuilt(&log)] {
         assert_eq!(status(&state, waiting, "a").map(|status| status.state()), Some(DeliveryState::Pending));
@@ -350,5 +361,38 @@ fn what_is_undelivered_or_dead_is_carried_and_known_after_its_segment_is_gone() 
         assert!(stored_at >= before);
         assert_eq!(entry::decode_event(&log.read(stored_at).unwrap()).unwrap().id.pos.seq, dead);
         assert_eq!(state.upstreams().iter().map(|upstream| upstream.dead_by_reason[0]).sum::<u64>(), 1);
+    }
+}
+
+#[test]
+fn a_store_full_of_carried_events_is_asked_about_and_forgotten_in_pieces() {
+    let log = TestLog::new();
+    let keep = Keep { settled: Duration::from_secs(100), dead: Duration::from_secs(10_000) };
+    let events: Vec<Seq> = (0..100).map(|_| log.accept("s")).collect();
+    let before = log.end();
+    for event in &events {
+        let original = log.read(*event).unwrap();
+        let history = vec![("a".into(), 0)];
+        log.put(
+            Kind::Carried,
+            entry::encode_carried(&Carried { id: original.id(), history, accepted: original.payload }),
+        );
+    }
+    let again = log.end();
+    let mut state = rebuilt(&log);
+    let mut questions = 0;
+    let mut from = Some(0);
+    while let Some(at) = from {
+        let piece = state.plan_expiry(&*log, at..before, s(500), keep, 1).unwrap();
+        assert!(piece.carry.is_empty());
+        (from, questions) = (piece.next, questions + 1);
+    }
+    assert!(questions > 5, "{questions} questions about 100 events, 16 at once");
+
+    // Nothing of it is forgotten while it stands further on, and all of it when that is gone, too.
+    for (first, left) in [(before, 100), (again, 0)] {
+        let mut at = Forgetting::default();
+        let slices = (1..100).find(|_| state.forget(first, &mut at, 30).unwrap());
+        assert_eq!((slices, state.upstreams()[0].waiting.len()), (Some(4), left));
     }
 }

@@ -298,6 +298,8 @@ pub struct UpstreamMetrics {
     pub breaker_state: Gauge,
     /// Attempts under way.
     pub in_flight: Gauge,
+    /// Outcomes of attempts that the log refused, each time it did.
+    pub settlements_refused: Counter,
 }
 
 impl Metrics {

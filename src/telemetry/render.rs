@@ -142,6 +142,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
             out.sample("stagepost_attempts_total", &labels, count.get());
         }
     }
+    let help = "Outcomes of attempts that the log refused to store, each time it did.";
+    out.family("stagepost_settlements_refused_total", "counter", help);
+    for (upstream, metrics) in all {
+        let labels = [("upstream", &**upstream)];
+        out.sample("stagepost_settlements_refused_total", &labels, metrics.settlements_refused.get());
+    }
     out.family("stagepost_attempt_seconds", "histogram", "Duration of attempts.");
     for (upstream, metrics) in all {
         out.histogram("stagepost_attempt_seconds", &[("upstream", upstream)], &metrics.attempt);

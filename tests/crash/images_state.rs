@@ -77,7 +77,7 @@ fn live(log: &MemoryLog, events: &mut Vec<Seq>, random: &Jitter) {
             2 => Change::Hold(Reason::new("operator")),
             _ => Change::Retry(Timestamp::from_millis(1_700_000_060_000)),
         };
-        let attempted = Attempted { event, upstream: "a".into(), attempt: None, change, previous: None };
+        let attempted = Attempted { event, upstream: "a".into(), attempt: None, change, previous: None, replays: None };
         append(log, Kind::Attempted, entry::encode_attempted(&attempted));
     }
 }

@@ -51,6 +51,8 @@ pub struct Checker {
     last_first: BTreeMap<String, Seq>,
     /// Who had a first attempt in any life.
     begun: BTreeSet<Key>,
+    /// How often a delivery had been replayed when it was handed out last.
+    replays_then: BTreeMap<Key, u32>,
 }
 
 const BLANK: Known = Known { is: Is::Pending, attempts: 0, replays: 0, new_keys: 0, out_of_order: false };
@@ -104,11 +106,21 @@ impl Checker {
         if self.deleted.contains(&attempted.event) {
             return Ok(());
         }
+        let then = self.replays_then.get(&key).copied();
         let Some(known) = self.known(&key) else { return Err(format!("{key:?} was attempted and is unknown")) };
+        if attempted.replays.is_some() && attempted.replays != then {
+            return Err(format!(
+                "{key:?} was handed out with {then:?} replays and settled with {:?}",
+                attempted.replays
+            ));
+        }
+        // What began before a replay does not settle it.
+        let overtaken = attempted.replays.is_some_and(|replays| replays < known.replays);
         if let Some(attempt) = &attempted.attempt {
             known.attempts = attempt.number;
         }
         known.is = match (known.is, &attempted.change) {
+            (is @ (Is::Pending | Is::Held), _) if overtaken => is,
             (Is::Pending | Is::Held, Change::Delivered | Change::Ignore) => Is::Settled,
             (Is::Pending | Is::Held, Change::Die(_)) => Is::Dead,
             (is @ (Is::Pending | Is::Held), Change::Retry(_) | Change::Postpone(_)) => is,
@@ -200,6 +212,7 @@ impl Checker {
             let got = (job.number, job.replays, job.new_keys);
             return Err(format!("{what}: number, replays and new keys are {got:?}, not {expected:?}"));
         }
+        self.replays_then.insert(key.clone(), known.replays);
         if !self.in_flight.insert(key.clone()) {
             return Err(format!("{what}: it is under way already"));
         }

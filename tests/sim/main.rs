@@ -2,9 +2,11 @@
 //! an engine that answers by script. Sends, resends, outcomes, crashes, restarts from checkpoints of any age, clock
 //! steps, reloads and operators' commands come at random; the checker looks at every step.
 //!
-//! A failure names its seed; `STAGEPOST_SIM_SEEDS` sets how many are tried, `STAGEPOST_SIM_SEED` the first.
+//! A failure names its seed; `STAGEPOST_SIM_SEEDS` sets how many are tried, `STAGEPOST_SIM_SEED` the first, and with
+//! `STAGEPOST_SIM_TRACE` set the history is printed as it happens.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may end by panicking")]
+#![expect(clippy::print_stderr, reason = "a history is told to whoever asks for it")]
 
 mod checker;
 mod table;

@@ -13,6 +13,7 @@ use stagepost::{
     agenda::{
         Bell, Bounds, Feed, Next,
         core::{Core, Hurry, Purpose, Question, Read, ReadOrder},
+        plan::{Answer, NoAnswer},
         read_events,
     },
     clock::{Clock, ManualClock, Timestamp},
@@ -105,6 +106,8 @@ pub struct World {
     draining: bool,
     checker: Checker,
     trace: Sha256,
+    /// The history is printed as it happens.
+    spoken: bool,
 }
 
 impl World {
@@ -143,6 +146,7 @@ impl World {
             draining: false,
             checker: Checker::default(),
             trace: Sha256::new(),
+            spoken: std::env::var_os("STAGEPOST_SIM_TRACE").is_some(),
         }
     }
 
@@ -152,8 +156,16 @@ impl World {
     }
 
     fn note(&mut self, what: &str) {
+        self.tell(|| format!("{} {what}", self.now().as_millis() - START.as_millis()));
         self.trace.update(what.as_bytes());
         self.trace.update(b"\n");
+    }
+
+    /// Prints, if somebody wants to read this history.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if self.spoken {
+            eprintln!("{}", what());
+        }
     }
 
     fn up_to(&self, most: u64) -> u64 {
@@ -283,6 +295,10 @@ impl World {
         let now = self.now();
         for entry in &entries {
             if entry.pos.seq >= self.core.state().next {
+                self.tell(|| {
+                    let attempted = entry::decode_attempted(&entry.payload);
+                    format!("  applied {} {:?} {attempted:?}", entry.pos.seq, entry.kind)
+                });
                 self.checker.applied(entry)?;
             }
         }
@@ -400,10 +416,12 @@ impl World {
         self.core.answered(&question, &answers);
     }
 
-    fn answer(&self) -> Result<bool, EvalError> {
-        match self.up_to(5) {
-            0 => Err(EvalError::TooSlow(250)),
+    fn answer(&self) -> Answer {
+        match self.up_to(if self.draining { 6 } else { 8 }) {
+            0 => Err(NoAnswer::Failed(EvalError::TooSlow(250))),
             1..3 => Ok(false),
+            6 => Err(EvalError::Unavailable("the pool is busy".into()).into()),
+            7 => Err(NoAnswer::Later("the disk does not answer".into())),
             _ => Ok(true),
         }
     }
@@ -454,7 +472,8 @@ impl World {
             sent: Sent { url: "http://127.0.0.1:1/".into(), sha256: None },
         });
         let (event, upstream) = (key.0, key.1.as_str().into());
-        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: job.previous });
+        let (previous, replays) = (job.previous, Some(job.replays));
+        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous, replays });
         self.append(Kind::Attempted, payload);
     }
 

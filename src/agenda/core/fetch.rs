@@ -1,12 +1,9 @@
-//! Owns what the core reads back from the log: events that were never planned, and events of due deliveries that are
-//! not at hand. Orders go out in [`super::Effects`], what was read comes back as an argument.
+//! Owns what the core reads back from the log for deliveries that are due and whose events are not at hand. Orders go
+//! out in [`super::Effects`], what was read comes back as an argument.
 
-use super::{ASKING_MAX, Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder, attempted};
+use super::{Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder, attempted};
 use crate::{
-    agenda::{
-        lane::{Lease, READ_EVENTS, READY_MAX, Work},
-        plan::Decision,
-    },
+    agenda::lane::{Lease, READ_EVENTS, READY_MAX, Work},
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
     log::entry::{Action, Attempted, Target},
@@ -14,55 +11,6 @@ use crate::{
 };
 
 impl Core {
-    pub(super) fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
-        if self.planning {
-            return Ok(());
-        }
-        self.catching_up = !self.unread.is_empty();
-        let may_ask = self.asking < ASKING_MAX / 2 && now >= self.plan_after;
-        let from = match self.catching_up {
-            true => &mut self.unread,
-            false if may_ask => &mut self.put_off,
-            false => return Ok(()),
-        };
-        let events: Vec<Seq> = from.iter().take(READ_EVENTS).collect();
-        for event in &events {
-            from.remove(*event);
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
-        let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
-        for event in events {
-            order.events.push((event, self.state.stored_at(event)?));
-        }
-        self.planning = true;
-        self.out.read.push(order);
-        Ok(())
-    }
-
-    pub(super) fn loaded_unplanned(&mut self, event: Seq, read: Read, now: Timestamp) {
-        if !self.state.unplanned().contains(event) {
-            return;
-        }
-        match read {
-            Read::Event(event) => self.plan(&event),
-            Read::Lost(why) => self.lost_unplanned(event, &why),
-            Read::Later(Hurry::AtOnce) => {
-                self.unread.insert(event);
-            }
-            Read::Later(Hurry::AfterAWhile) => {
-                self.put_off.insert(event);
-                self.plan_after = now.after(READ_AGAIN);
-            }
-        }
-    }
-
-    pub(super) fn lost_unplanned(&mut self, event: Seq, why: &str) {
-        tracing::error!(event, why, "a stored event can't be read: it goes nowhere");
-        self.plans.push((event, Decision::default()));
-    }
-
     /// Orders reads of what should be sent next and is not at hand.
     pub(super) fn fetch(&mut self, id: UpstreamId, now: Timestamp) -> Result<(), StateError> {
         if !self.is_open(id, now) {
@@ -99,10 +47,12 @@ impl Core {
         for event in lane.agenda(work).take(now, READ_EVENTS) {
             let Some(record) = self.state.record(Key::new(event, id))? else { continue };
             match record.state {
-                // A stale entry: the record was made due at another time since, or as another kind of work.
+                // A stale entry: the record was made due at another time since.
                 _ if record.due > now => {}
                 DeliveryState::Held => release.push(event),
-                DeliveryState::Pending if record.replayed == (work == Work::Replay) => events.push(event),
+                DeliveryState::Pending if Work::of(&record) == work => events.push(event),
+                // It became another kind of work while it was in hand, where its entry of that kind was passed over.
+                DeliveryState::Pending => lane.agenda(Work::of(&record)).insert(event, record.due, now),
                 _ => {}
             }
         }
@@ -167,7 +117,8 @@ impl Core {
                     let change = Change::Die(Reason::with("body_unreadable", why));
                     let previous = self.state.record(Key::new(event, id)).ok().flatten().and_then(|record| record.last);
                     let upstream = (&*name).into();
-                    self.out.append.push(attempted(Attempted { event, upstream, attempt: None, change, previous }));
+                    let died = Attempted { event, upstream, attempt: None, change, previous, replays: None };
+                    self.out.append.push(attempted(died));
                 }
             }
         }

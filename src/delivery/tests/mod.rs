@@ -4,3 +4,4 @@ mod exchange;
 mod gates;
 mod protocols;
 pub(crate) mod rig;
+mod settlements;

@@ -49,6 +49,8 @@ pub(crate) struct FakeLog {
     next: AtomicU64,
     attempted: watch::Sender<Vec<(Seq, Attempted)>>,
     pub(crate) parts: Mutex<HashMap<Seq, Bytes>>,
+    /// What the next appends are answered instead of being done.
+    pub(crate) refusals: Mutex<Vec<AppendError>>,
 }
 
 impl FakeLog {
@@ -64,6 +66,9 @@ impl FakeLog {
 
 impl Log for FakeLog {
     fn append(&self, append: Append) {
+        if let Some(refusal) = self.refusals.lock().unwrap().pop() {
+            return append.done.answer(Err(refusal));
+        }
         let seq = self.next.fetch_add(1, Ordering::SeqCst);
         let attempted = decode_attempted(&append.entry.payload).unwrap();
         let pos = Pos { partition: 0, seq };
@@ -162,6 +167,7 @@ pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>
         next: AtomicU64::new(1_000_000),
         attempted: watch::Sender::new(Vec::new()),
         parts: Mutex::default(),
+        refusals: Mutex::default(),
     });
     let signals = Arc::new(FakeSignals(watch::Sender::new(Vec::new())));
     let live = Live::new(table(upstreams, routes));

@@ -1,0 +1,174 @@
+//! Owns planning inside the core: which events are read to be planned, what was decided about them, and how that is
+//! written. What routing says about one event is [`crate::agenda::plan`].
+
+use std::{mem, sync::Arc};
+
+use super::{ASKING_MAX, Core, Hurry, Purpose, Question, READ_AGAIN, Read, ReadOrder, attempted};
+use crate::{
+    agenda::{
+        lane::READ_EVENTS,
+        plan::{Answer, Decision, Verdict},
+    },
+    clock::Timestamp,
+    event::{Change, DeliveryState, Event, Seq},
+    log::{
+        Kind, NewEntry,
+        entry::{self, Attempted, Planned, PlannedEvent},
+    },
+    state::{Key, StateError},
+};
+
+/// Numbers in one `planned` entry, so that it stays far below the largest entry.
+const PLAN_NUMBERS_MAX: usize = 20_000;
+
+impl Core {
+    pub(super) fn read_unplanned(&mut self, now: Timestamp) -> Result<(), StateError> {
+        if self.planning {
+            return Ok(());
+        }
+        self.catching_up = !self.unread.is_empty();
+        let may_ask = self.asking < ASKING_MAX / 2 && now >= self.plan_after;
+        let from = match self.catching_up {
+            true => &mut self.unread,
+            false if may_ask => &mut self.put_off,
+            false => return Ok(()),
+        };
+        let events: Vec<Seq> = from.iter().take(READ_EVENTS).collect();
+        for event in &events {
+            from.remove(*event);
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut order = ReadOrder { purpose: Purpose::Plan, events: Vec::with_capacity(events.len()) };
+        for event in events {
+            order.events.push((event, self.state.stored_at(event)?));
+        }
+        self.planning = true;
+        self.out.read.push(order);
+        Ok(())
+    }
+
+    pub(super) fn loaded_unplanned(&mut self, event: Seq, read: Read, now: Timestamp) {
+        if !self.state.unplanned().contains(event) {
+            return;
+        }
+        match read {
+            Read::Event(event) => self.plan(&event),
+            Read::Lost(why) => self.lost_unplanned(event, &why),
+            Read::Later(Hurry::AtOnce) => {
+                self.unread.insert(event);
+            }
+            Read::Later(Hurry::AfterAWhile) => {
+                self.put_off.insert(event);
+                self.plan_after = now.after(READ_AGAIN);
+            }
+        }
+    }
+
+    pub(super) fn lost_unplanned(&mut self, event: Seq, why: &str) {
+        tracing::error!(event, why, "a stored event can't be read: it goes nowhere");
+        self.plans.push((event, Decision::default()));
+    }
+
+    /// The pool's answer to a [`Question`].
+    pub fn answered(&mut self, question: &Question, answers: &[(usize, Answer)]) {
+        self.asking = self.asking.saturating_sub(1);
+        let event = &question.event;
+        if !self.state.unplanned().contains(event.id.pos.seq) {
+            return;
+        }
+        match question.routes.plan(event, &self.evaluator, answers) {
+            Verdict::Decided(decision) => self.decided(event, decision),
+            Verdict::Ask(_) => {
+                self.put_off.insert(event.id.pos.seq);
+            }
+            Verdict::Later(why) => self.plan_later(event.id.pos.seq, &why),
+        }
+    }
+
+    /// An event could not be planned for a reason that passes: it and all that are put off are planned again after
+    /// [`READ_AGAIN`].
+    fn plan_later(&mut self, event: Seq, why: &str) {
+        if self.now >= self.plan_after {
+            tracing::warn!(event, why, "an event can't be planned now: it is tried again");
+        }
+        self.put_off.insert(event);
+        self.plan_after = self.now.after(READ_AGAIN);
+    }
+
+    pub(super) fn plan(&mut self, event: &Arc<Event>) {
+        match self.routes.plan(event, &self.evaluator, &[]) {
+            Verdict::Decided(decision) => self.decided(event, decision),
+            Verdict::Ask(_) if self.asking >= ASKING_MAX => {
+                self.put_off.insert(event.id.pos.seq);
+            }
+            Verdict::Ask(ask) => {
+                self.asking += 1;
+                self.out.ask.push(Question { event: event.clone(), routes: self.routes.clone(), ask });
+            }
+            Verdict::Later(why) => self.plan_later(event.id.pos.seq, &why),
+        }
+    }
+
+    fn decided(&mut self, event: &Arc<Event>, decision: Decision) {
+        let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
+        for name in &decision.targets {
+            let id = self.state.intern(name);
+            self.grow();
+            if let Some(lane) = self.lanes.get_mut(id as usize)
+                && decision.dead.iter().all(|(dead, _)| dead != name)
+            {
+                lane.offer(event, share);
+            }
+        }
+        self.plans.push((event.id.pos.seq, decision));
+    }
+
+    /// Writes what was decided in this step: deaths first, so that no crash can leave a plan without them.
+    pub(super) fn write_plans(&mut self) -> Result<(), StateError> {
+        if self.plans.is_empty() {
+            return Ok(());
+        }
+        self.plans.sort_by_key(|(event, _)| *event);
+        let mut planned = Planned { generation: self.routes.table.generation, ..Planned::default() };
+        let mut numbers = 0;
+        for (event, decision) in mem::take(&mut self.plans) {
+            numbers += 2 + decision.targets.len();
+            if numbers > PLAN_NUMBERS_MAX {
+                let full = Planned { generation: planned.generation, ..Planned::default() };
+                let full = mem::replace(&mut planned, full);
+                self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&full) });
+                numbers = 2 + decision.targets.len();
+            }
+            for (upstream, reason) in decision.dead {
+                if self.died_before_its_plan(event, &upstream)? {
+                    continue;
+                }
+                let change = Change::Die(reason);
+                let died = Attempted { event, upstream, attempt: None, change, previous: None, replays: None };
+                self.out.append.push(attempted(died));
+            }
+            let mut targets = Vec::with_capacity(decision.targets.len());
+            for name in decision.targets {
+                let known = planned.upstreams.iter().position(|known| *known == name);
+                let index = known.unwrap_or_else(|| {
+                    planned.upstreams.push(name);
+                    planned.upstreams.len() - 1
+                });
+                targets.push(u32::try_from(index).unwrap_or(u32::MAX));
+            }
+            planned.events.push(PlannedEvent { event, targets, ignored: decision.ignored });
+        }
+        self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&planned) });
+        Ok(())
+    }
+
+    /// Whether a crash came between a delivery's death and its plan: it died once, and what the filter says now
+    /// changes nothing.
+    fn died_before_its_plan(&self, event: Seq, upstream: &str) -> Result<bool, StateError> {
+        let (true, Some(id)) = (self.state.has_early_record(event), self.state.id(upstream)) else { return Ok(false) };
+        let record = self.state.record(Key::new(event, id))?;
+        Ok(record.is_some_and(|record| record.state == DeliveryState::Dead))
+    }
+}

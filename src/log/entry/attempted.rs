@@ -1,0 +1,142 @@
+//! Owns the format of `attempted` entries: what was tried, what follows, and which replay it answers.
+
+use bytes::Bytes;
+
+use super::{
+    VERSION,
+    codec::{Reader, Writer},
+};
+use crate::event::{Attempt, Change, Outcome, Reason, Sent, Seq};
+
+/// An attempt and the change that follows from it; or a change without an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempted {
+    /// The event's own (first) sequence number.
+    pub event: Seq,
+    /// Which of its deliveries.
+    pub upstream: Box<str>,
+    /// What was tried; None for a change without an attempt.
+    pub attempt: Option<Attempt>,
+    /// What follows.
+    pub change: Change,
+    /// The entry of the attempt before this one, so that the history of a delivery can be walked back.
+    pub previous: Option<Seq>,
+    /// How often the delivery had been replayed when the job was handed out: an attempt that began before a replay
+    /// does not settle it. None for a change that counts whatever came between, and in older entries.
+    pub replays: Option<u32>,
+}
+
+/// Encodes the payload of an `attempted` entry.
+#[must_use]
+pub fn encode_attempted(attempted: &Attempted) -> Bytes {
+    let excerpt = attempted.attempt.as_ref().map_or(0, |attempt| attempt.excerpt.len());
+    let mut out = Writer(Vec::with_capacity(96 + excerpt));
+    out.number(VERSION);
+    out.number(attempted.event);
+    out.text(&attempted.upstream);
+    out.option(attempted.previous, |out, seq| out.number(seq));
+    out.option(attempted.attempt.as_ref(), |out, attempt| {
+        out.number(u64::from(attempt.number));
+        out.number(attempt.at.as_millis());
+        out.number(attempt.outcome as u64);
+        out.number(attempt.status.map_or(0, u64::from));
+        out.text(attempt.error.as_deref().unwrap_or(""));
+        out.number(u64::from(attempt.latency_ms));
+        out.bytes(&attempt.excerpt);
+        out.text(&attempt.sent.url);
+        out.option(attempt.sent.sha256, |out, sum| out.0.extend_from_slice(&sum));
+    });
+    encode_change(&mut out, &attempted.change);
+    if let Some(replays) = attempted.replays {
+        out.number(u64::from(replays));
+    }
+    out.0.into()
+}
+
+/// Decodes the payload of an `attempted` entry.
+#[must_use]
+pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
+    let mut from = Reader(payload.clone());
+    from.version()?;
+    let event = from.number()?;
+    let upstream = from.text()?;
+    let previous = from.option(Reader::number)?;
+    let attempt = from.option(|from| {
+        Some(Attempt {
+            number: u32::try_from(from.number()?).ok()?,
+            at: from.time()?,
+            outcome: match from.number()? {
+                0 => Outcome::Delivered,
+                1 => Outcome::Deferred,
+                2 => Outcome::Refused,
+                3 => Outcome::Degraded,
+                _ => return None,
+            },
+            status: Some(u16::try_from(from.number()?).ok()?).filter(|status| *status != 0),
+            error: Some(from.text()?).filter(|text| !text.is_empty()),
+            latency_ms: u32::try_from(from.number()?).ok()?,
+            excerpt: from.slice()?,
+            sent: Sent { url: from.text()?, sha256: from.option(|from| from.take(32)?.as_ref().try_into().ok())? },
+        })
+    })?;
+    let change = decode_change(&mut from)?;
+    // The first releases wrote nothing behind the change.
+    let replays = if from.0.is_empty() { None } else { Some(u32::try_from(from.number()?).ok()?) };
+    Some(Attempted { event, upstream, attempt, change, previous, replays })
+}
+
+fn encode_change(out: &mut Writer, change: &Change) {
+    let reason = |out: &mut Writer, tag, reason: &Reason| {
+        out.number(tag);
+        out.text(reason.code);
+        out.option(reason.detail.as_deref(), |out, detail| out.text(detail));
+    };
+    match change {
+        Change::Delivered => out.number(0),
+        Change::Retry(due) => out.pair(1, due.as_millis()),
+        Change::Postpone(due) => out.pair(2, due.as_millis()),
+        Change::Die(why) => reason(out, 3, why),
+        Change::Ignore => out.number(4),
+        Change::Hold(why) => reason(out, 5, why),
+        Change::Release(due) => out.pair(6, due.as_millis()),
+        Change::Replay(due) => out.pair(7, due.as_millis()),
+    }
+}
+
+fn decode_change(from: &mut Reader) -> Option<Change> {
+    fn reason(from: &mut Reader) -> Option<Reason> {
+        let code = from.text()?;
+        Some(Reason { detail: from.option(Reader::text)?, ..Reason::new(&code) })
+    }
+    Some(match from.number()? {
+        0 => Change::Delivered,
+        1 => Change::Retry(from.time()?),
+        2 => Change::Postpone(from.time()?),
+        3 => Change::Die(reason(from)?),
+        4 => Change::Ignore,
+        5 => Change::Hold(reason(from)?),
+        6 => Change::Release(from.time()?),
+        7 => Change::Replay(from.time()?),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn an_entry_of_the_first_releases_counts_whatever_came_between() {
+        let change = Change::Retry(Timestamp::from_millis(9));
+        let old = Attempted { event: 7, upstream: "a".into(), attempt: None, change, previous: Some(3), replays: None };
+        let stored = encode_attempted(&old);
+        assert_eq!(&stored[..], [1, 7, 1, b'a', 1, 3, 0, 1, 9], "byte for byte as it was written then");
+        assert_eq!(decode_attempted(&stored), Some(old.clone()));
+        for replays in [0, 1, u32::MAX] {
+            let new = Attempted { replays: Some(replays), ..old.clone() };
+            let stored = encode_attempted(&new);
+            assert_eq!(decode_attempted(&stored), Some(new));
+        }
+    }
+}
