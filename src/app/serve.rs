@@ -27,6 +27,7 @@ use crate::{
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
     log::{
         AckLane, Log, QueueLimits,
@@ -150,16 +151,19 @@ impl App {
 
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
+        let keys = Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), config.keys.clone());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
             log: seam.clone(),
             clock: clock.clone(),
             jitter,
             evaluator: evaluator.clone(),
+            keys: keys.clone(),
             metrics: metrics.clone(),
             proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
             spool_dir: config.store.path.join("spool"),
+            sequence_file: config.store.path.join("sequences.json"),
         })?;
         let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
@@ -177,6 +181,7 @@ impl App {
             log: seam,
             agenda: agenda.clone(),
             engine,
+            keys,
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),
@@ -278,7 +283,11 @@ impl App {
         }
         self.running.engine.drain(shutdown.timeout).await;
         let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
+        let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
+            if let Err(error) = instance.ingress.sequences().close() {
+                tracing::warn!(%error, "numbers that are missing are not known after the next start");
+            }
             drop(janitor);
             agenda.stop();
             log.close();

@@ -67,8 +67,11 @@ fn listed<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> R
     words.iter().filter_map(|(word, _)| section.accept(key, parse(word))).collect()
 }
 
+/// The attributes of a subject.
+type Attributes = Vec<(Box<str>, Box<str>)>;
+
 /// `CN=client, O=Acme`; a comma inside a value is written `\,`.
-fn subject(text: &str) -> Result<Vec<(Box<str>, Box<str>)>, String> {
+fn subject(text: &str) -> Result<Attributes, String> {
     let malformed = || format!("\"{text}\" is no subject; write attributes such as \"CN=client, O=Acme\"");
     let (mut attributes, mut current) = (Vec::new(), String::new());
     let mut characters = text.chars();

@@ -28,7 +28,11 @@ impl Doors {
         let door = |source: &Arc<Source>| {
             let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
             let sequence = counts.then(|| sequences.of(&source.name));
-            (key(source), Arc::new(Door::new(metrics.source(&source.name), &source.types, sequence)))
+            let metrics = metrics.source(&source.name);
+            if let Some(sequence) = &sequence {
+                sequence.show(&metrics);
+            }
+            (key(source), Arc::new(Door::new(metrics, &source.types, sequence)))
         };
         let by_source = table.sources.iter().map(door).collect();
         Self { table, by_source }

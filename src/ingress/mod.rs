@@ -16,6 +16,7 @@ mod client;
 mod door;
 mod head;
 mod items;
+mod outside;
 mod proxy;
 mod refused;
 mod reply;
@@ -49,6 +50,7 @@ use crate::{
     clock::Clock,
     expr::Evaluator,
     jitter::Jitter,
+    keys::Keys,
     log::{AckLane, Log},
     routing::Live,
     telemetry::{Counter, Metrics},
@@ -66,6 +68,8 @@ pub struct Setup {
     pub jitter: Jitter,
     /// For dedupe keys and event types.
     pub evaluator: Evaluator,
+    /// Gets keys from outside.
+    pub keys: Keys,
     /// Counted into.
     pub metrics: Arc<Metrics>,
     /// Answers safe methods.
@@ -74,6 +78,8 @@ pub struct Setup {
     pub duplicates: Arc<dyn DuplicateSink>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
+    /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
+    pub sequence_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -83,6 +89,7 @@ pub struct Ingress {
     clock: Clock,
     jitter: Jitter,
     evaluator: Evaluator,
+    keys: Keys,
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
@@ -112,6 +119,7 @@ impl Ingress {
             clock: setup.clock,
             jitter: setup.jitter,
             evaluator: setup.evaluator,
+            keys: setup.keys,
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
@@ -119,7 +127,7 @@ impl Ingress {
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
-            sequences: Sequences::default(),
+            sequences: Sequences::open(setup.sequence_file),
         }))
     }
 
@@ -241,7 +249,8 @@ impl Gate {
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
-            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, "refused");
+            let advice = refusal.advice();
+            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, advice, "refused");
         }
         ingress.refused.record(RefusedRequest {
             number: 0,

@@ -360,7 +360,7 @@ mod tests {
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         std::thread::scope(|scope| {
             let committer = scope.spawn(|| match queue.take(Vec::new(), true, Duration::from_secs(3600)) {
-                Taken::Work(small, None) => small.len(),
+                Taken::Work(work) => work.small.len(),
                 _ => 0,
             });
             while queue.lock().committer != Committer::Lingers {
@@ -394,6 +394,6 @@ mod tests {
         let queue = Queue::new(QueueLimits::standard());
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         let taken = queue.take(Vec::new(), true, Duration::from_secs(3600));
-        assert!(matches!(taken, Taken::Work(small, None) if small.len() == 1));
+        assert!(matches!(taken, Taken::Work(work) if work.small.len() == 1));
     }
 }

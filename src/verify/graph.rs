@@ -6,11 +6,10 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use sha2::{Digest as _, Sha256};
-
-use super::{Head, Refusal, Secret, Special, Started, Verified, Whole};
+use super::{CannotSign, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified, Whole, sign::object};
 use crate::clock::Timestamp;
 
 /// The most items of one body; more are refused.
@@ -21,7 +20,7 @@ pub(super) struct GraphRecipe {
     scheme: &'static str,
     keys: Arc<[(Arc<str>, [u8; 32])]>,
     /// For making samples.
-    pub(super) first: Option<Secret>,
+    first: Option<Secret>,
 }
 
 struct Waiting {
@@ -55,6 +54,22 @@ impl Special for GraphRecipe {
 
     fn references(&self) -> Vec<&Arc<str>> {
         self.keys.iter().map(|(reference, _)| reference).collect()
+    }
+
+    fn can_sign(&self) -> bool {
+        true
+    }
+
+    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        let refused = || CannotSign::Body(self.scheme, "a JSON object with a list `value` of objects");
+        let secret = self.first.as_ref().ok_or(CannotSign::PrivateKey(self.scheme))?;
+        let state = std::str::from_utf8(secret.expose()).map_err(|_| refused())?;
+        let mut whole = object(self.scheme, sample.body)?;
+        let items = whole.get_mut("value").and_then(serde_json::Value::as_array_mut).ok_or_else(refused)?;
+        for item in items {
+            item.as_object_mut().ok_or_else(refused)?.insert("clientState".to_owned(), state.into());
+        }
+        Ok(Signed { body: whole.to_string().into(), ..sample.with_headers(Vec::new()) })
     }
 
     fn begin(&self, _head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {

@@ -8,18 +8,24 @@ use std::{sync::Arc, time::Duration};
 
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
-    Algorithm, Encoding, Head, Refusal, Secret, Special, Started, TimestampUnit, Verified, Whole,
+    Algorithm, CannotSign, Encoding, Head, Refusal, Sample, Secret, Signed, Special, Started, TimestampUnit, Verified,
+    Whole,
     compile::millis,
     grammar::{Grammar, Kind, Signature, SignatureRule, Written},
     mac::Mac,
+    sign::object,
     timestamp::{Place, TimestampRule},
 };
 use crate::clock::Timestamp;
 
-/// The longest token that is taken, in bytes; Mailgun's have 50.
+/// How long Mailgun's tokens are, in bytes.
+const MAILGUN_TOKEN_BYTES: usize = 50;
+
+/// The longest token that is taken, in bytes.
 const TOKEN_BYTES_MAX: usize = 256;
 
 /// A Mailgun source.
@@ -41,11 +47,11 @@ struct Waiting {
 /// A body, as far as it is looked at. Members that stand there twice are refused.
 #[derive(Deserialize)]
 struct Body {
-    signature: Signed,
+    signature: Inside,
 }
 
 #[derive(Deserialize)]
-struct Signed {
+struct Inside {
     timestamp: Digits,
     token: String,
     signature: String,
@@ -93,11 +99,41 @@ impl Special for MailgunRecipe {
         self.0.keys.iter().map(|(reference, _)| reference).collect()
     }
 
-    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
-        let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
-        let is_form = kind.to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded");
-        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form })))
+    fn can_sign(&self) -> bool {
+        true
     }
+
+    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        let scheme = self.0.scheme;
+        let (_, key) = self.0.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
+        let timestamp = self.0.timestamp.unit.write(sample.now);
+        let mut token = hex::encode(Sha256::digest(sample.id.as_bytes()));
+        token.truncate(MAILGUN_TOKEN_BYTES);
+        let mut mac = key.clone();
+        mac.update(timestamp.as_bytes());
+        mac.update(token.as_bytes());
+        let signature = hex::encode(mac.finish().as_slice());
+        let body = if is_form(&sample.head()) {
+            let form = String::from_utf8_lossy(sample.body);
+            let between = if form.is_empty() { "" } else { "&" };
+            format!("{form}{between}timestamp={timestamp}&token={token}&signature={signature}")
+        } else {
+            let mut whole = object(scheme, sample.body)?;
+            let inside = serde_json::json!({ "timestamp": timestamp, "token": token, "signature": signature });
+            whole.as_object_mut().and_then(|members| members.insert("signature".to_owned(), inside));
+            whole.to_string()
+        };
+        Ok(Signed { body: body.into(), ..sample.with_headers(Vec::new()) })
+    }
+
+    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
+        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head) })))
+    }
+}
+
+fn is_form(head: &Head<'_>) -> bool {
+    let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    kind.to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded")
 }
 
 impl Whole for Waiting {
@@ -134,7 +170,7 @@ impl Whole for Waiting {
     }
 }
 
-fn of_json(body: &[u8]) -> Result<Signed, Refusal> {
+fn of_json(body: &[u8]) -> Result<Inside, Refusal> {
     let text = std::str::from_utf8(body).map_err(|_| Refusal::UnreadableBody)?;
     let body: Body = serde_json::from_str(text).map_err(|error| match error.is_data() {
         true => Refusal::MissingSignature,
@@ -143,7 +179,7 @@ fn of_json(body: &[u8]) -> Result<Signed, Refusal> {
     Ok(body.signature)
 }
 
-fn of_form(body: &[u8]) -> Result<Signed, Refusal> {
+fn of_form(body: &[u8]) -> Result<Inside, Refusal> {
     let (mut timestamp, mut token, mut signature) = (None, None, None);
     for (name, value) in form_urlencoded::parse(body) {
         let place = match &*name {
@@ -158,7 +194,7 @@ fn of_form(body: &[u8]) -> Result<Signed, Refusal> {
     }
     match (timestamp, token, signature) {
         (Some(timestamp), Some(token), Some(signature)) => {
-            Ok(Signed { timestamp: Digits::Text(timestamp), token, signature, parent: None })
+            Ok(Inside { timestamp: Digits::Text(timestamp), token, signature, parent: None })
         }
         _ => Err(Refusal::MissingSignature),
     }

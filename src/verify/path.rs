@@ -8,14 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::{Head, PATH_SCHEME, Refusal, Secret, Special, Started, Verified};
+use super::{CannotSign, Head, PATH_SCHEME, Refusal, Sample, Secret, Signed, Special, Started, Verified};
 use crate::clock::Timestamp;
 
 /// A source whose path holds a secret.
 pub(super) struct PathRecipe {
     /// Which segment, from 0.
     segment: usize,
-    pub(super) secrets: Box<[Secret]>,
+    secrets: Box<[Secret]>,
     digests: Box<[[u8; 32]]>,
 }
 
@@ -59,6 +59,20 @@ impl Special for PathRecipe {
 
     fn is_path_secret(&self, segment: &str) -> bool {
         self.secret(segment).is_some()
+    }
+
+    fn can_sign(&self) -> bool {
+        true
+    }
+
+    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        let secret = self.secrets.first().and_then(|secret| std::str::from_utf8(secret.expose()).ok());
+        let secret = secret.ok_or(CannotSign::PrivateKey(self.scheme()))?;
+        let segments = sample.path.split('/').enumerate();
+        // The path begins with a slash, so that its first segment is the second piece.
+        let path: Vec<&str> =
+            segments.map(|(index, segment)| if index == self.segment + 1 { secret } else { segment }).collect();
+        Ok(Signed { path: path.join("/"), ..sample.with_headers(Vec::new()) })
     }
 
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {

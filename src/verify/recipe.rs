@@ -46,6 +46,10 @@ pub(super) struct Key {
 
 /// How a key checks.
 #[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the common one, and a few of them live as long as a source"
+)]
 pub(super) enum Checker {
     /// The key is already worked into a state.
     Mac(Mac),
@@ -89,6 +93,7 @@ pub(super) struct Running {
 }
 
 /// What the head alone says.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and boxing it would cost each request")]
 pub(super) enum Begun {
     /// The request is genuine whatever its body is: the scheme signs nothing.
     Decided(Verified),

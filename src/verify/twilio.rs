@@ -6,15 +6,16 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use http::{HeaderName, header::CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, header::CONTENT_TYPE};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
-    Algorithm, Encoding, Head, Refusal, Secret, Special, Started, Verified, Whole,
+    Algorithm, CannotSign, Encoding, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified, Whole,
     grammar::{Grammar, Kind, SignatureRule, Signatures, Written},
     headers::{NotOne, only},
     mac::Mac,
+    sign::{encode, value},
     url::PublicUrl,
 };
 use crate::clock::Timestamp;
@@ -97,6 +98,33 @@ impl Special for TwilioRecipe {
         self.keys.iter().map(|(reference, _)| reference).collect()
     }
 
+    fn can_sign(&self) -> bool {
+        true
+    }
+
+    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        let scheme = self.scheme;
+        let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
+        let is_form = is_form(&sample.head());
+        let mut query = sample.query.map(str::to_owned);
+        if !is_form && !sample.body.is_empty() {
+            let kept = fields_without_hash(sample.query.unwrap_or_default());
+            let hash = format!("bodySHA256={}", hex::encode(Sha256::digest(sample.body)));
+            query = Some(if kept.is_empty() { hash } else { format!("{kept}&{hash}") });
+        }
+        let url = self.url.of(&Head { query: query.as_deref(), ..sample.head() });
+        let fields = match is_form {
+            true => signed_fields(sample.body).map_err(|_| CannotSign::Body(scheme, "a form with fewer fields"))?,
+            false => Vec::new(),
+        };
+        let signature = encode(self.signature.encoding, tag(key, &url, &fields).as_slice());
+        let mut headers = vec![(SIGNATURE, value(&SIGNATURE, signature.as_bytes(), false)?)];
+        if self.algorithm != Algorithm::Sha1 {
+            headers.push((SETTINGS, HeaderValue::from_static("algorithm=HMAC_SHA256")));
+        }
+        Ok(Signed { query, ..sample.with_headers(headers) })
+    }
+
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {
         let signatures = self.signature.read(head.headers)?.signatures;
         self.agrees(head)?;
@@ -143,7 +171,7 @@ fn tag(key: &Mac, url: &str, fields: &[u8]) -> super::mac::Tag {
 }
 
 fn is_form(head: &Head<'_>) -> bool {
-    let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
+    let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
@@ -161,6 +189,12 @@ fn body_hash(query: Option<&str>) -> Result<Option<[u8; 32]>, Refusal> {
         }
         (Some(_), Some(_)) => Err(Refusal::DuplicatedSignature),
     }
+}
+
+/// A query as it stands, without the hash of another body.
+fn fields_without_hash(query: &str) -> String {
+    let kept = query.split('&').filter(|item| !item.is_empty() && !item.starts_with("bodySHA256="));
+    kept.collect::<Vec<_>>().join("&")
 }
 
 /// Each name with each of its distinct values, both in the order of their bytes.

@@ -88,7 +88,7 @@ fn a_certificate_that_nobody_is_asked_for_is_refused_by_check() {
 
 #[test]
 fn numbers_that_a_sender_left_out_are_counted_and_listed_until_they_come() {
-    let relay = Relay::start(
+    let mut relay = Relay::start(
         r#"
         [source.bot]
         path = "/bot"
@@ -101,18 +101,24 @@ fn numbers_that_a_sender_left_out_are_counted_and_listed_until_they_come() {
         to = []
         "#,
     );
-    let send = |number: u64| relay.send(&Request::post("/bot", format!(r#"{{"update_id":{number}}}"#))).status;
+    let send =
+        |relay: &Relay, number: u64| relay.send(&Request::post("/bot", format!(r#"{{"update_id":{number}}}"#))).status;
     for number in [7, 8, 11, 12] {
-        assert_eq!(send(number), 202);
+        assert_eq!(send(&relay, number), 202);
     }
-    assert_eq!(send(8), 200, "a duplicate is no gap");
+    assert_eq!(send(&relay, 8), 200, "a duplicate is no gap");
     assert_eq!(relay.send(&Request::post("/bot", "no number")).status, 202);
-    let gaps = || relay.cli(&["status", "--json"]).done().json()["gaps"].clone();
-    assert_eq!(gaps(), json!([{ "source": "bot", "highest": 12, "missing": 2, "ranges": [[9, 10]] }]));
+    let gaps = |relay: &Relay| relay.cli(&["status", "--json"]).done().json()["gaps"].clone();
+    assert_eq!(gaps(&relay), json!([{ "source": "bot", "highest": 12, "missing": 2, "ranges": [[9, 10]] }]));
     let page = relay.cli(&["status"]).done().out;
     assert!(page.contains("source bot: 2 of the sender's numbers are missing, the first 9"), "{page}");
-    assert_eq!(send(10), 202);
-    assert_eq!(gaps()[0]["ranges"], json!([[9, 9]]));
+    assert_eq!(send(&relay, 10), 202);
+    assert_eq!(gaps(&relay)[0]["ranges"], json!([[9, 9]]));
     assert_eq!(relay.metric("stagepost_gaps_total{source=\"bot\"}") as u64, 1);
     assert_eq!(relay.metric("stagepost_missing_numbers{source=\"bot\"}") as u64, 1);
+
+    relay.restart();
+    assert_eq!(relay.metric("stagepost_missing_numbers{source=\"bot\"}") as u64, 1);
+    assert_eq!(send(&relay, 14), 202);
+    assert_eq!(gaps(&relay)[0]["ranges"], json!([[9, 9], [13, 13]]));
 }

@@ -20,10 +20,11 @@ use http_body_util::{BodyExt as _, Full};
 
 use super::super::*;
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     log::{
         AckLane, Acked, Append, AppendError, Appended, DedupeKey, Done, Entry, Follower, Kind, Log, LogStats, NewEntry,
         ReadError, entry::decode_event,
@@ -208,6 +209,7 @@ pub(super) struct Door {
     pub(super) log: Arc<FakeLog>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
+    pub(super) time: Arc<ManualClock>,
     pub(super) live: Live,
     reports: Arc<Reports>,
     spool: tempfile::TempDir,
@@ -220,8 +222,21 @@ impl Door {
 
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
+        Self::with(change, Timestamp::from_millis(1_000_000), |_, _| None)
+    }
+
+    /// With keys from outside, at this time.
+    pub(super) fn with_keys(now: Timestamp, keys: impl FnOnce(&Clock, &Arc<Metrics>) -> Keys) -> Self {
+        Self::with(|_| {}, now, |clock, metrics| Some(keys(clock, metrics)))
+    }
+
+    fn with(
+        change: impl FnOnce(&mut Limits),
+        now: Timestamp,
+        keys: impl FnOnce(&Clock, &Arc<Metrics>) -> Option<Keys>,
+    ) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (clock, time) = Clock::manual(now);
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
@@ -229,17 +244,19 @@ impl Door {
             clock: clock.clone(),
             jitter: Jitter::seeded(1),
             evaluator: Evaluator::start(Settings::standard()),
+            keys: keys(&clock, &metrics).unwrap_or_else(|| nothing(&clock, &metrics)),
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
             spool_dir: spool.path().join("spool"),
+            sequence_file: spool.path().join("sequences.json"),
         })
         .unwrap();
         let lane = AckLane::new();
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, live, reports, spool }
+        Self { gate, ingress, caller, log, metrics, clock, time, live, reports, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
@@ -254,6 +271,10 @@ impl Door {
     pub(super) fn spooled_files(&self) -> usize {
         std::fs::read_dir(self.spool.path().join("spool")).unwrap().count()
     }
+}
+
+fn nothing(clock: &Clock, metrics: &Arc<Metrics>) -> Keys {
+    Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), None)
 }
 
 /// A body that comes as the test sends it, and ends when the sender is dropped.
