@@ -478,6 +478,11 @@ mod tests {
                 reason: None,
                 due_at: Some(Timestamp::from_millis(1_767_323_046_000)),
             }],
+            parent: None,
+            item: None,
+            tenant: None,
+            violation: None,
+            tags: Vec::new(),
         };
         let expected = concat!(
             r#"{"id":"ID","received_at":"2026-01-02T03:04:05.678Z","source":"stripe","type":null,"method":"POST","#,
@@ -487,5 +492,9 @@ mod tests {
         let json = serde_json::to_string(&line).unwrap();
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
+        let item = Line { parent: Some("BATCH".into()), item: Some(2), violation: Some("/a: wrong".into()), ..line };
+        let json = serde_json::to_string(&item).unwrap();
+        assert!(json.ends_with(r#"],"parent":"BATCH","item":2,"violation":"/a: wrong"}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), item);
     }
 }

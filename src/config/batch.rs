@@ -10,8 +10,8 @@ use super::{
     tree::Value,
 };
 use crate::{
-    preset::Preset,
-    routing::{BATCH_ITEMS_MAX, ItemForm, ItemRule, OnViolation, SchemaRule, SplitRule, item_path},
+    preset::{KeyPlan, Preset},
+    routing::{BATCH_ITEMS_MAX, ItemForm, ItemRule, Items, OnViolation, SchemaRule, SplitRule, item_path},
     schema::{SCHEMA_BYTES_MAX, Schema},
 };
 
@@ -45,12 +45,13 @@ pub(super) fn split(section: &Section<'_>, preset: Option<&Preset>) -> Option<Sp
             let array = array?;
             section.print("items", &quoted(&format!(".{array}")));
             let own = own.filter(|own| own.array == array);
-            own.unwrap_or(ItemRule { array, key: Vec::new(), kind: None })
+            Items::Json(own.unwrap_or(ItemRule { array, key: Vec::new(), kind: None }))
         }
         (None, Some(own), _) => {
             section.note(&format!("the preset's items: .{}", own.array));
-            own
+            Items::Json(own)
         }
+        (None, None, Some(preset)) if preset.dedupe == Some(KeyPlan::Notifications) => Items::Notifications,
         (None, None, Some(preset)) => {
             let message = format!(
                 "{} sends no batches that are known; say where the items stand: items = \".data\"",
@@ -61,7 +62,7 @@ pub(super) fn split(section: &Section<'_>, preset: Option<&Preset>) -> Option<Sp
         }
         (None, None, None) => {
             section.note("items: the body itself is the array");
-            ItemRule { array: "[]".into(), key: Vec::new(), kind: None }
+            Items::Json(ItemRule { array: "[]".into(), key: Vec::new(), kind: None })
         }
     };
     Some(SplitRule { items, form, max_items: usize::try_from(max_items).unwrap_or(BATCH_ITEMS_MAX) })

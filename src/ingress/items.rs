@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
+use serde_json::value::RawValue;
 
 use super::{
     Gate,
@@ -18,8 +19,9 @@ use crate::{
     event::{EventId, Extras},
     expr::{EvalError, decode_body},
     log::{Append, AppendError, Appended, BATCH_BYTES_MAX, Class, DedupeKey, Done, Kind, NewEntry, PART_BYTES},
-    routing::{ItemForm, KeySelector, NoItems, OnViolation, SchemaRule, Source, SplitRule},
+    routing::{ItemForm, Items, KeySelector, NoItems, OnViolation, SchemaRule, Source, SplitRule},
     schema::Violation,
+    verify::{Notification, notifications},
 };
 
 /// A larger body is looked into on another thread, so that other requests of this one don't wait.
@@ -45,8 +47,19 @@ pub(super) enum Looked {
 /// What stands in a body.
 enum Found {
     Whole(Option<Violation>),
-    Items(Vec<(Bytes, Option<Violation>)>),
+    Items(Vec<Item>),
     TooMany,
+}
+
+/// An item of a batch.
+struct Item {
+    /// What expressions and the schema see.
+    inner: Bytes,
+    /// What is stored.
+    body: Bytes,
+    /// Its key, where the way to it is known to the source's scheme.
+    key: Option<Box<str>>,
+    violation: Option<Violation>,
 }
 
 impl Gate {
@@ -70,7 +83,7 @@ impl Gate {
         match found {
             Found::TooMany => Err(Refusal::TooManyItems),
             Found::Items(items) => {
-                judge(doors, source, items.iter().filter_map(|(_, violation)| violation.as_ref()))?;
+                judge(doors, source, items.iter().filter_map(|item| item.violation.as_ref()))?;
                 self.take_items(doors, input, admitted, items, &extras).await.map(Looked::Items)
             }
             Found::Whole(violation) => {
@@ -91,38 +104,33 @@ impl Gate {
         doors: &Doors,
         input: &Ask<'_>,
         admitted: &mut Admitted<'_>,
-        items: Vec<(Bytes, Option<Violation>)>,
+        items: Vec<Item>,
         extras: &Extras,
     ) -> Result<Taken, Refusal> {
         let ingress = &*self.ingress;
         let Some(rule) = &input.source.split else { return Err(Refusal::TooManyItems) };
-        let bytes: usize = items.iter().map(|(item, _)| item.len()).sum();
+        let bytes: usize = items.iter().map(|item| item.body.len()).sum();
         admitted.body.charge(2 * bytes as u64 + items.len() as u64 * header_bytes(input.head))?;
         let head = head_of_items(input.head);
         let parent: Box<str> = EventId::of_batch(input.received_at, ingress.jitter.next_u64()).to_string().into();
-        let bodies: Vec<&Bytes> = items.iter().map(|(item, _)| item).collect();
-        let keys = self.item_keys(doors, input, &head, rule, &bodies).await?;
+        let keys = self.item_keys(doors, input, &head, rule, &items).await?;
         let in_parts = bytes > INLINE_BATCH_BYTES;
 
         let (mut first, mut batch, mut waiting, mut payloads) = (None, Vec::new(), Vec::new(), 0);
-        for (index, ((item, violation), mut key)) in items.into_iter().zip(keys).enumerate() {
+        for (index, (Item { inner, body, violation, .. }, mut key)) in items.into_iter().zip(keys).enumerate() {
             if let Some(key) = &mut key
                 && let Some((known, differs)) = ingress.log.seen(key, input.received_at).map_err(Refusal::Seen)?
             {
                 first.get_or_insert(self.known(doors, input.source, known, differs));
                 continue;
             }
-            let ask = Ask { head: &head, body: &item, item: Some(rule), ..*input };
+            let ask = Ask { head: &head, body: &inner, item: Some(rule), ..*input };
             let event_type = self.event_type(&ask).await;
             let extras = Extras {
                 parent: Some(parent.clone()),
                 item: u32::try_from(index).ok(),
                 violation: violation.map(|violation| violation.as_str().into()),
                 ..extras.clone()
-            };
-            let body = match rule.form {
-                ItemForm::Bare => item.clone(),
-                ItemForm::Wrapped => [b"[", &item[..], b"]"].concat().into(),
             };
             let (pieces, parts) = match in_parts || body.len() > PART_BYTES {
                 true => (None, parts_of(&body)),
@@ -135,7 +143,7 @@ impl Gate {
             let entry = NewEntry { kind: Kind::Accepted, payload };
             let time = admitted.received_at;
             batch.push(Append { parts, entry, dedupe: key, class: Class::Event, time, done });
-            waiting.push((acked, event_type, item));
+            waiting.push((acked, event_type, inner));
         }
         if payloads > BATCH_BYTES_MAX {
             return Err(Refusal::TooManyItems);
@@ -143,13 +151,13 @@ impl Gate {
         ingress.log.append_all(batch);
 
         let mut stored = None;
-        for (acked, event_type, item) in waiting {
+        for (acked, event_type, inner) in waiting {
             match acked.await.unwrap_or(Err(AppendError::Closed)).map_err(Refusal::Append)? {
                 Appended::Duplicate { first: known, body_differs } => {
                     first.get_or_insert(self.known(doors, input.source, known, body_differs));
                 }
                 Appended::Appended(id) => {
-                    let ask = Ask { head: &head, body: &item, item: Some(rule), ..*input };
+                    let ask = Ask { head: &head, body: &inner, item: Some(rule), ..*input };
                     self.count_accepted(doors, &ask, event_type.as_deref()).await;
                     stored.get_or_insert(Taken::Accepted(id));
                 }
@@ -166,14 +174,17 @@ impl Gate {
         input: &Ask<'_>,
         head: &Parts,
         rule: &SplitRule,
-        items: &[&Bytes],
+        items: &[Item],
     ) -> Result<Vec<Option<DedupeKey>>, Refusal> {
         let Some(dedupe) = &input.source.dedupe else { return Ok(vec![None; items.len()]) };
         let mut texts = Vec::with_capacity(items.len());
         if is_of_item(&dedupe.key) {
             for item in items {
-                let ask = Ask { head, body: item, item: Some(rule), ..*input };
-                texts.push(self.key_text(doors, &ask).await?);
+                let ask = Ask { head, body: &item.inner, item: Some(rule), ..*input };
+                texts.push(match (&dedupe.key, &item.key) {
+                    (KeySelector::Notifications, Some(key)) => Some(key.to_string()),
+                    _ => self.key_text(doors, &ask).await?,
+                });
             }
         } else {
             let whole = self.key_text(doors, input).await?;
@@ -181,13 +192,14 @@ impl Gate {
         }
         // What all items of a batch have in common is the batch's key: each of them is the item at its place.
         let is_common = texts.windows(2).all(|pair| matches!(pair, [one, other] if one == other));
-        let are_equal = items.windows(2).all(|pair| matches!(pair, [one, other] if one == other));
+        let are_equal = items.windows(2).all(|pair| matches!(pair, [one, other] if one.inner == other.inner));
         if is_common && !(are_equal && is_of_item(&dedupe.key)) && (items.len() > 1 || !is_of_item(&dedupe.key)) {
             for (index, text) in texts.iter_mut().enumerate() {
                 *text = text.take().map(|text| format!("{text}#{index}"));
             }
         }
-        let key = |(text, item): (Option<String>, &&Bytes)| text.map(|text| self.keyed(input, dedupe, &text, item));
+        let key =
+            |(text, item): (Option<String>, &Item)| text.map(|text| self.keyed(input, dedupe, &text, &item.inner));
         Ok(texts.into_iter().zip(items).map(key).collect())
     }
 }
@@ -196,7 +208,7 @@ impl Gate {
 fn is_of_item(selector: &KeySelector) -> bool {
     match selector {
         KeySelector::Header(_) | KeySelector::BodyHash => false,
-        KeySelector::Expr(_) | KeySelector::Items(_) | KeySelector::ItemTypes(_) => true,
+        KeySelector::Expr(_) | KeySelector::Items(_) | KeySelector::ItemTypes(_) | KeySelector::Notifications => true,
         KeySelector::Joined(parts) | KeySelector::FirstOf(parts) => parts.iter().any(is_of_item),
         KeySelector::Dotted(parts) => parts.iter().any(is_of_item),
     }
@@ -232,21 +244,53 @@ fn examine(source: &Source, encoding: &HeaderMap, body: &Bytes) -> Found {
     };
     let check = |body: &[u8]| schema.and_then(|schema| schema.check(body).err());
     let Some(rule) = &source.split else { return Found::Whole(check(&decoded)) };
-    match rule.items.items_up_to(&decoded, rule.max_items) {
+    let found = match &rule.items {
+        Items::Json(items) => {
+            items.items_up_to(&decoded, rule.max_items).map(|items| json_items(rule, &decoded, &items))
+        }
+        Items::Notifications => match notifications(&decoded) {
+            Some(found) if found.len() > rule.max_items => Err(NoItems::TooMany),
+            Some(found) if !found.is_empty() => Ok(xml_items(rule, &decoded, &found)),
+            _ => Err(NoItems::NoBatch),
+        },
+    };
+    match found {
         Err(NoItems::TooMany) => Found::TooMany,
         Err(NoItems::NoBatch) => Found::Whole(check(&decoded)),
-        Ok(items) => Found::Items(
-            items
-                .into_iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    let item = decoded.slice_ref(item.get().as_bytes());
-                    let violation = check(&item).map(|violation| violation.of_item(index));
-                    (item, violation)
-                })
-                .collect(),
-        ),
+        Ok(mut items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                item.violation = check(&item.inner).map(|violation| violation.of_item(index));
+            }
+            Found::Items(items)
+        }
     }
+}
+
+fn json_items(rule: &SplitRule, body: &Bytes, items: &[&RawValue]) -> Vec<Item> {
+    let item = |item: &&RawValue| {
+        let inner = body.slice_ref(item.get().as_bytes());
+        let body = match rule.form {
+            ItemForm::Bare => inner.clone(),
+            ItemForm::Wrapped => [b"[", &inner[..], b"]"].concat().into(),
+        };
+        Item { inner, body, key: None, violation: None }
+    };
+    items.iter().map(item).collect()
+}
+
+fn xml_items(rule: &SplitRule, body: &Bytes, items: &[Notification]) -> Vec<Item> {
+    // What stands before the first and after the last of them is the message itself.
+    let before = items.first().and_then(|first| body.get(..first.at.start)).unwrap_or_default();
+    let after = items.last().and_then(|last| body.get(last.at.end..)).unwrap_or_default();
+    let item = |found: &Notification| {
+        let inner = body.slice_ref(body.get(found.at.clone()).unwrap_or_default());
+        let body = match rule.form {
+            ItemForm::Bare => inner.clone(),
+            ItemForm::Wrapped => [before, &inner[..], after].concat().into(),
+        };
+        Item { inner, body, key: Some(found.id.clone()), violation: None }
+    };
+    items.iter().map(item).collect()
 }
 
 /// Does work here, or on another thread if it is much.

@@ -11,11 +11,20 @@ use crate::schema::Schema;
 #[derive(Clone, Debug)]
 pub struct SplitRule {
     /// Where the items stand.
-    pub items: ItemRule,
+    pub items: Items,
     /// What the body of an item's event is.
     pub form: ItemForm,
     /// A batch with more items is refused.
     pub max_items: usize,
+}
+
+/// Where the items of a batch stand.
+#[derive(Clone, Debug)]
+pub enum Items {
+    /// In an array of a JSON body.
+    Json(ItemRule),
+    /// Each notification of an outbound message of Salesforce.
+    Notifications,
 }
 
 /// What the body of an item's event is.
@@ -23,7 +32,7 @@ pub struct SplitRule {
 pub enum ItemForm {
     /// The item's own bytes.
     Bare,
-    /// An array of one: the item's own bytes between brackets.
+    /// A batch of one: the item's own bytes between brackets; of an XML message the message with this item alone.
     Wrapped,
 }
 

@@ -18,7 +18,7 @@ mod tests;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-pub use batch::{ItemForm, OnViolation, SchemaRule, SplitRule, item_path};
+pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
