@@ -29,13 +29,15 @@ pub(super) fn split(section: &Section<'_>, preset: Option<&Preset>) -> Option<Sp
         _ => section.flag("split", false).then_some(ItemForm::Bare),
     };
     let written = section.text("items").map(|text| section.accept("items", item_path(text)));
-    let max_items = section.count("max_items", ITEMS_DEFAULT, 1..=BATCH_ITEMS_MAX as u64);
     let Some(form) = form else {
+        // The key is known although it does nothing.
+        let _unused = section.value("max_items");
         for key in ["items", "max_items"].into_iter().filter(|key| section.has(key)) {
             section.problem(key, "has no effect without split = true or split = \"wrap\"");
         }
         return None;
     };
+    let max_items = section.count("max_items", ITEMS_DEFAULT, 1..=BATCH_ITEMS_MAX as u64);
     if form == ItemForm::Wrapped {
         section.print("split", "\"wrap\"");
     }
