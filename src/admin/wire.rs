@@ -339,6 +339,7 @@ pub struct Query {
 /// One line of the answer to [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "almost all of them are events, and none waits anywhere")]
 pub enum Reply {
     /// An event.
     Event(Line),

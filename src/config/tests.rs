@@ -1,7 +1,7 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
-mod door;
 mod batch;
+mod door;
 mod errors;
 mod outside;
 mod presets;
