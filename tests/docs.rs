@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 22] = [
+const SECTIONS: [(&str, &str); 23] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -176,6 +176,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ),
     ("[source.NAME.client_certificate]", "[source.app.client_certificate]\n"),
     ("[source.NAME.sequence]", "[source.app.sequence]\n"),
+    ("[source.NAME.schema]", "[source.app.schema]\n"),
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
