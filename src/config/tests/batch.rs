@@ -66,10 +66,6 @@ fn a_schema_is_compiled_when_it_is_loaded() {
         ("schema = { file = 'gone.json' }", "gone.json can't be read"),
         ("schema = { on_violation = 'tag' }", "source.x.schema.file: is missing"),
         ("schema = { file = 'a.json', on_violation = 'drop' }", "source.x.schema.on_violation"),
-        (
-            "quarantine = false\nschema = { file = 'b.json', on_violation = 'quarantine' }",
-            "source.x.quarantine: is false",
-        ),
     ] {
         let said = problems(lines);
         assert!(said.contains(what), "{said}");
