@@ -246,8 +246,10 @@ impl Committer {
     /// Some parts of the first large body; or the entries themselves, once all of their parts are durable.
     fn encode_large(&mut self, mut builder: Builder, turn: &mut Turn) -> (Builder, Vec<(usize, Seq)>) {
         let mut parts = Vec::new();
-        if self.shared.full.load(Ordering::Relaxed) {
-            // The reserve is for settlements, not for the parts of an event that will be refused.
+        let is_new = |large: &Large| large.batch.first().is_some_and(|append| append.class == Class::Event);
+        if self.shared.full.load(Ordering::Relaxed) && self.large.as_ref().is_some_and(is_new) {
+            // The reserve is for upkeep, not for the parts of an event that will be refused. What is carried forward
+            // is upkeep: without it no old segment could go, and the store would stay full.
             let refused = self.large.take().map(|large| large.batch).unwrap_or_default();
             Done::answer_all(refused.into_iter().map(|append| (append.done, Err(AppendError::Full))));
             return (builder, parts);

@@ -6,10 +6,40 @@ use std::sync::{
 };
 
 use super::{Scratch, payloads, text, wait_until_sealed};
-use crate::log::{
-    AppendError, Log, ReadError,
-    contract::{append, id},
+use crate::{
+    clock::Timestamp,
+    log::{
+        Append, AppendError, Class, Done, Kind, Log, NewEntry, ReadError,
+        contract::{append, id},
+        sled::append_and_wait,
+    },
 };
+
+/// A large undelivered event, as the janitor appends it again.
+fn carried(body: &'static [u8]) -> Append {
+    Append {
+        parts: vec![NewEntry { kind: Kind::Part, payload: body.into() }],
+        entry: NewEntry { kind: Kind::Carried, payload: "carried".into() },
+        dedupe: None,
+        class: Class::Upkeep,
+        time: Timestamp::from_millis(1_700_000_000_000),
+        done: Done::nobody(),
+    }
+}
+
+#[test]
+fn a_full_store_still_takes_the_large_undelivered_events_that_keep_old_segments_from_going() {
+    let mut scratch = Scratch::default();
+    scratch.settings.reserve = u64::MAX;
+    let log = scratch.open();
+    while log.writable().is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(append(&*log, "new", &[b"part"], None), Err(AppendError::Full));
+    let first = id(append_and_wait(&*log, carried(b"one")));
+    assert_eq!(log.read(first.pos.seq).unwrap().refs.len(), 1);
+    assert_eq!(append(&*log, "new", &[b"part"], None), Err(AppendError::Full));
+}
 
 #[test]
 fn a_full_disk_moves_the_log_to_a_new_segment_and_loses_nothing() {
