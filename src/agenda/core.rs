@@ -6,6 +6,7 @@
 //! replays, none of them starving.
 
 mod fetch;
+mod lease;
 mod planning;
 
 use std::{mem, sync::Arc, time::Duration};
@@ -34,9 +35,6 @@ const QUANTUM: usize = 32;
 
 /// Filters that may be under way in the pool at once; more wait in the log.
 const ASKING_MAX: usize = 256;
-
-/// A job that the engine has neither settled nor returned for so long is taken back: its settlement was lost.
-const LEASE: Duration = Duration::from_secs(15 * 60);
 
 /// After a read that failed for a passing reason.
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(5);
@@ -364,25 +362,6 @@ impl Core {
     /// How many due times a lane may hold.
     fn retries_each(&self) -> usize {
         self.bounds.retries_each.min(self.bounds.retries_all / self.lanes.len().max(1)).max(1000)
-    }
-
-    /// Takes jobs back whose settlement never came. Called now and then.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn end_old_leases(&mut self, now: Timestamp) -> Result<(), StateError> {
-        let mut old = Vec::new();
-        for (id, lane) in (0..).zip(&self.lanes) {
-            let lost =
-                lane.leases.iter().filter(|(_, lease)| matches!(lease, Lease::Sent(at) if now.since(*at) > LEASE));
-            old.extend(lost.map(|(event, _)| Key::new(*event, id)));
-        }
-        for key in old {
-            tracing::warn!(event = key.event, "a job was neither settled nor returned: it is due again");
-            self.end_lease(key);
-            self.reschedule(key, now)?;
-        }
-        Ok(())
     }
 
     fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) {

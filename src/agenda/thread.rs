@@ -238,7 +238,10 @@ impl Work {
         if now >= self.tick_at {
             self.tick_at = now.after(TICK);
             self.core.measure(&self.shared.deps.metrics, now);
-            self.core.end_old_leases(now)?;
+            // While the log refuses, outcomes of attempts wait in the engine: they are late, not lost.
+            if self.shared.deps.log.writable().is_ok() {
+                self.core.end_old_leases(now)?;
+            }
         }
         self.keep_up(now)?;
         Ok(told || !entries.is_empty() || self.gap.is_some() || self.forgetting.is_some())

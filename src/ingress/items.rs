@@ -27,6 +27,9 @@ use crate::{
 /// A larger body is looked into on another thread, so that other requests of this one don't wait.
 const INLINE_BYTES: usize = 64 * 1024;
 
+/// A decoded body is at most so many times as large as it came.
+const DECODED_MAX: usize = 10;
+
 /// Bodies of one batch that stand in their entries; beyond, they stand in parts.
 const INLINE_BATCH_BYTES: usize = BATCH_BYTES_MAX / 2;
 
@@ -77,10 +80,12 @@ impl Gate {
             ..Extras::default()
         };
         let (asked, body, encoding) = (source.clone(), input.body.clone(), encoding(&input.head.headers));
+        let mut bytes = body.len();
         if !encoding.is_empty() {
-            admitted.body.charge(source.max_body.min(body.len() as u64 * 10))?;
+            bytes = bytes.saturating_mul(DECODED_MAX);
+            admitted.body.charge(source.max_body.min(bytes as u64))?;
         }
-        let found = aside(body.len(), move || examine(&asked, &encoding, &body)).await?;
+        let found = aside(bytes, move || examine(&asked, &encoding, &body)).await?;
         match found {
             Found::TooMany => Err(Refusal::TooManyItems),
             Found::Items(items) => {

@@ -285,3 +285,26 @@ fn a_replay_is_not_forgotten_when_the_read_for_a_retry_is_put_off() {
     let sent = rig.sent.pop().map(|job| (job.event.id.pos.seq, job.number, job.replays));
     assert_eq!(sent, Some((event, 2, 1)));
 }
+
+#[test]
+fn a_job_that_waits_in_the_engine_behind_slow_ones_is_not_sent_twice_and_one_that_was_lost_is() {
+    let mut table = to_ab();
+    let parts = Arc::get_mut(&mut table).unwrap();
+    let upstream = parts.upstreams.get_mut("a").map(|upstream| Arc::get_mut(upstream).unwrap()).unwrap();
+    (upstream.concurrency, upstream.timeout) = (1, Duration::from_secs(100));
+    let mut rig = Rig::new(table);
+    let events: Vec<Seq> = (0..16).map(|_| rig.log.accept("t")).collect();
+    rig.settle();
+    assert_eq!(rig.take().len(), 16, "the engine has all of them");
+    for event in &events[..14] {
+        rig.later(99);
+        rig.core.end_old_leases(rig.now).unwrap();
+        rig.settle();
+        assert_eq!(rig.take(), [], "each is still in the engine's hands");
+        rig.answer(&[job("a", *event, 1)], &Change::Delivered);
+    }
+    rig.later(3 * 3_600);
+    rig.core.end_old_leases(rig.now).unwrap();
+    rig.settle();
+    assert_eq!(rig.take(), [job("a", events[14], 1), job("a", events[15], 1)], "the engine has lost them");
+}
