@@ -2,8 +2,8 @@
 //! files (`DATA/quarantine`).
 //!
 //! Promises that no answer waits for it: a request is handed to a thread of its own through a queue of at most
-//! [`QUEUE_MAX`] requests and [`QUEUE_BYTES_MAX`] bytes, what does not fit is dropped and counted, and nothing is ever
-//! synced. Whoever floods it costs a bounded amount of disk, memory and writing: the oldest go first, each client and
+//! [`QUEUE_MAX`] requests and [`QUEUE_BYTES_MAX`] bytes, what does not fit is dropped and counted, and nothing is synced
+//! but removals. Whoever floods it costs a bounded amount of disk, memory and writing: the oldest go first, each client and
 //! all together have a rate, and only [`CLIENTS_MAX`] clients are told apart. What was kept survives a restart and, as
 //! far as the system had written it, a power cut; a damaged file loses what stands behind the damage and is never a
 //! reason not to start.

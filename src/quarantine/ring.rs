@@ -208,11 +208,19 @@ impl Ring {
             self.slots.clear();
             self.pieces.iter_mut().for_each(|piece| piece.live = 0);
         }
+        // What was admitted is durable in the log: after a power cut it must not be here again, to be admitted twice.
+        if let Some(piece) = self.pieces.back().filter(|_| count > 0) {
+            piece.file.sync_data()?;
+        }
         // A removal stands behind what it removes, so only the oldest pieces may go.
+        let pieces = self.pieces.len();
         while self.pieces.front().is_some_and(|piece| piece.live == 0)
             && (self.pieces.len() > 1 || self.slots.is_empty())
         {
             self.drop_oldest();
+        }
+        if self.pieces.len() < pieces {
+            File::open(&self.directory)?.sync_all()?;
         }
         Ok(count)
     }
