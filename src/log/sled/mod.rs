@@ -30,7 +30,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::SyncSender,
+        mpsc::{SyncSender, TrySendError},
     },
     thread::JoinHandle,
 };
@@ -149,6 +149,8 @@ struct Shared {
     published: Mutex<Vec<(Frozen, u64)>>,
     cache: read::Cache,
     work: SyncSender<sealer::Work>,
+    /// What the sealer's queue had no room for.
+    late: Mutex<Vec<sealer::Work>>,
     prepared: Mutex<Option<Active>>,
     /// Held while a segment is made, so that no two are made under one number.
     making: Mutex<()>,
@@ -205,11 +207,11 @@ impl Shared {
         }
     }
 
-    /// Hands work to the sealer. Its queue holds more than can ever wait; if it is full all the same, the work is
-    /// done at the next start.
+    /// Hands work to the sealer; never waits for it. What its queue has no room for (the disk may be full for long)
+    /// is done after what stands there; once the sealer has ended, at the next start.
     fn hand_over(&self, work: sealer::Work) {
-        if self.work.try_send(work).is_err() {
-            tracing::warn!("the sealer is far behind; its work waits for the next start");
+        if let Err(TrySendError::Full(work)) = self.work.try_send(work) {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(work);
         }
     }
 

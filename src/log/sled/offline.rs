@@ -94,6 +94,7 @@ impl OfflineLog {
             published: Mutex::default(),
             cache: super::read::Cache::default(),
             work,
+            late: Mutex::default(),
             prepared: Mutex::new(None),
             making: Mutex::default(),
             metrics: Arc::new(Metrics::default()),

@@ -152,6 +152,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         published: Mutex::default(),
         cache: super::read::Cache::default(),
         work: sender,
+        late: Mutex::default(),
         prepared: Mutex::new(None),
         making: Mutex::default(),
         metrics,

@@ -96,6 +96,7 @@ impl Sealer {
                 }
                 Err(RecvTimeoutError::Timeout) => self.try_again(),
             }
+            self.do_late_work();
             watched = self.shared.clock.elapsed();
             if let Some(frozen) = self.unpublished.take() {
                 self.publish(frozen);
@@ -103,6 +104,12 @@ impl Sealer {
             self.watch_space();
         }
         self.leftovers.borrow_mut().finish();
+    }
+
+    /// What the queue had no room for.
+    fn do_late_work(&self) {
+        let late = std::mem::take(&mut *self.shared.late.lock().unwrap_or_else(PoisonError::into_inner));
+        late.into_iter().for_each(|work| self.do_work(work));
     }
 
     /// What did not work a while ago.

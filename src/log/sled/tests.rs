@@ -398,6 +398,41 @@ fn a_committer_that_waits_for_its_next_segment_leaves_room_in_the_queue_of_the_s
 }
 
 #[test]
+fn work_that_finds_the_queue_of_the_sealer_full_is_done_all_the_same() {
+    use super::sealer::Work;
+    let mut scratch = Scratch::default();
+    let (hold, is_held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (wait, waits) = (hold.clone(), is_held.clone());
+    scratch.settings.barrier = Arc::new(move |file| {
+        while std::thread::current().name() == Some("sealer") && wait.load(Ordering::SeqCst) {
+            waits.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+        file.sync_data()
+    });
+    let log = scratch.open();
+    let shared = &log.shared;
+    while shared.prepared.lock().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    hold.store(true, Ordering::SeqCst);
+    let _prepared = shared.prepared.lock().unwrap().take();
+    shared.hand_over(Work::Prepare);
+    while !is_held.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    while shared.work.try_send(Work::Expire(0)).is_ok() {}
+    let mut table = crate::log::dedupe::Table::new(shared.runs.covered());
+    table.passed(shared.runs.covered() + 1);
+    let (before, frozen) = (shared.runs.covered(), table.take_frozen().unwrap());
+    shared.hand_over(Work::Publish(frozen));
+    hold.store(false, Ordering::SeqCst);
+    while shared.runs.covered() == before {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn sealing_goes_on_behind_a_frame_whose_first_part_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let active = super::Active::open(directory.path(), 1).unwrap();
