@@ -16,6 +16,7 @@ pub mod ingress;
 pub mod jitter;
 pub mod listen;
 pub mod log;
+pub mod preset;
 pub mod routing;
 pub mod state;
 pub mod telemetry;

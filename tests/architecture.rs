@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["clock", "event"]),
     ("expr", &["clock", "event"]),
     ("routing", &["clock", "jitter", "event", "verify", "expr"]),
+    ("preset", &["expr", "routing", "verify"]),
     ("log", &["clock", "event", "telemetry"]),
     ("state", &["clock", "event", "log", "telemetry"]),
     ("listen", &["telemetry"]),
@@ -30,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("agenda", &["clock", "event", "expr", "routing", "log", "state", "telemetry"]),
     ("delivery", &["clock", "jitter", "event", "expr", "verify", "routing", "log", "telemetry"]),
     ("admin", &["clock", "event", "log", "state", "telemetry"]),
-    ("config", &["clock", "jitter", "event", "verify", "expr", "routing"]),
+    ("config", &["clock", "jitter", "event", "verify", "expr", "routing", "preset"]),
     (
         "app",
         &[

@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 19] = [
+const SECTIONS: [(&str, &str); 21] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -173,6 +173,8 @@ const SECTIONS: [(&str, &str); 19] = [
         "[source.NAME.verify.timestamp]",
         "[source.app.verify]\nscheme = 'hmac'\nheader = 'X'\n[source.app.verify.timestamp]\n",
     ),
+    ("[source.NAME.client_certificate]", "[source.app.client_certificate]\n"),
+    ("[source.NAME.sequence]", "[source.app.sequence]\n"),
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),

@@ -152,6 +152,22 @@ pub struct Status {
     pub upstreams: Vec<Upstream>,
     pub store: Store,
     pub quarantine: Quarantine,
+    /// What is missing of the events of senders who count them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gaps>,
+}
+
+/// What is missing of a source's events, by the numbers that its sender gives them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gaps {
+    /// The source.
+    pub source: String,
+    /// The highest number so far; None if none has come since the start.
+    pub highest: Option<u64>,
+    /// Numbers that are missing.
+    pub missing: u64,
+    /// First and last number of each gap, ascending; the newest 256.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// The active configuration.

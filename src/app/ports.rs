@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
-    ingress::Ingress,
+    ingress::{Gaps, Ingress},
     log::{
         Log,
         entry::{Command, Target},
@@ -121,6 +121,7 @@ impl Ports for Instance {
                 oldest_at: stats.oldest_at,
             },
             quarantine: wire::Quarantine::default(),
+            gaps: self.ingress.sequences().gaps().into_iter().map(gaps).collect(),
         }
     }
 
@@ -219,4 +220,9 @@ impl Instance {
         };
         all.into_iter().map(one).collect()
     }
+}
+
+fn gaps(gaps: Gaps) -> wire::Gaps {
+    let missing = gaps.ranges.iter().map(|(first, last)| last - first + 1).sum();
+    wire::Gaps { source: gaps.source.to_string(), highest: gaps.highest, missing, ranges: gaps.ranges }
 }

@@ -160,6 +160,7 @@ impl App {
             proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
             spool_dir: config.store.path.join("spool"),
+            sequence_file: config.store.path.join("sequences.json"),
         })?;
         let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
@@ -278,7 +279,11 @@ impl App {
         }
         self.running.engine.drain(shutdown.timeout).await;
         let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
+        let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
+            if let Err(error) = instance.ingress.sequences().close() {
+                tracing::warn!(%error, "numbers that are missing are not known after the next start");
+            }
             drop(janitor);
             agenda.stop();
             log.close();
@@ -359,7 +364,7 @@ fn open_doors(
     };
     let factory = move |shard: usize, info: &ConnectionInfo| {
         let gate = gates.get(shard).or_else(|| gates.first()).cloned();
-        let caller = Arc::new(Caller::new(info.peer, info.tls));
+        let caller = Arc::new(Caller::new(info.peer, info.tls).with_certificate(info.certificate.as_deref()));
         #[expect(clippy::expect_used, reason = "there is a gate for each shard, and at least one shard")]
         gate.expect("at least one shard").service(caller)
     };

@@ -47,6 +47,11 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     }
     let quarantine = &status.quarantine;
     writeln!(out, "quarantine {} requests, {}", quarantine.count, units::size(quarantine.bytes))?;
+    for gaps in status.gaps.iter().filter(|gaps| gaps.missing > 0) {
+        let first = gaps.ranges.first().map_or(0, |(first, _)| *first);
+        let source = escaped(&gaps.source);
+        writeln!(out, "source {source}: {} of the sender's numbers are missing, the first {first}", gaps.missing)?;
+    }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
     let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];

@@ -33,6 +33,7 @@ impl Parts {
         self.check_sizes(cx, store);
         self.check_use(cx);
         self.check_guards(cx, listeners);
+        self.check_certificates(cx, listeners);
     }
 
     /// The table; its hash and generation come later.
@@ -137,10 +138,23 @@ impl Parts {
         }
     }
 
+    /// A certificate can only be asked for where clients are asked to show one.
+    fn check_certificates(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
+        if listeners.iter().any(|listen| listen.client_ca) {
+            return;
+        }
+        for ReadSource { source, place, .. } in &self.sources {
+            if source.guard.as_ref().is_some_and(|guard| guard.certificate.is_some()) {
+                let message = "asks for a certificate, but no listener has tls.client_ca: nobody could send; add client_ca to a listener";
+                cx.problem(place, &format!("source.{}.client_certificate", source.name), message);
+            }
+        }
+    }
+
     fn check_guards(&self, cx: &Context<'_>, listeners: &[ListenSettings]) {
         let Some(open) = listeners.iter().find(|listen| is_public(&listen.listener)) else { return };
         for ReadSource { source, place, .. } in &self.sources {
-            if source.verifier.scheme() == "none" {
+            if source.verifier.is_open() {
                 let message = format!("no check at all: whoever reaches {} can post here", open.address);
                 cx.warn(place, &format!("source.{}.verify", source.name), message);
             }

@@ -52,6 +52,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
         if let Some(first) = places.insert(name.clone(), section.place.clone()) {
             section.problem("address", format!("\"{name}\" is listened on at {first} too; keep one of them"));
         }
+        let client_ca = tls.as_ref().is_some_and(|tls| tls.client_ca);
         let (server, certificates, fixed) = match tls {
             Some(tls) => (Some(Arc::new(TlsServer { config: tls.config })), Some(tls.certificates), tls.fixed),
             None => (None, None, String::new()),
@@ -66,7 +67,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
                 Listener::Unix(path)
             }
         };
-        ListenSettings { address: name, listener, certificates, fixed }
+        ListenSettings { address: name, listener, certificates, client_ca, fixed }
     });
     section.finish();
     settings
@@ -109,6 +110,7 @@ impl std::fmt::Display for Address {
 struct Tls {
     config: Arc<rustls::ServerConfig>,
     certificates: Arc<Certificates>,
+    client_ca: bool,
     fixed: String,
 }
 
@@ -150,13 +152,14 @@ fn read_tls(section: &Section<'_>) -> Option<Tls> {
         return None;
     }
     let fixed = clients.as_ref().map_or("tls".to_owned(), |(ca, optional)| format!("tls {} {optional}", ca.display()));
+    let client_ca = clients.is_some();
     let clients = match clients {
         Some((ca, optional)) => Some(ClientAuth { roots: section.accept("tls", tls::roots(&ca))?, optional }),
         None => None,
     };
     let certificates = Certificates::new(list);
     let config = section.accept("tls", tls::server(certificates.clone(), clients))?;
-    Some(Tls { config: Arc::new(config), certificates, fixed })
+    Some(Tls { config: Arc::new(config), certificates, client_ca, fixed })
 }
 
 /// The path of a PEM file that must be there; the file is watched.

@@ -8,6 +8,7 @@
 
 mod build;
 mod context;
+mod door;
 mod files;
 mod find;
 mod interpolate;
@@ -26,6 +27,7 @@ mod tls;
 mod tree;
 mod units;
 mod upstream;
+mod verify;
 
 use std::{
     collections::{HashSet, VecDeque},

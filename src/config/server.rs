@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use http::HeaderName;
 
 use super::{
+    door::networks,
     reader::{Section, quoted},
     settings::{
         Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
@@ -46,7 +47,10 @@ impl Server {
             idle_timeout: positive(&section, "idle_timeout", "75s"),
             body_memory: section.size("body_memory", "256MiB"),
             spool_size: section.size("spool_size", "4GiB"),
-            trusted_proxies: trusted_proxies(&section),
+            trusted_proxies: networks(&section, "trusted_proxies").unwrap_or_else(|| {
+                section.print("trusted_proxies", "[]");
+                Vec::new()
+            }),
         };
         if !(8 << 10..=192 << 10).contains(&limits.max_header_bytes) {
             section.problem(
@@ -65,20 +69,6 @@ impl Server {
         section.finish();
         Self { limits, max_body, soft_bounce, shutdown }
     }
-}
-
-fn trusted_proxies(section: &Section<'_>) -> Vec<ipnet::IpNet> {
-    let words = section.words("trusted_proxies").unwrap_or_default();
-    let networks: Vec<ipnet::IpNet> = words
-        .iter()
-        .filter_map(|(word, _)| {
-            let parsed = word.parse().or_else(|_| word.parse::<std::net::IpAddr>().map(ipnet::IpNet::from));
-            let message = format!("\"{word}\" is no network; write an address or a CIDR such as \"10.0.0.0/8\"");
-            section.accept("trusted_proxies", parsed.map_err(|_| message))
-        })
-        .collect();
-    section.print_words("trusted_proxies", networks.iter().map(ToString::to_string));
-    networks
 }
 
 /// `[store]`.

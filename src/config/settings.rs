@@ -46,6 +46,8 @@ pub struct ListenSettings {
     pub listener: Listener,
     /// The certificates in use, renewed by reload; None without TLS.
     pub certificates: Option<Arc<Certificates>>,
+    /// Whether clients are asked for a certificate.
+    pub client_ca: bool,
     /// What of its TLS can't change while it listens.
     pub(super) fixed: String,
 }

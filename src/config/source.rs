@@ -1,21 +1,24 @@
 //! Owns the keys of `[source.NAME]`: where requests come in, who checks them, what is answered.
 
-use std::{error::Error, path::Path};
+use std::error::Error;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
+    door,
     problem::Place,
     reader::{Section, quoted},
     route,
     server::{Server, header_name, positive},
     tree::Value,
+    units,
+    verify::{self, About},
 };
 use crate::{
     expr::Expr,
+    preset::Preset,
     routing::{DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
-    verify::{Algorithm, Encoding, HmacSettings, Secret, SecretRef, TimestampSettings, TimestampUnit, Verifier},
 };
 
 /// The longest name of a source, route or upstream, in bytes: names are metric labels.
@@ -51,38 +54,59 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         section.print("path", &quoted(&path));
         section.accept("path", PathPattern::parse(&path))
     });
-    let methods = methods(&section);
+    let public_url = section.expanded("public_url");
+    if let Some(url) = &public_url {
+        section.print("public_url", &quoted(url));
+    }
+    let about = About { pattern: pattern.as_ref(), public_url: public_url.as_deref() };
+    let read = verify::read(section.section("verify"), &section, &about);
+    let preset = read.preset;
+    let methods = methods(&section, preset);
     let _only_store = section.choice("mode", "store", &[("store", ())]);
-    let verifier = verifier(section.section("verify"));
-    let dedupe = section.optional_section("dedupe").map(dedupe);
-    let event_type = event_type(&section);
-    let types = types(&section);
+    let dedupe = dedupe(&section, preset);
+    let event_type = event_type(&section, preset);
+    let types = types(&section, event_type.is_some());
     let to_place = section.place_of("to").clone();
     let to = section.words("to").map(|words| route::upstream_names(&section, &words));
-    let reply = section.optional_section("reply").map(reply);
-    let max_body = section.size("max_body", &format!("{}B", server.max_body));
-    if section.has("max_body") && max_body > server.limits.spool_size {
-        section.problem("max_body", "is larger than server.spool_size, so that such a body could never be taken");
-    }
+    let reply = reply(&section, preset);
+    let max_body = max_body(&section, server, preset);
+    let guard = door::guard(&section);
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
     let place = section.place.clone();
+    let numbering = door::numbering(&section, preset);
     section.finish();
     let source = Source {
         host,
         methods,
-        verifier: verifier?,
-        dedupe: dedupe.and_then(|rule| rule),
+        verifier: read.verifier?,
+        dedupe,
         event_type,
         types,
-        reply: reply.and_then(|reply| reply),
+        reply,
         max_body,
         record_safe,
         reply_timeout,
+        guard,
+        challenge: read.challenge,
+        items: preset.and_then(|preset| preset.items).map(|items| items.rule()),
+        numbering,
         ..Source::new(name, pattern?)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));
     Some(ReadSource { source, place, to_place, route })
+}
+
+/// The source's own limit, the provider's, or the server's, whichever is the first that is known. What a provider
+/// sends must not be refused because the server's limit is lower; a server whose limit is higher keeps it.
+fn max_body(section: &Section<'_>, server: &Server, preset: Option<&Preset>) -> u64 {
+    let usual = preset.and_then(|preset| preset.max_body).map_or(server.max_body, |most| most.max(server.max_body));
+    let usual = usual.min(server.limits.spool_size.max(server.max_body));
+    let max_body = section.size("max_body", &format!("{usual}B"));
+    if section.has("max_body") && max_body > server.limits.spool_size {
+        section.problem("max_body", "is larger than server.spool_size, so that such a body could never be taken");
+    }
+    max_body
 }
 
 /// Names are metric labels and arguments on the command line.
@@ -119,8 +143,12 @@ fn valid_host(section: &Section<'_>, host: &str) -> Option<Box<str>> {
     Some(host.into())
 }
 
-fn methods(section: &Section<'_>) -> Option<Vec<Method>> {
-    let words = section.words("methods")?;
+fn methods(section: &Section<'_>, preset: Option<&Preset>) -> Option<Vec<Method>> {
+    let Some(words) = section.words("methods") else {
+        let methods = preset?.methods();
+        section.print_words("methods", methods.iter().map(Method::as_str));
+        return Some(methods);
+    };
     if words.is_empty() {
         section.problem("methods", "is empty, so that nothing could come in; leave it out to take every method");
     }
@@ -141,92 +169,6 @@ pub(super) fn method(section: &Section<'_>, key: &str, word: &str) -> Option<Met
     section.accept(key, parsed)
 }
 
-#[derive(Clone, Copy)]
-enum Scheme {
-    None,
-    Hmac,
-}
-
-fn verifier(section: Section<'_>) -> Option<Verifier> {
-    let scheme = section.choice("scheme", "none", &[("none", Scheme::None), ("hmac", Scheme::Hmac)]);
-    let verifier = match scheme {
-        Some(Scheme::None) => Some(Verifier::none()),
-        Some(Scheme::Hmac) => hmac(&section),
-        // What the other keys mean is unknown as long as the scheme is.
-        None => return None,
-    };
-    section.finish();
-    verifier
-}
-
-fn hmac(section: &Section<'_>) -> Option<Verifier> {
-    let algorithms = [
-        ("sha256", Algorithm::Sha256),
-        ("sha384", Algorithm::Sha384),
-        ("sha512", Algorithm::Sha512),
-        ("sha1", Algorithm::Sha1),
-    ];
-    let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
-    let algorithm = section.choice("algorithm", "sha256", &algorithms);
-    if !section.has("header") {
-        section.problem("header", "is missing; name the header that carries the signature, such as \"X-Signature\"");
-    }
-    let header = section.text("header");
-    let encoding = section.choice("encoding", "hex", &encodings);
-    let prefix = match section.value("prefix") {
-        Some(Value::Text(text)) if text.is_empty() => "",
-        _ => section.text("prefix").unwrap_or_default(),
-    };
-    let template = section.text("template").map(str::to_owned);
-    let timestamp = section.optional_section("timestamp").map(timestamp);
-    let secrets = secrets(section)?;
-    let timestamp = match timestamp {
-        Some(settings) => Some(settings?),
-        None => None,
-    };
-    let settings = HmacSettings {
-        algorithm: algorithm?,
-        header: header?.to_owned(),
-        encoding: encoding?,
-        prefix: prefix.to_owned(),
-        template,
-        timestamp,
-        secrets,
-    };
-    Verifier::hmac(settings).map_err(|error| section.problem(error.field(), error.to_string())).ok()
-}
-
-fn timestamp(section: Section<'_>) -> Option<TimestampSettings> {
-    if !section.has("header") {
-        section.problem("header", "is missing; name the header that carries the timestamp");
-    }
-    let header = section.text("header");
-    let units = [("s", TimestampUnit::Seconds), ("ms", TimestampUnit::Milliseconds)];
-    let unit = section.choice("unit", "s", &units);
-    let tolerance = section.duration("tolerance", "5m");
-    section.finish();
-    Some(TimestampSettings { header: header?.to_owned(), unit: unit?, tolerance })
-}
-
-fn secrets(section: &Section<'_>) -> Option<Vec<Secret>> {
-    let words = section.words("secrets").unwrap_or_default();
-    let (mut secrets, mut shown) = (Vec::new(), Vec::new());
-    for (word, place) in &words {
-        let base = place.file.parent().unwrap_or(Path::new(""));
-        let Some(reference) = section.accept("secrets", SecretRef::parse(word)) else { continue };
-        if let Some(file) = reference.file() {
-            section.cx.watch(&base.join(file));
-        }
-        for warning in reference.warnings(base) {
-            section.warn("secrets", warning);
-        }
-        shown.push(reference.shown());
-        secrets.extend(section.accept("secrets", reference.resolve(base).map_err(|error| chain(&error))));
-    }
-    section.print_words("secrets", shown);
-    (secrets.len() == words.len()).then_some(secrets)
-}
-
 /// An error with its causes.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -238,28 +180,54 @@ pub(super) fn chain(error: &dyn Error) -> String {
     text
 }
 
-fn dedupe(section: Section<'_>) -> Option<DedupeRule> {
-    let key = match (section.has("key"), section.has("header")) {
-        (true, false) => expression(&section, "key").map(KeySelector::Expr),
-        (false, true) => header_selector(&section),
-        (true, true) => {
+fn dedupe(source: &Section<'_>, preset: Option<&Preset>) -> Option<DedupeRule> {
+    let own = preset.and_then(|preset| preset.dedupe);
+    if own.is_none() && !source.has("dedupe") {
+        return None;
+    }
+    let section = source.section("dedupe");
+    let key = match (section.has("key"), section.has("header"), &own) {
+        (true, false, _) => expression(&section, "key").map(KeySelector::Expr),
+        (false, true, _) => header_selector(&section),
+        (true, true, _) => {
             section.problem("header", "stands beside key; keep one of them");
             None
         }
-        (false, false) => {
+        (false, false, Some(plan)) => {
+            section.note(&format!("the preset's key: {plan}"));
+            section.accept("key", plan.selector())
+        }
+        (false, false, None) => {
             section.problem("key", "is missing; write key = \".id\" (jq) or header = \"X-Id\"");
             None
         }
     };
-    let window = positive(&section, "window", "7d");
+    // The preset's window fits the preset's key.
+    let is_own = !section.has("key") && !section.has("header");
+    let usual = preset.filter(|_| is_own).map_or_else(|| "7d".to_owned(), |preset| units::show_duration(preset.window));
+    let window = positive(&section, "window", &usual);
+    if let Some(retries) = preset.and_then(|preset| preset.retries_for)
+        && section.has("window")
+        && window < retries
+    {
+        let title = preset.map_or("the provider", |preset| preset.title);
+        let shown = units::show_duration(retries);
+        let message = format!("is shorter than {title} sends again ({shown}): a late resend would be a second event");
+        section.warn("window", message);
+    }
     let choices = [("revive", OnDuplicate::Revive), ("ignore", OnDuplicate::Ignore), ("accept", OnDuplicate::Accept)];
     let on_duplicate = section.choice("on_duplicate", "revive", &choices);
     section.finish();
     Some(DedupeRule { key: key?, window, on_duplicate: on_duplicate? })
 }
 
-fn event_type(section: &Section<'_>) -> Option<KeySelector> {
-    match section.value("type")? {
+fn event_type(section: &Section<'_>, preset: Option<&Preset>) -> Option<KeySelector> {
+    let Some(value) = section.value("type") else {
+        let plan = preset?.event_type?;
+        section.note(&format!("the preset's type: {plan}"));
+        return section.accept("type", plan.selector());
+    };
+    match value {
         Value::Table(_) => {
             let inner = section.section("type");
             if !inner.has("header") {
@@ -274,9 +242,9 @@ fn event_type(section: &Section<'_>) -> Option<KeySelector> {
 }
 
 /// The types that are metric labels.
-fn types(section: &Section<'_>) -> Vec<Box<str>> {
+fn types(section: &Section<'_>, is_known: bool) -> Vec<Box<str>> {
     let words = section.words("types").unwrap_or_default();
-    if !words.is_empty() && !section.has("type") {
+    if !words.is_empty() && !is_known && !section.has("type") {
         section.problem("types", "has no effect without type, which says where the type stands");
     }
     if words.len() > TYPES_MAX {
@@ -295,11 +263,18 @@ fn types(section: &Section<'_>) -> Vec<Box<str>> {
     words.into_iter().map(|(word, _)| word.into()).collect()
 }
 
-fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
+/// The header that a selector names.
+pub(super) fn header_selector(section: &Section<'_>) -> Option<KeySelector> {
     header_name(section, "header", section.text("header")?).map(KeySelector::Header)
 }
 
-fn reply(section: Section<'_>) -> Option<Reply> {
+fn reply(source: &Section<'_>, preset: Option<&Preset>) -> Option<Reply> {
+    let Some(section) = source.optional_section("reply") else {
+        let reply = preset?.reply()?;
+        let body = String::from_utf8_lossy(&reply.body).into_owned();
+        source.note(format!("the preset's reply: {} {body}", reply.status.as_u16()).trim_end());
+        return Some(reply);
+    };
     let status = section.count("status", 200, 200..=299);
     let texts = section.texts("headers");
     let mut headers = HeaderMap::with_capacity(texts.len());

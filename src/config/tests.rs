@@ -1,5 +1,6 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
+mod door;
 mod errors;
 mod tls;
 
@@ -142,7 +143,8 @@ fn the_contracts_own_example_loads() {
     assert!(matches!(&dedupe.key, KeySelector::Expr(expr) if expr.text() == ".id"));
     assert_eq!(dedupe.on_duplicate, OnDuplicate::Revive);
     let Lookup::Found(app) = table.find("", "/hooks/app") else { panic!("no source") };
-    let references: Vec<&str> = app.source.verifier.secret_references().map(|reference| &**reference).collect();
+    let references: Vec<&str> =
+        app.source.verifier.secret_references().into_iter().map(|reference| &**reference).collect();
     assert_eq!(references, ["literal:…", "file:previous-secret"]);
 
     let billing = &table.upstreams["billing"];
@@ -188,6 +190,8 @@ fn the_commented_example_names_every_key() {
         "[source.app]\n",
         verify,
         &format!("{verify}[source.app.verify.timestamp]\n"),
+        "[source.app.client_certificate]\n",
+        "[source.app.sequence]\n",
         "[source.app.dedupe]\n",
         "[source.app.reply]\n",
         "[upstream.billing]\n",

@@ -3,7 +3,7 @@
 //! Promises that stored events are never changed, that transforms run anew for each attempt, and that nothing in a
 //! path or query is decoded or encoded.
 
-use std::{fmt::Write, sync::Arc};
+use std::{borrow::Cow, fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::PathAndQuery};
@@ -19,7 +19,8 @@ use crate::{
     event::{Body, Change, Event, Job, Reason, Sent},
     expr::{EvalError, Evaluator, Expr, Input},
     log::{Log, ReadError, read_body},
-    routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream},
+    routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream, without_secret},
+    verify::PATH_SCHEME,
 };
 
 /// A request that is ready to be sent.
@@ -169,7 +170,12 @@ fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
         Target::Unix(_) => "/",
     };
     let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
-    let mut target = own.unwrap_or(&upstream.path).apply(base, &event.path);
+    let path = match &*event.verification.scheme {
+        // The secret itself was never stored; what stands in its place is not the upstream's business.
+        PATH_SCHEME => Cow::Owned(without_secret(&event.path)),
+        _ => Cow::Borrowed(&*event.path),
+    };
+    let mut target = own.unwrap_or(&upstream.path).apply(base, &path);
     if let Some(query) = &event.query {
         target.push('?');
         target.push_str(query);

@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -9,19 +9,21 @@ use http_body::Body as HttpBody;
 use super::{
     Gate,
     body::{self, Content, Received, Room},
+    challenge,
     client::Caller,
     door::Doors,
-    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, takes_method},
+    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
+    secret_path,
 };
 use crate::{
     clock::Timestamp,
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{KeySelector, Lookup, Matched, OnDuplicate, Source},
-    verify::{Head, Verified},
+    routing::{Lookup, Matched, OnDuplicate, Source},
+    verify::{Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -50,7 +52,7 @@ impl Gate {
         &self,
         doors: &Doors,
         caller: &Caller,
-        head: &Parts,
+        head: &mut Parts,
         body: &mut B,
         progress: &mut Progress,
     ) -> Result<Taken, Refusal>
@@ -62,20 +64,33 @@ impl Gate {
         let table = &doors.table;
 
         is_possible_method(&head.method)?;
-        let Matched { source, captures } = match table.find(host(head)?, head.uri.path()) {
+        let Matched { source, mut captures } = match table.find(host(head)?, head.uri.path()) {
             Lookup::Found(matched) => matched,
             Lookup::NotFound => return Err(Refusal::NotFound),
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
+        let received_at = ingress.clock.now();
+        let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
+        let head = &*head;
+        if let Some(guard) = &source.guard {
+            may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
+        }
+        if let Some(rule) = &source.challenge
+            && let Some(answer) = challenge::of_head(rule, source, head, received_at)?
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         takes_method(source, &head.method)?;
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        let received_at = ingress.clock.now();
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
-        let mut check = source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?;
+        let mut check = match by_path {
+            Some(verified) => Check::decided(verified),
+            None => source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?,
+        };
 
         let room = Room {
             memory: &ingress.memory,
@@ -94,10 +109,18 @@ impl Gate {
             (check.finish(&[]), received)
         };
         let verified = verified.map_err(Refusal::Unverified)?;
+        if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
+            && let Some(answer) = challenge::of_body(rule, head, body)?
+        {
+            return Ok(Taken::Challenged(answer));
+        }
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
-        let asked = source.event_type.is_some() || source.dedupe.is_some() || is_safe(&head.method);
+        let asked = source.event_type.is_some()
+            || source.dedupe.is_some()
+            || source.numbering.is_some()
+            || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
@@ -122,6 +145,11 @@ impl Gate {
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
+                    if let Some(numbering) = source.numbering.as_ref().filter(|numbering| numbering.consecutive)
+                        && let Ok(Some(number)) = self.select(&numbering.key, &input).await
+                    {
+                        door.note_number(&number);
+                    }
                 }
                 Ok(Taken::Accepted(id))
             }
@@ -267,23 +295,7 @@ impl Gate {
         Ok(Some((key, rule.on_duplicate)))
     }
 
-    /// The scalar that a selector points at; None if there is none.
-    async fn select(&self, selector: &KeySelector, input: &Ask<'_>) -> Result<Option<String>, EvalError> {
-        match selector {
-            KeySelector::Header(name) => {
-                let mut values = input.head.headers.get_all(name).iter();
-                let single = values.next().filter(|_| values.next().is_none());
-                let text = single.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-                Ok(text.map(str::trim).filter(|text| !text.is_empty()).map(Into::into))
-            }
-            KeySelector::Expr(expr) => {
-                let output = self.evaluate(expr, input).await?;
-                Ok(output.scalar().map(Cow::into_owned))
-            }
-        }
-    }
-
-    async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
+    pub(super) async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
         let input = Input {
             body: ask.body,
             headers: &ask.head.headers,
@@ -326,11 +338,11 @@ impl Progress {
 }
 
 /// What an expression may ask about.
-struct Ask<'a> {
-    head: &'a Parts,
+pub(super) struct Ask<'a> {
+    pub(super) head: &'a Parts,
     /// In one piece.
-    body: &'a Bytes,
-    captures: &'a [(Box<str>, Box<str>)],
-    source: &'a Arc<Source>,
-    received_at: Timestamp,
+    pub(super) body: &'a Bytes,
+    pub(super) captures: &'a [(Box<str>, Box<str>)],
+    pub(super) source: &'a Arc<Source>,
+    pub(super) received_at: Timestamp,
 }

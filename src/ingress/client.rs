@@ -8,7 +8,11 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::event::{Proxy, Scheme};
+use super::certificate;
+use crate::{
+    event::{Proxy, Scheme},
+    routing::Certificate,
+};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -16,6 +20,7 @@ pub struct Caller {
     address: Option<IpAddr>,
     shown: Arc<str>,
     scheme: Scheme,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Caller {
@@ -24,27 +29,32 @@ impl Caller {
     pub fn new(peer: Option<SocketAddr>, tls: bool) -> Self {
         let address = peer.map(|peer| peer.ip().to_canonical());
         let shown = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
-        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http } }
+        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http }, certificate: None }
+    }
+
+    /// With the certificate (DER) that the peer has shown and the listener has verified, if there is one.
+    #[must_use]
+    pub fn with_certificate(mut self, der: Option<&[u8]>) -> Self {
+        self.certificate = der.map(|der| Arc::new(certificate::read(der)));
+        self
+    }
+
+    /// The certificate of the peer.
+    pub(super) fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_deref()
+    }
+
+    /// The client's address: the peer's, or the one that a trusted proxy names. None: it is not known.
+    pub(super) fn client_address(&self, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+        if self.is_trusted(trusted) { forwarded_for(headers, trusted).or(self.address) } else { self.address }
     }
 
     /// The client's address as text, and how it reached us (or the proxies we trust).
     pub(super) fn client(&self, headers: &HeaderMap, trusted: &[IpNet]) -> (Arc<str>, Scheme) {
-        let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
         if !self.is_trusted(trusted) {
             return (self.shown.clone(), self.scheme);
         }
-        let mut client = None;
-        let lines = headers.get_all("x-forwarded-for").into_iter().rev();
-        'found: for line in lines {
-            for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
-                // What can't be read was not written by a proxy that we trust: whoever passed it on is the client.
-                let Some(address) = parse_hop(hop) else { break 'found };
-                client = Some(address);
-                if !is_trusted(&address) {
-                    break 'found;
-                }
-            }
-        }
+        let client = forwarded_for(headers, trusted);
         let https =
             headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
         let scheme = if https { Scheme::Https } else { self.scheme };
@@ -64,6 +74,22 @@ impl Caller {
     pub(super) fn shown(&self) -> &Arc<str> {
         &self.shown
     }
+}
+
+/// The right-most hop that is not a trusted proxy, or the left-most of them.
+fn forwarded_for(headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let mut client = None;
+    for line in headers.get_all("x-forwarded-for").into_iter().rev() {
+        for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
+            // What can't be read was not written by a proxy that we trust: whoever passed it on is the client.
+            let Some(address) = parse_hop(hop) else { return client };
+            client = Some(address);
+            if !trusted.iter().any(|net| net.contains(&address)) {
+                return client;
+            }
+        }
+    }
+    client
 }
 
 /// An address, with or without a port.

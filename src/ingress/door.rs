@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, sync::PoisonError};
 
+use super::sequence::{Sequence, Sequences};
 use crate::{
     routing::{Source, Table},
     telemetry::{Counter, Metrics, RequestResult, SourceMetrics},
@@ -19,15 +20,21 @@ pub(super) struct Door {
     /// Types that the configuration names.
     named: HashMap<Box<str>, Arc<Counter>>,
     other: Arc<Counter>,
+    sequence: Option<Arc<Sequence>>,
 }
 
 impl Doors {
-    pub(super) fn new(table: Arc<Table>, metrics: &Metrics) -> Self {
-        let by_source = table
-            .sources
-            .iter()
-            .map(|source| (key(source), Arc::new(Door::new(metrics.source(&source.name), &source.types))))
-            .collect();
+    pub(super) fn new(table: Arc<Table>, metrics: &Metrics, sequences: &Sequences) -> Self {
+        let door = |source: &Arc<Source>| {
+            let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
+            let sequence = counts.then(|| sequences.of(&source.name));
+            let metrics = metrics.source(&source.name);
+            if let Some(sequence) = &sequence {
+                sequence.show(&metrics);
+            }
+            (key(source), Arc::new(Door::new(metrics, &source.types, sequence)))
+        };
+        let by_source = table.sources.iter().map(door).collect();
         Self { table, by_source }
     }
 
@@ -38,19 +45,26 @@ impl Doors {
 }
 
 impl Door {
-    fn new(metrics: Arc<SourceMetrics>, types: &[Box<str>]) -> Self {
+    fn new(metrics: Arc<SourceMetrics>, types: &[Box<str>], sequence: Option<Arc<Sequence>>) -> Self {
         let (named, other) = {
             let mut events = metrics.events.lock().unwrap_or_else(PoisonError::into_inner);
             let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
             (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
-        Self { metrics, named, other }
+        Self { metrics, named, other, sequence }
     }
 
     /// Counts what became of a request.
     pub(super) fn count(&self, result: RequestResult) {
         if let Some(counter) = self.metrics.requests.get(result as usize) {
             counter.inc();
+        }
+    }
+
+    /// Notes the number that the sender gave an accepted event.
+    pub(super) fn note_number(&self, number: &str) {
+        if let (Some(sequence), Ok(number)) = (&self.sequence, number.parse()) {
+            sequence.note(number, &self.metrics);
         }
     }
 

@@ -1,9 +1,13 @@
 //! Owns what is decided by a request's head alone, before its body is read.
 
 use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
+use ipnet::IpNet;
 
-use super::reply::{self, ALL_METHODS, Refusal};
-use crate::routing::Source;
+use super::{
+    client::Caller,
+    reply::{self, ALL_METHODS, Refusal},
+};
+use crate::routing::{Guard, Source};
 
 /// TRACE and CONNECT are never taken, whatever a source lists.
 pub(super) fn is_possible_method(method: &Method) -> Result<(), Refusal> {
@@ -67,6 +71,14 @@ pub(super) fn takes_method(source: &Source, method: &Method) -> Result<(), Refus
         Some(listed) if !listed.contains(method) => Err(Refusal::Method { allow: reply::allow(Some(listed)) }),
         _ => Ok(()),
     }
+}
+
+/// Whether the conditions hold that a source sets besides its verifier.
+pub(super) fn may_speak(guard: &Guard, caller: &Caller, headers: &HeaderMap, trusted: &[IpNet]) -> Result<(), Refusal> {
+    if !guard.takes_address(caller.client_address(headers, trusted)) {
+        return Err(Refusal::Address);
+    }
+    if guard.takes_certificate(caller.certificate()) { Ok(()) } else { Err(Refusal::Certificate) }
 }
 
 /// The length that the sender declared, refused before a byte of the body is read (or a `100 Continue` is sent).

@@ -10,12 +10,17 @@
 mod admit;
 mod body;
 mod budget;
+mod certificate;
+mod challenge;
 mod client;
 mod door;
 mod head;
 mod proxy;
 mod refused;
 mod reply;
+mod secret_path;
+mod select;
+mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -30,8 +35,15 @@ use http_body::Body;
 pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
+pub use sequence::{GAPS_MAX, Gaps, Sequences};
 
-use self::{admit::Progress, budget::Budget, door::Doors, reply::Refusal, spool::Spool};
+use self::{
+    admit::Progress,
+    budget::Budget,
+    door::Doors,
+    reply::{Refusal, Taken},
+    spool::Spool,
+};
 use crate::{
     clock::Clock,
     expr::Evaluator,
@@ -61,6 +73,8 @@ pub struct Setup {
     pub duplicates: Arc<dyn DuplicateSink>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
+    /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
+    pub sequence_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -77,6 +91,7 @@ pub struct Ingress {
     spool_budget: Budget,
     spool: Spool,
     refused: Refused,
+    sequences: Sequences,
 }
 
 /// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
@@ -105,6 +120,7 @@ impl Ingress {
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
+            sequences: Sequences::open(setup.sequence_file),
         }))
     }
 
@@ -112,6 +128,12 @@ impl Ingress {
     #[must_use]
     pub const fn refused(&self) -> &Refused {
         &self.refused
+    }
+
+    /// What is missing of the events of senders who count them.
+    #[must_use]
+    pub const fn sequences(&self) -> &Sequences {
+        &self.sequences
     }
 
     /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
@@ -135,7 +157,7 @@ impl Gate {
     /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
     #[must_use]
     pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
-        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics));
+        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics, &ingress.sequences));
         Arc::new(Self { ingress, lane, doors })
     }
 
@@ -172,12 +194,17 @@ impl Gate {
         head::name_host(&mut head);
         let doors = self.doors();
         let mut progress = Progress::default();
-        match self.admit(&doors, caller, &head, &mut body, &mut progress).await {
+        match self.admit(&doors, caller, &mut head, &mut body, &mut progress).await {
             Ok(taken) => {
                 let source = progress.source.as_ref();
                 if let Some(door) = source.and_then(|source| doors.door(source)) {
                     door.count(taken.result());
                     door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
+                }
+                if let Taken::Challenged(_) = &taken {
+                    // Rare, and what an operator waits for while a provider is set up.
+                    let source = source.map(|source| &*source.name);
+                    tracing::info!(target: "access", source, client = %caller.shown(), "answered a challenge");
                 }
                 tracing::debug!(
                     target: "access",
@@ -194,7 +221,8 @@ impl Gate {
             Err(refusal) => {
                 let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
                 self.record(&doors, caller, &head, &progress, &refusal);
-                refusal.answer(close && head.version <= http::Version::HTTP_11, &self.ingress.jitter)
+                let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
+                refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)
             }
         }
     }
@@ -209,6 +237,8 @@ impl Gate {
         }
         let (client, _) = caller.client(&head.headers, &doors.table.limits.trusted_proxies);
         let source = progress.source.as_ref().map(|source| source.name.clone());
+        let path = head.uri.path();
+        let path = if source.is_some() { path.into() } else { secret_path::shown(&doors.table, path) };
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
@@ -222,7 +252,7 @@ impl Gate {
             source,
             client,
             method: head.method.as_str().into(),
-            path: refused::cut(head.uri.path()),
+            path: refused::cut(&path),
             size: progress.read,
         });
     }
@@ -233,7 +263,7 @@ impl Gate {
         if Arc::ptr_eq(&doors.table, &table) {
             return doors;
         }
-        let doors = Arc::new(Doors::new(table, &self.ingress.metrics));
+        let doors = Arc::new(Doors::new(table, &self.ingress.metrics, &self.ingress.sequences));
         self.doors.store(doors.clone());
         doors
     }

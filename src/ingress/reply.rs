@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
+use super::challenge::Fault;
 use crate::{
     event::EventId,
     expr::EvalError,
@@ -33,7 +34,6 @@ pub const DUPLICATE: HeaderName = HeaderName::from_static("stagepost-duplicate")
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Signature realm=\"stagepost\"");
 
 /// The methods that a source takes when it lists none.
 pub(super) const ALL_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -62,6 +62,14 @@ pub(super) enum Refusal {
     Grpc,
     #[error("the verifier refused the request: {}", .0.as_str())]
     Unverified(verify::Refusal),
+    #[error("the secret segment of the path is wrong")]
+    PathSecret,
+    #[error("the client's address is not among the source's allow")]
+    Address,
+    #[error("the client shows no certificate that the source's client_certificate takes")]
+    Certificate,
+    #[error("the challenge is not answered: {}", .0.as_str())]
+    Challenge(Fault),
     #[error("the body came too slowly")]
     TooSlow,
     #[error("the sender went away before the end of the body")]
@@ -88,7 +96,11 @@ impl Refusal {
     /// The status that the sender sees.
     pub(super) const fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::PathSecret => StatusCode::NOT_FOUND,
+            Self::Address | Self::Certificate | Self::Challenge(Fault::VerifyToken) => StatusCode::FORBIDDEN,
+            Self::Challenge(Fault::Malformed) => StatusCode::BAD_REQUEST,
+            // The specification: without permission the answer is 405, or one without the headers.
+            Self::Challenge(Fault::Origin) => StatusCode::METHOD_NOT_ALLOWED,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody | Self::Disconnected => {
                 StatusCode::BAD_REQUEST
             }
@@ -117,6 +129,10 @@ impl Refusal {
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
             Self::Unverified(refusal) => refusal.as_str(),
+            Self::PathSecret => "wrong_path_secret",
+            Self::Address => "address_not_allowed",
+            Self::Certificate => "client_certificate_not_allowed",
+            Self::Challenge(fault) => fault.as_str(),
             Self::TooSlow => "body_too_slow",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
@@ -135,7 +151,11 @@ impl Refusal {
     /// The metric label.
     pub(super) const fn result(&self) -> RequestResult {
         match self {
-            Self::NotFound => RequestResult::NotFound,
+            Self::NotFound | Self::PathSecret => RequestResult::NotFound,
+            Self::Address | Self::Certificate | Self::Challenge(Fault::VerifyToken | Fault::Origin) => {
+                RequestResult::Forbidden
+            }
+            Self::Challenge(Fault::Malformed) => RequestResult::Malformed,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody => RequestResult::Malformed,
             Self::Method { .. } => RequestResult::MethodNotAllowed,
             Self::TooLarge => RequestResult::TooLarge,
@@ -150,8 +170,9 @@ impl Refusal {
         }
     }
 
-    /// The whole answer (RFC 9457). `close` says that the rest of the request will not be read.
-    pub(super) fn answer(&self, close: bool, jitter: &Jitter) -> Response<ReplyBody> {
+    /// The whole answer (RFC 9457). `close` says that the rest of the request will not be read; `scheme` is that of
+    /// the source's verifier, if there is a source.
+    pub(super) fn answer(&self, close: bool, scheme: &str, jitter: &Jitter) -> Response<ReplyBody> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}}}"#, status.as_u16());
@@ -168,8 +189,11 @@ impl Refusal {
                     headers.insert(header::ALLOW, allow);
                 }
             }
+            Self::Challenge(Fault::Origin) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
             Self::Unverified(_) => {
-                headers.insert(header::WWW_AUTHENTICATE, CHALLENGE);
+                headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 let (least, most) = RETRY_AFTER_S;
@@ -186,6 +210,16 @@ impl Refusal {
     }
 }
 
+/// What a sender without the right credentials is told to bring (RFC 9110, section 11.6.1).
+fn wanted(scheme: &str) -> HeaderValue {
+    HeaderValue::from_static(match scheme {
+        "basic" | "postmark" => "Basic realm=\"stagepost\", charset=\"UTF-8\"",
+        "bearer" | "google-pubsub" => "Bearer realm=\"stagepost\"",
+        "token" | "gitlab-token" | "telegram" | "google-calendar" | "okta" => "Token realm=\"stagepost\"",
+        _ => "Signature realm=\"stagepost\"",
+    })
+}
+
 /// What became of a request that was taken.
 pub(super) enum Taken {
     /// Stored.
@@ -194,6 +228,8 @@ pub(super) enum Taken {
     Duplicate(EventId),
     /// Answered by the upstream; the id if it was stored.
     Proxied(Option<EventId>, Response<ReplyBody>),
+    /// A challenge, answered and forgotten.
+    Challenged(Response<ReplyBody>),
 }
 
 impl Taken {
@@ -203,6 +239,7 @@ impl Taken {
             Self::Accepted(_) => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
+            Self::Challenged(_) => RequestResult::Challenge,
         }
     }
 
@@ -215,6 +252,7 @@ impl Taken {
                 response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));
                 response
             }
+            Self::Challenged(response) => response,
             Self::Proxied(id, mut response) => {
                 let id = id.and_then(|id| HeaderValue::from_bytes(&id.to_ascii()).ok());
                 if let Some(id) = id {

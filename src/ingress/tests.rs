@@ -1,5 +1,6 @@
 //! The table of answers of the contract, row by row, against a log that does as it is told.
 
+mod challenges;
 mod fake;
 mod wire;
 

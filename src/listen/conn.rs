@@ -46,13 +46,13 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
     content-type: application/problem+json\r\ncontent-length: 61\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408}";
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. `factory` makes its service once it is open.
 pub(super) async fn serve<S, B>(
     fresh: Fresh,
     tls: Option<Arc<rustls::ServerConfig>>,
-    info: ConnectionInfo,
+    mut info: ConnectionInfo,
     shared: &Shared,
-    service: S,
+    factory: impl FnOnce(&ConnectionInfo) -> S,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send,
@@ -69,9 +69,14 @@ pub(super) async fn serve<S, B>(
             None => return,
         },
     };
+    if let Stream::Tls(tls) = &stream {
+        let shown = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        info.certificate = shown.map(|certificate| (&**certificate).into());
+    }
     let activity = Arc::new(Activity::default());
     let service = {
         let (activity, is_http2) = (activity.clone(), matches!(protocol, Protocol::Http2));
+        let service = factory(&info);
         service_fn(move |request| {
             let mut guard = activity.begin();
             let answer = service.call(request);

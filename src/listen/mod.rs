@@ -58,6 +58,8 @@ pub struct ConnectionInfo {
     pub peer: Option<SocketAddr>,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// The peer's certificate in DER, verified by the listener's `client_ca`; None if it showed none.
+    pub certificate: Option<Arc<[u8]>>,
 }
 
 /// A request that never became one: told to the hook given to [`Server::start`].

@@ -51,8 +51,8 @@ pub(super) struct Shared {
 }
 
 impl Server {
-    /// Serves the sockets on all shards. `factory` makes the service of each connection on shard `index`; `on_broken`
-    /// is told about requests that never became one.
+    /// Serves the sockets on all shards. `factory` makes the service of each connection on shard `index`, after the
+    /// handshake; `on_broken` is told about requests that never became one.
     ///
     /// # Errors
     /// When a socket can't be registered with a shard's event queue.
@@ -198,7 +198,7 @@ async fn accept<F, S, B>(
                 continue;
             }
         };
-        let info = ConnectionInfo { peer: fresh.peer(), tls: tls.is_some() };
+        let info = ConnectionInfo { peer: fresh.peer(), tls: tls.is_some(), certificate: None };
         let Some(place) = shared.admit() else {
             shared.broken(&info, Broken::TooManyConnections);
             // Spread over 5 to 30 s, so that those who were turned away do not return together.
@@ -209,8 +209,7 @@ async fn accept<F, S, B>(
         let Some(handle) = handles.get(index) else { continue };
         let (tls, shared, factory) = (tls.clone(), shared.clone(), factory.clone());
         handle.spawn(async move {
-            let service = factory(index, &info);
-            conn::serve(fresh, tls, info, &shared, service).await;
+            conn::serve(fresh, tls, info, &shared, |info| factory(index, info)).await;
             drop(place);
         });
     }

@@ -64,7 +64,14 @@ impl Paths {
         }
         match self.others.iter().find(|source| source.pattern.takes(path)) {
             None => Lookup::NotFound,
-            Some(source) if source.pattern.is_subtree() && has_dot_segments(path) => Lookup::DotSegments,
+            // A path with a secret is judged when the secret is taken out: till then nothing of it may be told.
+            Some(source)
+                if source.pattern.is_subtree()
+                    && source.verifier.secret_segment().is_none()
+                    && has_dot_segments(path) =>
+            {
+                Lookup::DotSegments
+            }
             Some(source) => Lookup::Found(Matched { source: source.clone(), captures: source.pattern.captured(path) }),
         }
     }

@@ -9,6 +9,12 @@ use std::cmp::Ordering;
 /// The longest pattern, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
+/// What stands in a path in place of its secret segment, in patterns and wherever a path is shown.
+pub const SECRET_SEGMENT: &str = "{secret}";
+
+/// The name of the capture that the scheme `path` compares.
+pub const SECRET_CAPTURE: &str = "secret";
+
 /// A source's path: exact (`/hooks/stripe`), subtree (`/hooks/*`), or with captures (`/t/{tenant}/in`).
 ///
 /// - An exact pattern takes that path alone; `/hooks` and `/hooks/` are two paths.
@@ -118,6 +124,12 @@ impl PathPattern {
         })
     }
 
+    /// Which segment a capture takes, from 0.
+    #[must_use]
+    pub fn segment_of(&self, name: &str) -> Option<usize> {
+        self.segments.iter().position(|segment| matches!(segment, Segment::Capture(known) if **known == *name))
+    }
+
     /// Whether it takes exactly the paths that `other` takes, whatever the captures are called. Two sources of one
     /// host with such patterns are a mistake: one of them would never see a request.
     #[must_use]
@@ -159,6 +171,31 @@ impl PathPattern {
         });
         named.collect()
     }
+}
+
+impl PathPattern {
+    /// A path it takes, `{secret}` in place of the secret segment.
+    #[must_use]
+    pub fn masked(&self, path: &str) -> String {
+        // The path begins with a slash: the segment before it is empty.
+        let index = self.segment_of(SECRET_CAPTURE).map(|index| index + 1);
+        let segments = path.split('/').enumerate();
+        let shown = segments.map(|(at, segment)| if Some(at) == index { SECRET_SEGMENT } else { segment });
+        shown.collect::<Vec<_>>().join("/")
+    }
+}
+
+/// A path without its segment `{secret}`: what an upstream sees of a path whose secret was compared.
+#[must_use]
+pub fn without_secret(path: &str) -> String {
+    let mut found = false;
+    let kept = path.split('/').filter(|segment| {
+        let secret = !found && *segment == SECRET_SEGMENT;
+        found |= secret;
+        !secret
+    });
+    let kept = kept.collect::<Vec<_>>().join("/");
+    if kept.is_empty() { "/".to_owned() } else { kept }
 }
 
 impl Segment {
@@ -276,6 +313,26 @@ mod tests {
         let found = pattern("/t/{tenant}/{_k1}/*").captured("/t/a%41/b/rest/x");
         assert_eq!(found, [("tenant".into(), "a%41".into()), ("_k1".into(), "b".into())]);
         assert_eq!(pattern("/t/{a}/{b}").captures().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_secret_segment_is_found_masked_and_taken_out() {
+        let exact = pattern("/in/{secret}/x");
+        assert_eq!((exact.segment_of("secret"), pattern("/in/{tenant}/x").segment_of("secret")), (Some(1), None));
+        assert_eq!(exact.masked("/in/s3cr3t/x"), "/in/{secret}/x");
+        assert_eq!(pattern("/{secret}/*").masked("/s3cr3t/a//b"), "/{secret}/a//b");
+        assert_eq!(pattern("/{secret}").masked("/s3cr3t"), "/{secret}");
+        for (shown, sent) in [
+            ("/in/{secret}/x", "/in/x"),
+            ("/{secret}/a//b", "/a//b"),
+            ("/{secret}", "/"),
+            ("/in/{secret}", "/in"),
+            ("/in/{secret}/", "/in/"),
+            ("/{secret}/a/{secret}", "/a/{secret}"),
+            ("/plain", "/plain"),
+        ] {
+            assert_eq!(without_secret(shown), sent, "{shown}");
+        }
     }
 
     #[test]

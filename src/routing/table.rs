@@ -6,7 +6,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, HeaderEdit, HostPolicy, Lookup, PathEdit, PathPattern, Reply, RetryPolicy,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern,
+    Reply, RetryPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -65,6 +66,14 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+    /// What must hold besides the verifier; None: nothing.
+    pub guard: Option<Guard>,
+    /// What the provider asks before it sends events; None: nothing is a challenge.
+    pub challenge: Option<ChallengeRule>,
+    /// Where the items of a batch stand.
+    pub items: Option<ItemRule>,
+    /// How its events are numbered.
+    pub numbering: Option<Numbering>,
 }
 
 impl Source {
@@ -84,6 +93,10 @@ impl Source {
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            guard: None,
+            challenge: None,
+            items: None,
+            numbering: None,
         }
     }
 }
@@ -95,6 +108,19 @@ pub enum KeySelector {
     Header(HeaderName),
     /// By jq.
     Expr(Expr),
+    /// The body itself: its SHA-256, hex.
+    BodyHash,
+    /// All of these, each quoted, so that no two lists look alike; none if one is missing.
+    Joined(Vec<KeySelector>),
+    /// The first of these that is there.
+    FirstOf(Vec<KeySelector>),
+    /// The first, or both with a dot between them if the second is there: `TYPE` or `TYPE.ACTION`. A second that is
+    /// [`BATCH`](super::BATCH) stands alone.
+    Dotted(Box<[KeySelector; 2]>),
+    /// The keys of the items of a batch, whatever their order; none if one lacks its key.
+    Items(Arc<ItemRule>),
+    /// The type that the items of a batch have in common, or [`BATCH`](super::BATCH).
+    ItemTypes(Arc<ItemRule>),
 }
 
 /// How a source deduplicates.

@@ -106,6 +106,14 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     for (source, metrics) in all {
         out.sample("stagepost_without_key_total", &[("source", source)], metrics.without_key.get());
     }
+    out.family("stagepost_gaps_total", "counter", "Gaps in the numbers of senders who count their events.");
+    for (source, metrics) in all {
+        out.sample("stagepost_gaps_total", &[("source", source)], metrics.gaps.get());
+    }
+    out.family("stagepost_missing_numbers", "gauge", "Numbers of events that were left out and have not come since.");
+    for (source, metrics) in all {
+        out.sample("stagepost_missing_numbers", &[("source", source)], metrics.missing.get());
+    }
     out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
     for (source, metrics) in all {
         out.histogram("stagepost_ack_seconds", &[("source", source)], &metrics.ack);

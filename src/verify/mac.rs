@@ -1,15 +1,15 @@
-//! Owns the message authentication codes: HMAC (RFC 2104) over the SHA family, with the key worked in beforehand.
+//! Owns the message authentication codes: HMAC (RFC 2104) over the SHA family, and the plain hash that begins with the
+//! secret which old senders use instead; with the key worked in beforehand.
 //!
 //! Promises that a request costs no key schedule: a keyed state is copied, not computed. Deliberately without
 //! `Debug`: a keyed state is as good as the key.
 
 use hmac::{Hmac, Mac as _};
 use sha1::Sha1;
-use sha2::{Sha256, Sha384, Sha512};
-use subtle::{Choice, ConstantTimeEq as _};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// The longest signature of any algorithm here, in bytes.
-pub(super) const SIGNATURE_BYTES_MAX: usize = 64;
+/// The longest code of any algorithm here, in bytes.
+const TAG_BYTES_MAX: usize = 64;
 
 /// The hash an HMAC is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,17 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+            Self::Sha1 => "sha1",
+        }
+    }
+
     /// How long its signatures are, in bytes.
     #[must_use]
     pub const fn output_bytes(self) -> usize {
@@ -44,6 +55,30 @@ pub(super) enum Mac {
     Sha384(Hmac<Sha384>),
     Sha512(Hmac<Sha512>),
     Sha1(Hmac<Sha1>),
+    /// SHA-256 of the secret and the message. Open to length extension by whoever has one signed message; only for
+    /// senders that have nothing else.
+    SecretFirst(Sha256),
+}
+
+/// A finished code.
+pub(super) struct Tag {
+    bytes: [u8; TAG_BYTES_MAX],
+    length: usize,
+}
+
+impl Tag {
+    fn of(bytes: &[u8]) -> Self {
+        let mut tag = Self { bytes: [0; TAG_BYTES_MAX], length: 0 };
+        if let Some(room) = tag.bytes.get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            tag.length = bytes.len();
+        }
+        tag
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
 }
 
 impl Mac {
@@ -57,22 +92,29 @@ impl Mac {
         }
     }
 
+    /// Begins a plain SHA-256 with the secret.
+    pub(super) fn secret_first(secret: &[u8]) -> Self {
+        Self::SecretFirst(Sha256::new_with_prefix(secret))
+    }
+
     pub(super) fn update(&mut self, piece: &[u8]) {
         match self {
             Self::Sha256(mac) => mac.update(piece),
             Self::Sha384(mac) => mac.update(piece),
             Self::Sha512(mac) => mac.update(piece),
             Self::Sha1(mac) => mac.update(piece),
+            Self::SecretFirst(hash) => hash.update(piece),
         }
     }
 
-    /// Whether it equals the signature, in time that does not depend on where they differ.
-    pub(super) fn equals(self, signature: &[u8]) -> Choice {
+    /// The code. Compare it in constant time.
+    pub(super) fn finish(self) -> Tag {
         match self {
-            Self::Sha256(mac) => mac.finalize().into_bytes().as_slice().ct_eq(signature),
-            Self::Sha384(mac) => mac.finalize().into_bytes().as_slice().ct_eq(signature),
-            Self::Sha512(mac) => mac.finalize().into_bytes().as_slice().ct_eq(signature),
-            Self::Sha1(mac) => mac.finalize().into_bytes().as_slice().ct_eq(signature),
+            Self::Sha256(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha384(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::Sha1(mac) => Tag::of(&mac.finalize().into_bytes()),
+            Self::SecretFirst(hash) => Tag::of(&hash.finalize()),
         }
     }
 }
@@ -91,7 +133,7 @@ mod tests {
         mac.update(message);
         let expected = hex::decode(expected).unwrap();
         assert_eq!(expected.len(), algorithm.output_bytes());
-        assert!(bool::from(mac.equals(&expected)), "{algorithm:?}");
+        assert_eq!(mac.finish().as_slice(), expected, "{algorithm:?}");
     }
 
     #[test]

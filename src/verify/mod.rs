@@ -5,21 +5,43 @@
 //! and that secrets have no `Debug`, `Display` or `Serialize` and are zeroized. A body is hashed as it arrives and
 //! never kept. Deliberately absent: replay protection beyond freshness, which is the dedupe rule's business.
 
+mod compile;
+mod grammar;
+mod graph;
+mod headers;
+mod json;
 mod mac;
-mod scheme;
+mod mailgun;
+mod path;
+mod plan;
+mod prove;
+mod public;
+mod recipe;
 mod secret;
 mod settings;
+mod sign;
 mod template;
 #[cfg(test)]
 mod tests;
+mod timestamp;
+mod twilio;
+mod url;
 
 use std::sync::Arc;
 
+pub use compile::{PresetSettings, TOLERANCE, advice};
+pub use grammar::SIGNATURES_MAX;
+pub use graph::ITEMS_MAX as GRAPH_ITEMS_MAX;
 use http::{HeaderMap, Method};
 pub use mac::Algorithm;
+pub use plan::{Grammar, KeyForm, Part, Plan, Primitive, Proof, SignaturePlan, TimestampPlace, TimestampPlan};
+pub use prove::{hmac_sha256, matching};
+use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
+pub use sign::{CannotSign, Sample, Signed};
 pub use template::TEMPLATE_BYTES_MAX;
+pub use twilio::FORM_FIELDS_MAX;
 
 use crate::clock::Timestamp;
 
@@ -34,6 +56,9 @@ pub struct Head<'a> {
     /// As received.
     pub headers: &'a HeaderMap,
 }
+
+/// The scheme of sources whose path holds the secret.
+pub const PATH_SCHEME: &str = "path";
 
 /// Why a request is refused. The words are for diagnostics and `stagepost refused`, never for the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +79,14 @@ pub enum Refusal {
     Future,
     /// No secret matches.
     BadSignature,
+    /// The scheme looks into the body and can't read it.
+    UnreadableBody,
+    /// The body carries no secret where the scheme has one.
+    MissingCredentials,
+    /// The secret that is presented is not one of ours.
+    BadCredentials,
+    /// The secret segment of the path is wrong: to the sender there is no such path.
+    UnknownPath,
 }
 
 impl Refusal {
@@ -69,6 +102,10 @@ impl Refusal {
             Self::Stale => "stale",
             Self::Future => "future",
             Self::BadSignature => "bad_signature",
+            Self::UnreadableBody => "unreadable_body",
+            Self::MissingCredentials => "missing_credentials",
+            Self::BadCredentials => "bad_credentials",
+            Self::UnknownPath => "not_found",
         }
     }
 }
@@ -86,17 +123,80 @@ pub struct Verified {
 
 /// A compiled verifier of one source. Cheap to clone.
 #[derive(Clone)]
-pub struct Verifier(Option<Arc<scheme::Recipe>>);
+pub struct Verifier(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// Nothing is checked; what the scheme is called.
+    Open(&'static str),
+    /// The engine.
+    Recipe(Arc<Recipe>),
+    /// Code of its own.
+    Special(Arc<dyn Special>),
+}
+
+/// A scheme that needs code of its own.
+trait Special: Send + Sync {
+    /// Its name.
+    fn scheme(&self) -> &'static str;
+
+    /// The references of its secrets.
+    fn references(&self) -> Vec<&Arc<str>>;
+
+    /// Which segment of the path is secret, from 0.
+    fn secret_segment(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether a segment of some path is one of its secrets.
+    fn is_path_secret(&self, _segment: &str) -> bool {
+        false
+    }
+
+    /// Whether samples can be signed; by default only the provider can.
+    fn can_sign(&self) -> bool {
+        false
+    }
+
+    /// Signs a sample.
+    fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+        Err(CannotSign::PrivateKey(self.scheme()))
+    }
+
+    /// Judges the head; keeps of it what the verdict needs.
+    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal>;
+}
+
+/// What a scheme with code of its own says about the head.
+enum Started {
+    /// The body does not matter.
+    Decided(Verified),
+    /// The body decides.
+    Whole(Box<dyn Whole>),
+}
+
+/// A check that waits for the whole body.
+trait Whole: Send {
+    /// The verdict.
+    fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal>;
+}
 
 /// A check under way: fed with the body as it arrives. Dropping it checks nothing.
 #[must_use = "a request is genuine only if `finish` says so"]
-pub struct Check(Option<scheme::Running>);
+pub struct Check(State);
+
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and boxing it would cost each request")]
+enum State {
+    Decided(Verified),
+    Running(Running),
+    Whole(Box<dyn Whole>),
+}
 
 impl Verifier {
     /// Checks nothing: scheme `none`.
     #[must_use]
-    pub fn none() -> Self {
-        Self(None)
+    pub const fn none() -> Self {
+        Self(Kind::Open("none"))
     }
 
     /// Checks an HMAC over the body and what else the settings say: scheme `hmac`.
@@ -104,18 +204,70 @@ impl Verifier {
     /// # Errors
     /// The first [`SettingsError`], which names its field and the remedy.
     pub fn hmac(settings: HmacSettings) -> Result<Self, SettingsError> {
-        Ok(Self(Some(Arc::new(settings.compile()?))))
+        Ok(Self::recipe(Arc::new(settings.compile()?)))
     }
 
-    /// The scheme's name: `none` or `hmac`.
+    /// Checks that a segment of the path (from 0) is one of the secrets: scheme `path`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] if there are no secrets or too many, or one could not stand in a path.
+    pub fn path(segment: usize, secrets: Vec<Secret>) -> Result<Self, SettingsError> {
+        compile::check_path_secrets(&secrets)?;
+        Ok(Self::special(Arc::new(path::PathRecipe::new(segment, secrets))))
+    }
+
+    const fn open(scheme: &'static str) -> Self {
+        Self(Kind::Open(scheme))
+    }
+
+    const fn recipe(recipe: Arc<Recipe>) -> Self {
+        Self(Kind::Recipe(recipe))
+    }
+
+    fn special(special: Arc<dyn Special>) -> Self {
+        Self(Kind::Special(special))
+    }
+
+    /// The scheme's name: `none`, `hmac`, a preset's.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
-        self.0.as_ref().map_or("none", |recipe| recipe.scheme)
+        match &self.0 {
+            Kind::Open(scheme) => scheme,
+            Kind::Recipe(recipe) => recipe.scheme,
+            Kind::Special(special) => special.scheme(),
+        }
+    }
+
+    /// Whether nothing is checked at all.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.0, Kind::Open(_))
+    }
+
+    /// Which segment of the path is secret, from 0; None for all schemes but `path`. Whoever shows, stores or forwards a
+    /// path of such a source takes the segment out first.
+    #[must_use]
+    pub fn secret_segment(&self) -> Option<usize> {
+        match &self.0 {
+            Kind::Special(special) => special.secret_segment(),
+            Kind::Open(_) | Kind::Recipe(_) => None,
+        }
+    }
+
+    /// Whether a segment of a path is one of the secrets of the scheme `path`, wherever it stands.
+    #[must_use]
+    pub fn is_path_secret(&self, segment: &str) -> bool {
+        matches!(&self.0, Kind::Special(special) if special.is_path_secret(segment))
     }
 
     /// The references of the secrets that may have signed, never their values.
-    pub fn secret_references(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.0.iter().flat_map(|recipe| recipe.keys.iter().map(|key| &key.reference))
+    #[must_use]
+    pub fn secret_references(&self) -> Vec<&Arc<str>> {
+        match &self.0 {
+            Kind::Open(_) => Vec::new(),
+            Kind::Recipe(recipe) => recipe.keys.iter().map(|key| &key.reference).collect(),
+            Kind::Special(special) => special.references(),
+        }
     }
 
     /// Checks what can be checked before the body, so that a forger's body is not even read.
@@ -123,32 +275,55 @@ impl Verifier {
     /// # Errors
     /// The [`Refusal`]: about the signature header first, then the timestamp, then other signed headers.
     pub fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Check, Refusal> {
-        self.0.as_ref().map(|recipe| recipe.begin(head, now)).transpose().map(Check)
+        let state = match &self.0 {
+            Kind::Open(scheme) => State::Decided(Verified { scheme, secret: None, skew_ms: None }),
+            Kind::Recipe(recipe) => match recipe.begin(head, now)? {
+                Begun::Decided(verified) => State::Decided(verified),
+                Begun::Running(running) => State::Running(running),
+            },
+            Kind::Special(special) => match special.begin(head, now)? {
+                Started::Decided(verified) => State::Decided(verified),
+                Started::Whole(whole) => State::Whole(whole),
+            },
+        };
+        Ok(Check(state))
     }
 }
 
 impl Check {
+    /// A check that has been made already: the body does not matter.
+    pub const fn decided(verified: Verified) -> Self {
+        Self(State::Decided(verified))
+    }
+
     /// Takes the next piece of the body, as received.
     pub fn update(&mut self, piece: &[u8]) {
-        if let Some(running) = &mut self.0 {
+        if let State::Running(running) = &mut self.0 {
             running.update(piece);
         }
     }
 
-    /// Whether the verdict needs the body in one piece, because the scheme reads what stands in it.
+    /// Whether the verdict needs the body in one piece, because the scheme reads what stands in it or its keys are
+    /// public ones.
     #[must_use]
-    pub const fn needs_body(&self) -> bool {
-        false
+    pub fn needs_body(&self) -> bool {
+        match &self.0 {
+            State::Decided(_) => false,
+            State::Running(running) => running.needs_body(),
+            State::Whole(_) => true,
+        }
     }
 
     /// The verdict after the last piece. `body` is the whole body if [`Check::needs_body`], else it is not looked at.
     ///
     /// # Errors
-    /// [`Refusal::BadSignature`] if no secret matches.
-    pub fn finish(self, _body: &[u8]) -> Result<Verified, Refusal> {
+    /// The [`Refusal`]: [`Refusal::BadSignature`] if no secret matches; about the body or its timestamp if the scheme
+    /// looks into it.
+    pub fn finish(self, body: &[u8]) -> Result<Verified, Refusal> {
         match self.0 {
-            Some(running) => running.finish(),
-            None => Ok(Verified { scheme: "none", secret: None, skew_ms: None }),
+            State::Decided(verified) => Ok(verified),
+            State::Running(running) => running.finish(body),
+            State::Whole(whole) => whole.finish(body),
         }
     }
 }

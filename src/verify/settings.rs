@@ -3,15 +3,18 @@
 //! Promises that a recipe signs the body, exactly once, and the timestamp if one is checked: settings under which a
 //! forger could change either are refused here, with the field and the remedy. SHA-1 is only used by name.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
 use super::{
     Secret,
+    compile::millis,
+    grammar::{Grammar, Kind, SignatureRule, Written},
     mac::{Algorithm, Mac},
-    scheme::{Key, Recipe, SignatureHeader, TimestampRule},
+    recipe::{Checker, Key, Recipe},
     template::{TEMPLATE_BYTES_MAX, signed_parts},
+    timestamp::{Place, TimestampRule},
 };
 
 /// The most secrets of one source: each costs a hash of the body.
@@ -39,7 +42,7 @@ pub struct HmacSettings {
 /// Where the sender's timestamp stands and how far it may be off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimestampSettings {
-    /// The header that carries it: decimal digits since the Unix epoch.
+    /// The header that carries it: decimal digits since the Unix epoch, or RFC 3339.
     pub header: String,
     /// What it counts.
     pub unit: TimestampUnit,
@@ -65,6 +68,8 @@ pub enum TimestampUnit {
     Seconds,
     /// `ms`.
     Milliseconds,
+    /// `rfc3339`: a date and time with zone, down to nanoseconds.
+    Rfc3339,
 }
 
 /// What is wrong with the settings of a verifier.
@@ -77,7 +82,7 @@ pub enum SettingsError {
     #[error("unknown encoding {0:?}: use \"hex\", \"base64\" or \"base64url\"")]
     Encoding(String),
     /// No such unit.
-    #[error("unknown unit {0:?}: use \"s\" or \"ms\"")]
+    #[error("unknown unit {0:?}: use \"s\", \"ms\" or \"rfc3339\"")]
     Unit(String),
     /// The signature header has no valid name.
     #[error("{0:?} is no header name: header needs the name of the header that carries the signature")]
@@ -127,6 +132,43 @@ pub enum SettingsError {
     /// The template is too long.
     #[error("template has {0} bytes: at most {TEMPLATE_BYTES_MAX}")]
     TooLong(usize),
+    /// A preset's tolerance of nothing accepts nothing.
+    #[error("tolerance is zero and would refuse every request: use \"5m\"")]
+    PresetTolerance,
+    /// The scheme has no such algorithm.
+    #[error("{}", other_algorithm(scheme, *other))]
+    OtherAlgorithm {
+        /// The scheme.
+        scheme: &'static str,
+        /// What may be written.
+        other: Option<Algorithm>,
+    },
+    /// The scheme signs the URL.
+    #[error("{0} signs the URL: write public_url on the source, the whole URL as it is registered there")]
+    NoPublicUrl(&'static str),
+    /// The public URL can't be one.
+    #[error("{0}")]
+    PublicUrl(String),
+    /// A secret is not in the form in which the provider hands it out.
+    #[error("the secret {reference} {remedy}")]
+    SecretForm {
+        /// The reference, never the value.
+        reference: Arc<str>,
+        /// What is wrong and what to do.
+        remedy: &'static str,
+    },
+}
+
+fn other_algorithm(scheme: &str, other: Option<Algorithm>) -> String {
+    match other {
+        Some(other) => {
+            let word = other.as_str();
+            format!(
+                "{scheme} takes only algorithm = \"{word}\", for what is not signed as usual; remove it or write that"
+            )
+        }
+        None => format!("{scheme} has one algorithm; remove it"),
+    }
 }
 
 impl SettingsError {
@@ -141,7 +183,10 @@ impl SettingsError {
             Self::TimestampHeader(_) | Self::SharedHeader => "timestamp.header",
             Self::Tolerance => "timestamp.tolerance",
             Self::Prefix(_) => "prefix",
-            Self::NoSecrets | Self::TooManySecrets(_) => "secrets",
+            Self::NoSecrets | Self::TooManySecrets(_) | Self::SecretForm { .. } => "secrets",
+            Self::PresetTolerance => "tolerance",
+            Self::OtherAlgorithm { .. } => "algorithm",
+            Self::NoPublicUrl(_) | Self::PublicUrl(_) => "public_url",
             Self::TimestampNotSigned => "timestamp",
             Self::Placeholder(_)
             | Self::Brace(_)
@@ -188,6 +233,7 @@ impl FromStr for TimestampUnit {
         match text {
             "s" => Ok(Self::Seconds),
             "ms" => Ok(Self::Milliseconds),
+            "rfc3339" => Ok(Self::Rfc3339),
             other => Err(SettingsError::Unit(other.to_owned())),
         }
     }
@@ -214,20 +260,23 @@ impl HmacSettings {
         }
         let key = |secret: &Secret| Key {
             reference: secret.reference().clone(),
-            mac: Mac::new(self.algorithm, secret.expose()),
+            checker: Checker::Mac(Mac::new(self.algorithm, secret.expose())),
         };
         Ok(Recipe {
             scheme: "hmac",
             keys: self.secrets.iter().map(key).collect(),
-            signature: SignatureHeader {
+            signature: SignatureRule {
                 name,
-                prefix: self.prefix.into_bytes().into(),
-                encoding: self.encoding,
-                length: self.algorithm.output_bytes(),
+                grammar: Grammar::Whole { prefix: self.prefix.into_bytes().into(), kind: Kind::Mac },
+                encoding: Written::Encoded(self.encoding),
+                mac_bytes: self.algorithm.output_bytes(),
+                public_bytes: 0..=0,
             },
             timestamp,
             before: before.into(),
             after: after.into(),
+            url: None,
+            fallback: None,
         })
     }
 }
@@ -241,6 +290,6 @@ fn timestamp_rule(settings: TimestampSettings, signature: &HeaderName) -> Result
     if settings.tolerance.is_zero() {
         return Err(SettingsError::Tolerance);
     }
-    let tolerance_ms = u64::try_from(settings.tolerance.as_millis()).unwrap_or(u64::MAX);
-    Ok(TimestampRule { header, unit: settings.unit, tolerance_ms })
+    let tolerance_ms = millis(settings.tolerance);
+    Ok(TimestampRule { place: Place::Header(header), unit: settings.unit, tolerance_ms })
 }

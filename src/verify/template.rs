@@ -7,7 +7,8 @@ use http::HeaderName;
 
 use super::{
     SettingsError,
-    scheme::{Field, Piece, TimestampRule},
+    recipe::{Field, Piece},
+    timestamp::TimestampRule,
 };
 
 /// The longest template, in bytes.
@@ -34,7 +35,7 @@ pub(super) fn signed_parts(
             (Piece::Field(Field::Header(name)), _) if name == signature => {
                 return Err(SettingsError::SignsItself(name.to_string()));
             }
-            (Piece::Field(Field::Header(name)), Some(rule)) => signs_timestamp |= *name == rule.header,
+            (Piece::Field(Field::Header(name)), Some(rule)) => signs_timestamp |= rule.header() == Some(name),
             _ => {}
         }
     }

@@ -58,8 +58,8 @@ fn a_file_that_is_not_there_is_a_problem() {
 fn keys_of_features_this_version_does_not_have_are_refused() {
     check_line(
         "[source.x]",
-        "verify = { scheme = 'stripe' }",
-        "source.x.verify.scheme: scheme \"stripe\" is not known; known: none, hmac",
+        "verify = { scheme = 'strip' }",
+        "source.x.verify.scheme: scheme \"strip\" is not known; did you mean \"stripe\"?",
     );
     check_line("[source.x]", "mode = 'proxy'", "source.x.mode: mode \"proxy\" is not known; known: store");
     for (section, line, key) in [

@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::*;
 
-fn write_certificate(directory: &Directory, file: &str, names: &[&str]) -> Vec<u8> {
+pub(super) fn write_certificate(directory: &Directory, file: &str, names: &[&str]) -> Vec<u8> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     directory.write(&format!("{file}.pem"), cert.pem());

@@ -1,0 +1,51 @@
+//! Owns the rows of providers whose scheme has code of its own.
+
+use super::{Answer, EMPTY_202, ItemPlan, KeyPlan, Preset, ROW, hours};
+use crate::{routing::Challenge, verify::Proof};
+
+pub(super) const ROWS: &[Preset] = &[
+    Preset {
+        name: "twilio",
+        title: "Twilio",
+        proof: Proof::Twilio,
+        answer: Answer::Fixed { status: 200, content_type: "text/xml", body: "<Response/>" },
+        dedupe: Some(KeyPlan::Header("i-twilio-idempotency-token")),
+        ..ROW
+    },
+    Preset {
+        name: "mailgun",
+        title: "Mailgun",
+        proof: Proof::Mailgun,
+        // The token counts once: the rest of the body is not signed.
+        dedupe: Some(KeyPlan::FirstOf(&[KeyPlan::Jq(".signature.token"), KeyPlan::Jq(".token")])),
+        retries_for: hours(8),
+        event_type: Some(KeyPlan::FirstOf(&[KeyPlan::Jq(".[\"event-data\"].event"), KeyPlan::Jq(".event")])),
+        ..ROW
+    },
+    Preset {
+        name: "ms-graph",
+        title: "Microsoft Graph",
+        proof: Proof::GraphClientState,
+        // Bodies repeat: nothing tells a second change from a repeated notice of the first.
+        dedupe: None,
+        retries_for: hours(4),
+        event_type: Some(KeyPlan::ItemTypes(ItemPlan { array: "value[]", key: &[], kind: Some("changeType") })),
+        items: Some(ItemPlan { array: "value[]", key: &[], kind: Some("changeType") }),
+        challenge: Some(Challenge::MsGraph),
+        ..ROW
+    },
+    Preset {
+        name: "cloudevents",
+        title: "CloudEvents",
+        proof: Proof::BearerIfSet,
+        answer: EMPTY_202,
+        // Source and id together are unique (CloudEvents 1.0, section 3.1): binary mode, then structured.
+        dedupe: Some(KeyPlan::FirstOf(&[
+            KeyPlan::Joined(&[KeyPlan::Header("ce-source"), KeyPlan::Header("ce-id")]),
+            KeyPlan::Joined(&[KeyPlan::Jq(".source"), KeyPlan::Jq(".id")]),
+        ])),
+        event_type: Some(KeyPlan::FirstOf(&[KeyPlan::Header("ce-type"), KeyPlan::Jq(".type")])),
+        challenge: Some(Challenge::CloudEvents),
+        ..ROW
+    },
+];
