@@ -20,4 +20,5 @@ pub mod preset;
 pub mod routing;
 pub mod state;
 pub mod telemetry;
+pub mod tenant;
 pub mod verify;

@@ -12,6 +12,7 @@ mod door;
 mod files;
 mod find;
 mod interpolate;
+mod limits;
 mod listen;
 mod patience;
 mod problem;

@@ -241,8 +241,24 @@ fn the_printed_configuration_loads_again_and_prints_the_same() {
         methods = ['POST', 'GET']
         type = {{ header = 'X-Event' }}
         dedupe = {{ header = 'X-Id', window = '90m', on_duplicate = 'accept' }}
+        rate = '500/s'
+        burst = 2000
+        loop = {{ max_hops = 3 }}
         reply = {{ status = 201, headers = {{ X-B = 'b' }}, body = \"line\\n\" }}
         verify = {{ scheme = 'hmac', header = 'X-Sig', secrets = ['file:token'] }}
+        [source.api.tenant]
+        capture = 'tenant'
+        rate = '100/s'
+        budget = 1000
+        cost = '.size // 1'
+        over = 'tag'
+        max_tenants = 5
+        [source.api.tenant.limits.acme]
+        rate = '5/s'
+        burst = 50
+        over = 'hold'
+        [source.api.tenant.limits.'big corp']
+        budget = 0
         [[route]]
         source = 'api'
         to = ['billing']

@@ -13,16 +13,18 @@ use super::{
     client::Caller,
     door::Doors,
     head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
+    limits,
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
     secret_path,
 };
 use crate::{
     clock::Timestamp,
-    event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
+    event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     routing::{Lookup, Matched, OnDuplicate, Source},
+    tenant,
     verify::{Check, Head, Verified},
 };
 
@@ -44,6 +46,7 @@ struct Admitted<'a> {
     verified: Verified,
     body: Received<'a>,
     generation: u64,
+    extras: Option<Box<Extras>>,
 }
 
 impl Gate {
@@ -82,6 +85,7 @@ impl Gate {
             return Ok(Taken::Challenged(answer));
         }
         takes_method(source, &head.method)?;
+        self.has_room(doors, source)?;
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
@@ -114,34 +118,56 @@ impl Gate {
         {
             return Ok(Taken::Challenged(answer));
         }
+        self.take_room(doors, source)?;
+        let hops = tenant::hops(&head.headers);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some()
             || source.dedupe.is_some()
             || source.numbering.is_some()
+            || limits::looks_inside(source, hops)
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
+        let generation = table.generation;
+        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras: None };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
 
+        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
+        // Boxed, as is the pool below: what is rare does not make the future of every request larger.
+        let mut extras = match hops {
+            None => Extras::default(),
+            Some(hops) => Box::pin(self.relayed(doors, &input, hops)).await,
+        };
         if is_safe(&head.method) {
-            // Boxed, as is the pool below: what is rare does not make the future of every request larger.
+            if let Some(why) = extras.cut {
+                return Err(Refusal::Loop(why));
+            }
+            admitted.extras = limits::worth_storing(extras);
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
-        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
         if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs));
+            return Ok(self.known(doors, source, first, body_differs, extras.cut.is_some()));
         }
+        let charged = match &source.tenants {
+            None => None,
+            Some(rule) => Box::pin(self.charge(doors, rule, &input, &mut extras)).await?,
+        };
+        let cut = extras.cut.is_some();
+        admitted.extras = limits::worth_storing(extras);
         let key = dedupe.map(|(key, _)| key);
-        match self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await? {
-            Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs)),
+        let stored = self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await;
+        if let (Some(receipt), false) = (charged, matches!(stored, Ok(Appended::Appended(_)))) {
+            self.give_back(doors, source, receipt);
+        }
+        match stored? {
+            Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs, cut)),
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
@@ -189,7 +215,7 @@ impl Gate {
             verification_secret: admitted.verified.secret.as_deref(),
             config_generation: admitted.generation,
             dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at, key.body)),
-            extras: None,
+            extras: admitted.extras.as_deref(),
             body: inline,
             body_length: admitted.body.length,
         }
@@ -246,7 +272,7 @@ impl Gate {
             },
             config_generation: admitted.generation,
             dedupe: None,
-            extras: None,
+            extras: admitted.extras,
             body: Body::Inline(body),
         };
         let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone() };
@@ -313,13 +339,14 @@ impl Gate {
         }
     }
 
-    /// A resend: told to whoever revives, answered like the first.
-    fn known(&self, doors: &Doors, source: &Arc<Source>, first: EventId, body_differs: bool) -> Taken {
+    /// A resend: told to whoever revives, answered like the first. One that is `cut` out of a loop revives nothing.
+    fn known(&self, doors: &Doors, source: &Arc<Source>, first: EventId, body_differs: bool, cut: bool) -> Taken {
         if let Some(door) = doors.door(source) {
             door.metrics.duplicates.inc();
         }
         if let Some(rule) = &source.dedupe {
-            self.ingress.duplicates.duplicate(first, body_differs, rule.on_duplicate);
+            let on_duplicate = if cut { OnDuplicate::Ignore } else { rule.on_duplicate };
+            self.ingress.duplicates.duplicate(first, body_differs, on_duplicate);
         }
         Taken::Duplicate(first)
     }

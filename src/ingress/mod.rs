@@ -15,6 +15,7 @@ mod challenge;
 mod client;
 mod door;
 mod head;
+mod limits;
 mod proxy;
 mod refused;
 mod reply;
@@ -36,6 +37,7 @@ pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
+use tokio::sync::Semaphore;
 
 use self::{
     admit::Progress,
@@ -49,8 +51,9 @@ use crate::{
     expr::Evaluator,
     jitter::Jitter,
     log::{AckLane, Log},
-    routing::Live,
+    routing::{Live, Table},
     telemetry::{Counter, Metrics},
+    tenant::Tenants,
 };
 
 /// What admission works with.
@@ -75,6 +78,8 @@ pub struct Setup {
     pub spool_dir: PathBuf,
     /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
     pub sequence_file: PathBuf,
+    /// `DATA/tenants.json`: what tenants have spent today.
+    pub tenant_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -92,6 +97,9 @@ pub struct Ingress {
     spool: Spool,
     refused: Refused,
     sequences: Sequences,
+    tenants: Tenants,
+    /// Event ids that are looked up to find a loop.
+    lookups: Arc<Semaphore>,
 }
 
 /// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
@@ -121,6 +129,8 @@ impl Ingress {
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
             sequences: Sequences::open(setup.sequence_file),
+            tenants: Tenants::open(setup.tenant_file),
+            lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
         }))
     }
 
@@ -134,6 +144,12 @@ impl Ingress {
     #[must_use]
     pub const fn sequences(&self) -> &Sequences {
         &self.sequences
+    }
+
+    /// What senders have used up of their limits.
+    #[must_use]
+    pub const fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
@@ -153,11 +169,17 @@ impl Ingress {
     }
 }
 
+impl Ingress {
+    fn doors(&self, table: Arc<Table>) -> Doors {
+        Doors::new(table, &self.metrics, &self.sequences, &self.tenants)
+    }
+}
+
 impl Gate {
     /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
     #[must_use]
     pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
-        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics, &ingress.sequences));
+        let doors = ArcSwap::from_pointee(ingress.doors(ingress.live.snapshot()));
         Arc::new(Self { ingress, lane, doors })
     }
 
@@ -263,7 +285,7 @@ impl Gate {
         if Arc::ptr_eq(&doors.table, &table) {
             return doors;
         }
-        let doors = Arc::new(Doors::new(table, &self.ingress.metrics, &self.ingress.sequences));
+        let doors = Arc::new(self.ingress.doors(table));
         self.doors.store(doors.clone());
         doors
     }

@@ -9,6 +9,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -86,6 +87,10 @@ pub(super) enum Refusal {
     Seen(#[source] ReadError),
     #[error("the dedupe key can't be evaluated: {0}")]
     Key(#[source] EvalError),
+    #[error("more than the source or its tenant may send ({word}); it may again in {wait:?}")]
+    Limited { word: &'static str, wait: Duration },
+    #[error("the request came back to this relay: {0}")]
+    Loop(Box<str>),
     #[error("the upstream can't be reached: {0}")]
     Unreachable(String),
     #[error("the upstream did not answer in time")]
@@ -109,6 +114,9 @@ impl Refusal {
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unverified(_) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            // RFC 5842, section 7.2.
+            Self::Loop(_) => StatusCode::LOOP_DETECTED,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -134,6 +142,8 @@ impl Refusal {
             Self::Certificate => "client_certificate_not_allowed",
             Self::Challenge(fault) => fault.as_str(),
             Self::TooSlow => "body_too_slow",
+            Self::Limited { word, .. } => word,
+            Self::Loop(_) => "loop",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
             Self::NoSpool => "spool_full",
@@ -162,6 +172,8 @@ impl Refusal {
             Self::Grpc => RequestResult::Unsupported,
             Self::Unverified(_) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
+            Self::Limited { .. } => RequestResult::Limited,
+            Self::Loop(_) => RequestResult::Loop,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
                 RequestResult::Unavailable
@@ -194,6 +206,11 @@ impl Refusal {
             }
             Self::Unverified(_) => {
                 headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
+            }
+            // Whole seconds, so that the next try is not a moment too early.
+            Self::Limited { wait, .. } => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                headers.insert(header::RETRY_AFTER, seconds.max(1).into());
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 let (least, most) = RETRY_AFTER_S;

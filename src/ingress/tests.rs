@@ -2,6 +2,7 @@
 
 mod challenges;
 mod fake;
+mod limits;
 mod wire;
 
 use bytes::Bytes;

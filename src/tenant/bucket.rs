@@ -115,9 +115,8 @@ mod tests {
     fn many_threads_take_no_more_than_there_is() {
         let (bucket, rate) = (Bucket::default(), Rate { per_second: 1, burst: 1000 });
         let taken: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..1000).filter(|_| bucket.take(rate, MS).is_ok()).count()))
-                .collect();
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..1000).filter(|_| bucket.take(rate, MS).is_ok()).count())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(taken, 1000);

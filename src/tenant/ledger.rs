@@ -115,6 +115,8 @@ pub struct Charged {
     pub tells: bool,
     /// Another tenant was displaced.
     pub displaced: bool,
+    /// Tenants that are told apart now.
+    pub tenants: usize,
     /// To be given back if the event is not stored after all.
     pub receipt: Receipt,
 }
@@ -183,10 +185,11 @@ impl Books {
         let now = nanos(charge.elapsed);
         self.begin_day(charge.now.as_millis() / DAY_MS, now);
         let displaced = self.open_account(charge);
+        let tenants = self.accounts.len();
         let readable = self.lines_left(charge.now);
         let mut receipt = Receipt { tenant: charge.tenant, day: self.day, spent: 0, owed: 0 };
         let Some(account) = self.accounts.get_mut(&charge.tenant) else {
-            return Charged { exceeded: None, warnings: (0, 0), tells: false, displaced, receipt };
+            return Charged { exceeded: None, warnings: (0, 0), tells: false, displaced, tenants, receipt };
         };
         let (limit, cost) = (charge.limit, charge.cost.0);
         let warned = account.warned.unwrap_or_else(|| level(account.spent, limit.budget));
@@ -215,7 +218,8 @@ impl Books {
         account.warned = Some(reached);
         let tells = warned < reached && readable;
         self.lines += u32::from(tells);
-        Charged { exceeded, warnings: (usize::from(warned), usize::from(reached)), tells, displaced, receipt }
+        let warnings = (usize::from(warned), usize::from(reached));
+        Charged { exceeded, warnings, tells, displaced, tenants, receipt }
     }
 
     /// Makes sure that the tenant has an account; whether another one was displaced.

@@ -30,6 +30,7 @@ mod sources_challenges;
 mod sources_door;
 mod sources_path;
 mod systemd;
+mod tenants;
 mod tls;
 mod verification;
 mod zero_config;

@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Full};
 
 use super::super::*;
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
@@ -204,6 +204,7 @@ pub(super) struct Door {
     pub(super) log: Arc<FakeLog>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
+    pub(super) hand: Arc<ManualClock>,
     pub(super) live: Live,
     reports: Arc<Reports>,
     spool: tempfile::TempDir,
@@ -217,7 +218,7 @@ impl Door {
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (clock, hand) = Clock::manual(Timestamp::from_millis(1_000_000));
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
@@ -230,13 +231,14 @@ impl Door {
             duplicates: reports.clone(),
             spool_dir: spool.path().join("spool"),
             sequence_file: spool.path().join("sequences.json"),
+            tenant_file: spool.path().join("tenants.json"),
         })
         .unwrap();
         let lane = AckLane::new();
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, live, reports, spool }
+        Self { gate, ingress, caller, log, metrics, clock, hand, live, reports, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
