@@ -137,15 +137,14 @@ impl Gate {
 
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         // Boxed, as is the pool below: what is rare does not make the future of every request larger.
-        let mut extras = match hops {
-            None => Extras::default(),
-            Some(hops) => Box::pin(self.relayed(doors, &input, hops)).await,
-        };
+        if let Some(hops) = hops {
+            admitted.extras = Some(Box::pin(self.relayed(doors, &input, hops)).await);
+        }
+        let cut = admitted.extras.as_ref().is_some_and(|extras| extras.cut.is_some());
         if is_safe(&head.method) {
-            if let Some(why) = extras.cut {
-                return Err(Refusal::Loop(why));
+            if cut {
+                return Err(Refusal::Loop);
             }
-            admitted.extras = limits::worth_storing(extras);
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
         let event_type = self.event_type(&input).await;
@@ -153,18 +152,16 @@ impl Gate {
         if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs, extras.cut.is_some()));
+            return Ok(self.known(doors, source, first, body_differs, cut));
         }
         let charged = match &source.tenants {
             None => None,
-            Some(rule) => Box::pin(self.charge(doors, rule, &input, &mut extras)).await?,
+            Some(rule) => Box::pin(self.charge(doors, rule, &input, &mut admitted.extras)).await?,
         };
-        let cut = extras.cut.is_some();
-        admitted.extras = limits::worth_storing(extras);
         let key = dedupe.map(|(key, _)| key);
         let stored = self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await;
         if let (Some(receipt), false) = (charged, matches!(stored, Ok(Appended::Appended(_)))) {
-            self.give_back(doors, source, receipt);
+            self.give_back(doors, source, *receipt);
         }
         match stored? {
             Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs, cut)),

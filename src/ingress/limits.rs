@@ -3,7 +3,7 @@
 //! Promises that only verified requests use anything up, that an event which is not stored costs nothing, and that a
 //! loop is decided from a relay's own marks: a sender that never met a relay is never in one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, request::Parts};
 
@@ -19,7 +19,7 @@ use crate::{
     expr::EvalError,
     log::{self, Kind},
     routing::{LoopRule, Over, Source, TenantKey, TenantRule},
-    tenant::{self, Charge, Receipt, TENANT_BYTES_MAX, Units},
+    tenant::{self, Bucket, Charge, Receipt, TENANT_BYTES_MAX, Units},
 };
 
 /// Look-ups of event ids under way at once, all shards together; beyond, the other signs of a loop must do.
@@ -31,20 +31,29 @@ const NO_COST: &str = "no_cost";
 impl Gate {
     /// Whether the source's own rate leaves room; nothing is used up before a request is verified.
     pub(super) fn has_room(&self, doors: &Doors, source: &Arc<Source>) -> Result<(), Refusal> {
-        let (Some(rate), Some(standing)) = (source.rate, doors.door(source).and_then(|door| door.standing())) else {
-            return Ok(());
-        };
-        let now = self.ingress.clock.elapsed();
-        standing.bucket.room(rate, now).map_err(|wait| Refusal::Limited { word: "source_over_rate", wait })
+        match source.rate {
+            None => Ok(()),
+            Some(rate) => self.ask_bucket(doors, source, |bucket, now| bucket.room(rate, now)),
+        }
     }
 
     /// Uses up one request of the source's own rate.
     pub(super) fn take_room(&self, doors: &Doors, source: &Arc<Source>) -> Result<(), Refusal> {
-        let (Some(rate), Some(standing)) = (source.rate, doors.door(source).and_then(|door| door.standing())) else {
-            return Ok(());
-        };
-        let now = self.ingress.clock.elapsed();
-        standing.bucket.take(rate, now).map_err(|wait| Refusal::Limited { word: "source_over_rate", wait })
+        match source.rate {
+            None => Ok(()),
+            Some(rate) => self.ask_bucket(doors, source, |bucket, now| bucket.take(rate, now)),
+        }
+    }
+
+    fn ask_bucket(
+        &self,
+        doors: &Doors,
+        source: &Arc<Source>,
+        ask: impl FnOnce(&Bucket, Duration) -> Result<(), Duration>,
+    ) -> Result<(), Refusal> {
+        let Some(standing) = doors.door(source).and_then(|door| door.standing()) else { return Ok(()) };
+        let asked = ask(&standing.bucket, self.ingress.clock.elapsed());
+        asked.map_err(|wait| Refusal::Limited { word: "source_over_rate", wait })
     }
 
     /// Charges the event's tenant. Says in `extras` whose it is and what follows if the tenant is over a limit; gives
@@ -54,8 +63,21 @@ impl Gate {
         doors: &Doors,
         rule: &TenantRule,
         ask: &Ask<'_>,
+        stored: &mut Option<Box<Extras>>,
+    ) -> Result<Option<Box<Receipt>>, Refusal> {
+        let mut extras = stored.take().unwrap_or_default();
+        let charged = self.charge_with(doors, rule, ask, &mut extras).await;
+        *stored = Some(extras).filter(|extras| !extras.is_empty());
+        charged
+    }
+
+    async fn charge_with(
+        &self,
+        doors: &Doors,
+        rule: &TenantRule,
+        ask: &Ask<'_>,
         extras: &mut Extras,
-    ) -> Result<Option<Receipt>, Refusal> {
+    ) -> Result<Option<Box<Receipt>>, Refusal> {
         let name = self.tenant(rule, ask).await?;
         let cost = self.cost(rule, ask, extras).await?;
         let Some(door) = doors.door(ask.source) else { return Ok(None) };
@@ -74,7 +96,7 @@ impl Gate {
         });
         self.warn(door, ask, name.as_deref(), &charged);
         extras.tenant = name.map(Into::into);
-        let Some((exceeded, wait)) = charged.exceeded else { return Ok(Some(charged.receipt)) };
+        let Some((exceeded, wait)) = charged.exceeded else { return Ok(Some(Box::new(charged.receipt))) };
         if let Some(count) = door.metrics.over_limit.get(limit.over as usize) {
             count.inc();
         }
@@ -86,7 +108,7 @@ impl Gate {
             }
             Over::Tag => extras.tags.push(exceeded.as_str().into()),
         }
-        Ok(Some(charged.receipt))
+        Ok(Some(Box::new(charged.receipt)))
     }
 
     /// Gives back what an event was charged that was not stored.
@@ -145,8 +167,8 @@ impl Gate {
     }
 
     /// What follows from the marks of relays that a request carries: how many there were, and whether it is a loop.
-    pub(super) async fn relayed(&self, doors: &Doors, ask: &Ask<'_>, hops: u32) -> Extras {
-        let mut extras = Extras { hops: Some(hops), ..Extras::default() };
+    pub(super) async fn relayed(&self, doors: &Doors, ask: &Ask<'_>, hops: u32) -> Box<Extras> {
+        let mut extras = Box::new(Extras { hops: Some(hops), ..Extras::default() });
         let Some(rule) = &ask.source.loops else { return extras };
         let Some(why) = self.why_loop(rule, ask, hops).await else { return extras };
         if let Some(door) = doors.door(ask.source) {
@@ -198,11 +220,6 @@ impl Gate {
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())?.to_str().ok()
-}
-
-/// What an event that met no relay and belongs to no tenant has to say: nothing.
-pub(super) fn worth_storing(extras: Extras) -> Option<Box<Extras>> {
-    (!extras.is_empty()).then(|| Box::new(extras))
 }
 
 /// Whether the body is looked into.

@@ -89,8 +89,8 @@ pub(super) enum Refusal {
     Key(#[source] EvalError),
     #[error("more than the source or its tenant may send ({word}); it may again in {wait:?}")]
     Limited { word: &'static str, wait: Duration },
-    #[error("the request came back to this relay: {0}")]
-    Loop(Box<str>),
+    #[error("the request came back to this relay")]
+    Loop,
     #[error("the upstream can't be reached: {0}")]
     Unreachable(String),
     #[error("the upstream did not answer in time")]
@@ -116,7 +116,7 @@ impl Refusal {
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             // RFC 5842, section 7.2.
-            Self::Loop(_) => StatusCode::LOOP_DETECTED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -143,7 +143,7 @@ impl Refusal {
             Self::Challenge(fault) => fault.as_str(),
             Self::TooSlow => "body_too_slow",
             Self::Limited { word, .. } => word,
-            Self::Loop(_) => "loop",
+            Self::Loop => "loop",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
             Self::NoSpool => "spool_full",
@@ -173,7 +173,7 @@ impl Refusal {
             Self::Unverified(_) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Limited { .. } => RequestResult::Limited,
-            Self::Loop(_) => RequestResult::Loop,
+            Self::Loop => RequestResult::Loop,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
                 RequestResult::Unavailable

@@ -59,7 +59,6 @@ fn limits_that_limit_nothing_or_name_nothing_are_refused() {
     for (line, expected) in [
         ("rate = '100/m'", "source.x.rate: \"100/m\" is no rate; write a whole number a second, such as \"100/s\""),
         ("burst = 5", "source.x.burst: has no effect without rate; add rate = \"100/s\" or remove it"),
-        ("tenant = '.t'", "source.x.tenant: takes a table, not a string"),
         (
             "tenant = { budget = 5 }",
             "source.x.tenant.key: is missing; write key = \".account_id\" (jq), header = \"X-Tenant\" or capture = \"tenant\"",
