@@ -16,6 +16,7 @@ mod client;
 mod door;
 mod head;
 mod limits;
+mod outside;
 mod proxy;
 mod refused;
 mod reply;
@@ -50,6 +51,7 @@ use crate::{
     clock::Clock,
     expr::Evaluator,
     jitter::Jitter,
+    keys::Keys,
     log::{AckLane, Log},
     routing::{Live, Table},
     telemetry::{Counter, Metrics},
@@ -68,6 +70,8 @@ pub struct Setup {
     pub jitter: Jitter,
     /// For dedupe keys and event types.
     pub evaluator: Evaluator,
+    /// Gets keys from outside.
+    pub keys: Keys,
     /// Counted into.
     pub metrics: Arc<Metrics>,
     /// Answers safe methods.
@@ -89,6 +93,7 @@ pub struct Ingress {
     clock: Clock,
     jitter: Jitter,
     evaluator: Evaluator,
+    keys: Keys,
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
@@ -121,6 +126,7 @@ impl Ingress {
             clock: setup.clock,
             jitter: setup.jitter,
             evaluator: setup.evaluator,
+            keys: setup.keys,
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
@@ -264,7 +270,8 @@ impl Gate {
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
-            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, "refused");
+            let advice = refusal.advice();
+            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, advice, "refused");
         }
         ingress.refused.record(RefusedRequest {
             number: 0,

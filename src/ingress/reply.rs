@@ -22,6 +22,7 @@ use crate::{
     event::EventId,
     expr::EvalError,
     jitter::Jitter,
+    keys::KeysError,
     log::{AppendError, ReadError},
     routing::Reply,
     telemetry::RequestResult,
@@ -71,6 +72,8 @@ pub(super) enum Refusal {
     Certificate,
     #[error("the challenge is not answered: {}", .0.as_str())]
     Challenge(Fault),
+    #[error("keys to verify the request with are not to be had: {0}")]
+    Keys(#[source] KeysError),
     #[error("the body came too slowly")]
     TooSlow,
     #[error("the sender went away before the end of the body")]
@@ -117,9 +120,13 @@ impl Refusal {
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             // RFC 5842, section 7.2.
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -153,8 +160,17 @@ impl Refusal {
             Self::Append(_) => "log_unavailable",
             Self::Seen(_) => "dedupe_unreadable",
             Self::Key(_) => "evaluator_unavailable",
+            Self::Keys(_) => "keys_unavailable",
             Self::Unreachable(_) => "upstream_unreachable",
             Self::Late => "upstream_late",
+        }
+    }
+
+    /// What the operator can do about it, if that is known.
+    pub(super) const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unverified(refusal) => refusal.advice(),
+            _ => None,
         }
     }
 
@@ -175,9 +191,13 @@ impl Refusal {
             Self::Limited { .. } => RequestResult::Limited,
             Self::Loop => RequestResult::Loop,
             Self::Disconnected => RequestResult::Disconnected,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                RequestResult::Unavailable
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => RequestResult::Unavailable,
             Self::Unreachable(_) | Self::Late => RequestResult::UpstreamFailed,
         }
     }

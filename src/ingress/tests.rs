@@ -3,6 +3,7 @@
 mod challenges;
 mod fake;
 mod limits;
+mod outside;
 mod wire;
 
 use bytes::Bytes;

@@ -90,6 +90,8 @@ pub enum KeyPlan {
     Items(ItemPlan),
     /// The type that a batch's items have in common, or `batch`.
     ItemTypes(ItemPlan),
+    /// The ids of the notifications of a Salesforce message.
+    Notifications,
 }
 
 /// Where the items of a batch stand, as text; see [`ItemRule`].
@@ -159,6 +161,7 @@ impl KeyPlan {
             Self::Dotted([kind, action]) => KeySelector::Dotted(Box::new([kind.selector()?, action.selector()?])),
             Self::Items(plan) => KeySelector::Items(std::sync::Arc::new(plan.rule())),
             Self::ItemTypes(plan) => KeySelector::ItemTypes(std::sync::Arc::new(plan.rule())),
+            Self::Notifications => KeySelector::Notifications,
         })
     }
 }
@@ -180,9 +183,17 @@ impl std::fmt::Display for KeyPlan {
             Self::Joined(parts) => list(f, parts, " and "),
             Self::FirstOf(parts) => list(f, parts, ", else "),
             Self::Dotted(parts) => list(f, &parts[..], ", with "),
-            Self::Items(plan) => write!(f, "{} of each of {}", plan.key.join(" and "), plan.array),
-            Self::ItemTypes(plan) => write!(f, "{} of {}", plan.kind.unwrap_or_default(), plan.array),
+            Self::Items(plan) => write!(f, "{} of each item of {plan}", plan.key.join(" and ")),
+            Self::ItemTypes(plan) => write!(f, "{} of the items of {plan}", plan.kind.unwrap_or_default()),
+            Self::Notifications => f.write_str("Id of each Notification"),
         }
+    }
+}
+
+impl std::fmt::Display for ItemPlan {
+    /// The way to the items, for people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.array == "[]" { "the list" } else { self.array })
     }
 }
 

@@ -260,13 +260,7 @@ pub(super) const ROWS: &[Preset] = &[
         dedupe: Some(KeyPlan::Joined(&[
             KeyPlan::Jq(".MessageID"),
             KeyPlan::Jq(".RecordType"),
-            KeyPlan::FirstOf(&[
-                KeyPlan::Jq(".ReceivedAt"),
-                KeyPlan::Jq(".DeliveredAt"),
-                KeyPlan::Jq(".BouncedAt"),
-                KeyPlan::Jq(".ChangedAt"),
-                KeyPlan::BodyHash,
-            ]),
+            KeyPlan::FirstOf(&[KeyPlan::Jq(".ReceivedAt"), KeyPlan::BodyHash]),
         ])),
         event_type: Some(KeyPlan::Jq(".RecordType")),
         ..ROW

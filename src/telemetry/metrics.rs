@@ -189,6 +189,10 @@ pub struct Metrics {
     pub config_hash: Mutex<String>,
     /// Tenants that reached a share of their budget, by index of [`BUDGET_LEVELS`].
     pub tenant_warnings: [Counter; BUDGET_LEVELS.len()],
+    /// Documents with keys that were fetched.
+    pub keys_fetched: Counter,
+    /// Documents with keys that could not be had.
+    pub keys_not_fetched: Counter,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
 }

@@ -52,7 +52,7 @@ async fn a_source_over_its_rate_answers_429_and_says_when() {
     let answer = door.ask(post("/in", "3")).await;
     assert_eq!((answer.status, &answer.headers[header::RETRY_AFTER]), (429, &"1".parse().unwrap()));
     assert_eq!((door.last_reason(), door.count("app", RequestResult::Limited)), ("source_over_rate", 1));
-    door.hand.advance(Duration::from_secs(1));
+    door.time.advance(Duration::from_secs(1));
     assert_eq!(door.ask(post("/in", "4")).await.status, 202);
 }
 
@@ -81,7 +81,7 @@ async fn a_tenant_over_budget_is_rejected_until_midnight_and_the_others_are_not(
     assert_eq!(door.last_reason(), "over_budget");
     assert_eq!(door.ask(post("/in", r#"{"account":"b"}"#)).await.status, 202);
     assert_eq!(door.log.event(0).extras.unwrap().tenant.as_deref(), Some("a"));
-    door.hand.advance(Duration::from_secs(85_400));
+    door.time.advance(Duration::from_secs(85_400));
     assert_eq!(door.ask(a()).await.status, 202);
     let warned: Vec<u64> = door.metrics.tenant_warnings.iter().map(Counter::get).collect();
     assert_eq!(warned, [1, 1, 1], "a reached every level, once");
@@ -222,7 +222,7 @@ async fn the_same_body_through_a_relay_is_a_loop_after_some_times_and_without_on
     }
     let cut: Vec<bool> = (10..15).map(|index| door.log.event(index).extras.unwrap().cut.is_some()).collect();
     assert_eq!(cut, [false, false, false, true, true]);
-    door.hand.advance(Duration::from_secs(61));
+    door.time.advance(Duration::from_secs(61));
     door.ask(relayed("ping", &[("via", "1.1 stagepost")])).await;
     assert!(door.log.event(15).extras.unwrap().cut.is_none(), "a new window");
 }
