@@ -97,17 +97,11 @@ pub(super) fn rate(section: &Section<'_>, usual: Option<Rate>) -> Option<Rate> {
 
 /// When a request that met a relay before is a loop; None if `loop = false`.
 pub(super) fn loops(source: &Section<'_>) -> Option<LoopRule> {
-    if let Some(value) = source.value("loop")
-        && !matches!(value, Value::Table(_))
-        && !source.flag("loop", true)
-    {
-        return None;
-    }
     let standard = LoopRule::standard();
-    let section = match source.value("loop") {
-        Some(Value::Table(_)) => source.section("loop"),
-        _ => return Some(standard),
-    };
+    if source.value("loop").is_some_and(|value| !matches!(value, Value::Table(_))) {
+        return source.flag("loop", true).then_some(standard);
+    }
+    let section = source.section("loop");
     let number = |key, usual: u32, most| u32::try_from(section.count(key, u64::from(usual), 1..=most)).unwrap_or(usual);
     let max_hops = number("max_hops", standard.max_hops, 1000);
     let bounces = number("bounces", standard.bounces, 1_000_000);

@@ -38,7 +38,7 @@ pub(super) struct Progress {
 }
 
 /// What is known of a request once its body is read and verified.
-struct Admitted<'a> {
+pub(super) struct Admitted<'a> {
     received_at: Timestamp,
     client: Arc<str>,
     proxy: Option<Proxy>,
@@ -46,7 +46,14 @@ struct Admitted<'a> {
     verified: Verified,
     body: Received<'a>,
     generation: u64,
-    extras: Option<Box<Extras>>,
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+impl Admitted<'_> {
+    /// Whether it is part of a loop.
+    fn is_cut(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.cut.is_some())
+    }
 }
 
 impl Gate {
@@ -130,8 +137,8 @@ impl Gate {
             || limits::looks_inside(source, hops)
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let generation = table.generation;
-        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras: None };
+        let (generation, extras) = (table.generation, None);
+        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -141,9 +148,8 @@ impl Gate {
         if let Some(hops) = hops {
             admitted.extras = Some(Box::pin(self.relayed(doors, &input, hops)).await);
         }
-        let cut = admitted.extras.as_ref().is_some_and(|extras| extras.cut.is_some());
         if is_safe(&head.method) {
-            if cut {
+            if admitted.is_cut() {
                 return Err(Refusal::Loop);
             }
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
@@ -153,19 +159,17 @@ impl Gate {
         if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs, cut));
+            return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
         }
-        let charged = match &source.tenants {
-            None => None,
-            Some(rule) => Box::pin(self.charge(doors, rule, &input, &mut admitted.extras)).await?,
+        let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
+        let stored = match &source.tenants {
+            None => self.store(source, head, &captures, kind, key, &admitted).await?,
+            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, key, &mut admitted)).await?,
         };
-        let key = dedupe.map(|(key, _)| key);
-        let stored = self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await;
-        if let (Some(receipt), false) = (charged, matches!(stored, Ok(Appended::Appended(_)))) {
-            self.give_back(doors, source, *receipt);
-        }
-        match stored? {
-            Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs, cut)),
+        match stored {
+            Appended::Duplicate { first, body_differs } => {
+                Ok(self.known(doors, source, first, body_differs, admitted.is_cut()))
+            }
             Appended::Appended(id) => {
                 if let Some(door) = doors.door(source) {
                     door.count_type(event_type.as_deref());
@@ -181,7 +185,7 @@ impl Gate {
     }
 
     /// Appends the event and waits until it is durable.
-    async fn store(
+    pub(super) async fn store(
         &self,
         source: &Source,
         head: &Parts,

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, request::Parts};
 
 use super::{
     Gate,
-    admit::Ask,
+    admit::{Admitted, Ask},
     door::{Door, Doors},
     reply::Refusal,
 };
@@ -17,7 +17,7 @@ use crate::{
     clock::Timestamp,
     event::{EventId, Extras},
     expr::EvalError,
-    log::{self, Kind},
+    log::{self, Appended, DedupeKey, Kind},
     routing::{LoopRule, Over, Source, TenantKey, TenantRule},
     tenant::{self, Bucket, Charge, Receipt, TENANT_BYTES_MAX, Units},
 };
@@ -56,28 +56,36 @@ impl Gate {
         asked.map_err(|wait| Refusal::Limited { word: "source_over_rate", wait })
     }
 
-    /// Charges the event's tenant. Says in `extras` whose it is and what follows if the tenant is over a limit; gives
-    /// what is to be given back if the event is not stored.
-    pub(super) async fn charge(
+    /// Charges the event's tenant and stores the event, which says what follows if the tenant is over a limit.
+    pub(super) async fn store_charged(
         &self,
         doors: &Doors,
         rule: &TenantRule,
         ask: &Ask<'_>,
-        stored: &mut Option<Box<Extras>>,
-    ) -> Result<Option<Box<Receipt>>, Refusal> {
-        let mut extras = stored.take().unwrap_or_default();
-        let charged = self.charge_with(doors, rule, ask, &mut extras).await;
-        *stored = Some(extras).filter(|extras| !extras.is_empty());
-        charged
+        event_type: Option<&str>,
+        dedupe: Option<DedupeKey>,
+        admitted: &mut Admitted<'_>,
+    ) -> Result<Appended, Refusal> {
+        let mut extras = admitted.extras.take().unwrap_or_default();
+        let receipt = self.charge(doors, rule, ask, &mut extras).await?;
+        admitted.extras = Some(extras).filter(|extras| !extras.is_empty());
+        let stored = self.store(ask.source, ask.head, ask.captures, event_type, dedupe, admitted).await;
+        let standing = doors.door(ask.source).and_then(|door| door.standing());
+        if let (Some(receipt), Some(standing), false) = (receipt, standing, matches!(stored, Ok(Appended::Appended(_))))
+        {
+            standing.ledger.give_back(receipt);
+        }
+        stored
     }
 
-    async fn charge_with(
+    /// Charges the event's tenant; gives what is to be given back if the event is not stored.
+    async fn charge(
         &self,
         doors: &Doors,
         rule: &TenantRule,
         ask: &Ask<'_>,
         extras: &mut Extras,
-    ) -> Result<Option<Box<Receipt>>, Refusal> {
+    ) -> Result<Option<Receipt>, Refusal> {
         let name = self.tenant(rule, ask).await?;
         let cost = self.cost(rule, ask, extras).await?;
         let Some(door) = doors.door(ask.source) else { return Ok(None) };
@@ -96,7 +104,7 @@ impl Gate {
         });
         self.warn(door, ask, name.as_deref(), &charged);
         extras.tenant = name.map(Into::into);
-        let Some((exceeded, wait)) = charged.exceeded else { return Ok(Some(Box::new(charged.receipt))) };
+        let Some((exceeded, wait)) = charged.exceeded else { return Ok(Some(charged.receipt)) };
         if let Some(count) = door.metrics.over_limit.get(limit.over as usize) {
             count.inc();
         }
@@ -108,14 +116,7 @@ impl Gate {
             }
             Over::Tag => extras.tags.push(exceeded.as_str().into()),
         }
-        Ok(Some(Box::new(charged.receipt)))
-    }
-
-    /// Gives back what an event was charged that was not stored.
-    pub(super) fn give_back(&self, doors: &Doors, source: &Arc<Source>, receipt: Receipt) {
-        if let Some(standing) = doors.door(source).and_then(|door| door.standing()) {
-            standing.ledger.give_back(receipt);
-        }
+        Ok(Some(charged.receipt))
     }
 
     /// Counts what a charge showed, and tells about a budget that runs out.
