@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 22] = [
+const SECTIONS: [(&str, &str); 25] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),

@@ -87,7 +87,9 @@ mod tests {
 
     use super::*;
 
-    fn said(headers: &[(&'static str, &'static str)]) -> Option<u32> {
+    type Headers = &'static [(&'static str, &'static str)];
+
+    fn said(headers: Headers) -> Option<u32> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn hops_are_the_most_that_any_mark_says() {
-        let cases: [(&[(&'static str, &'static str)], Option<u32>); 12] = [
+        let cases: [(Headers, Option<u32>); 12] = [
             (&[], None),
             (&[("via", "1.1 edge, 1.1 varnish (stagepost)")], None),
             (&[("stagepost-attempt", "3")], None),
