@@ -83,7 +83,7 @@ fn limit(section: &Section<'_>, usual: Option<&TenantLimit>) -> TenantLimit {
 
 /// `rate` and `burst`.
 pub(super) fn rate(section: &Section<'_>, usual: Option<Rate>) -> Option<Rate> {
-    let per_second = section.rate("rate");
+    let per_second = section.optional_rate("rate");
     let burst = section.optional_count("burst", 1..=UNITS_MAX);
     if burst.is_some() && !section.has("rate") && usual.is_none() {
         section.problem("burst", "has no effect without rate; add rate = \"100/s\" or remove it");

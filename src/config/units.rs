@@ -1,13 +1,14 @@
-//! Owns the written forms of durations (`"10s"`), sizes (`"10MiB"`) byte rates (`"1KiB/s"`) and rates (`"100/s"`), both ways.
+//! Owns the written forms of durations (`"10s"`), sizes (`"10MiB"`), rates (`"100/s"`) and byte rates
+//! (`"1KiB/s"`), both ways.
 //!
 //! Promises that what is printed reads back as the same value. Other forms (bare numbers, `MB`, `1h30m`) are refused.
 
 use std::time::Duration;
 
-const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+/// The highest rate of things in a second.
+const RATE_MAX: u64 = 1_000_000;
 
-/// The highest rate, a second.
-const RATE_MAX: u64 = 1_000_000_000;
+const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 const SIZES: [(&str, u64); 5] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
@@ -32,12 +33,12 @@ pub(super) fn parse_byte_rate(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("\"{text}\" is no rate of bytes; write a size a second, such as \"1KiB/s\""))
 }
 
-/// Events (or units) in a second: a whole number above 0 and `/s`.
+/// Things in a second: a whole number and `/s`.
 pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
     text.strip_suffix("/s")
         .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|number| number.parse().ok())
-        .filter(|number| (1..=RATE_MAX).contains(number))
+        .filter(|rate| (1..=RATE_MAX).contains(rate))
         .ok_or_else(|| format!("\"{text}\" is no rate; write a whole number a second, such as \"100/s\""))
 }
 
@@ -87,8 +88,8 @@ mod tests {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert!(parse_byte_rate("1KiB").is_err());
-        assert_eq!((parse_rate("100/s"), parse_rate("1000000000/s")), (Ok(100), Ok(1_000_000_000)));
-        for text in ["", "/s", "100", "0/s", "+1/s", "1.5/s", "100/m", "100 /s", "1000000001/s", "1KiB/s"] {
+        assert_eq!(parse_rate("100/s"), Ok(100));
+        for text in ["100", "0/s", "-1/s", "+1/s", "1.5/s", "6/m", "/s", "1000001/s"] {
             assert!(parse_rate(text).is_err(), "{text}");
         }
     }

@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -23,9 +23,10 @@ use crate::{
     event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
+    quarantine::Purpose,
     routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
     tenant,
-    verify::{Check, Head, Verified},
+    verify::{self, Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -35,6 +36,14 @@ pub(super) struct Progress {
     pub(super) source: Option<Arc<Source>>,
     /// Bytes of the body that were read.
     pub(super) read: u64,
+}
+
+/// What is left of a request that was refused after reading, for the quarantine.
+pub(super) struct Left {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// None if it is larger than is kept in one piece.
+    pub(super) body: Option<Bytes>,
 }
 
 /// What is known of a request once its body is read and verified.
@@ -80,10 +89,11 @@ impl Gate {
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
-        let received_at = ingress.clock.now();
+        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
         let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
         let head = &*head;
-        if let Some(guard) = &source.guard {
+        // Address and certificate were those of the connection, and held before anything was kept.
+        if let Some(guard) = source.guard.as_ref().filter(|_| caller.again().is_none()) {
             may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
         }
         if let Some(rule) = &source.challenge
@@ -92,7 +102,9 @@ impl Gate {
             return Ok(Taken::Challenged(answer));
         }
         takes_method(source, &head.method)?;
-        self.has_room(doors, source)?;
+        if caller.again().is_none() {
+            self.has_room(doors, source)?;
+        }
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
@@ -100,7 +112,7 @@ impl Gate {
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = match by_path {
             Some(verified) => Check::decided(verified),
-            None => source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?,
+            None => source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?,
         };
 
         let room = Room {
@@ -114,10 +126,15 @@ impl Gate {
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let (verified, received) = if check.needs_body() {
-            Box::pin(self.judge(check, received)).await?
+            Box::pin(self.judge(check, received, received_at)).await?
         } else {
-            (check.finish(&[]).map_err(Refusal::Unverified)?, received)
+            let verified = check.finish(&[]);
+            (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
+        // A recheck has no effects, and answering a challenge may have some.
+        if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
+            return Ok(Taken::Rehearsed);
+        }
         if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
             && let Some(answer) = match rule.kind {
                 Challenge::Sns => self.subscribe(source, body)?,
@@ -126,7 +143,10 @@ impl Gate {
         {
             return Ok(Taken::Challenged(answer));
         }
-        self.take_room(doors, source)?;
+        // What an operator admits was held up already.
+        if caller.again().is_none() {
+            self.take_room(doors, source)?;
+        }
         let hops = tenant::hops(&head.headers);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
@@ -143,9 +163,9 @@ impl Gate {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
 
-        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
-        // Boxed, as is the pool below: what is rare does not make the future of every request larger.
         if let Some(hops) = hops {
+            let input = Ask { head, body: &whole, captures: &captures, source, received_at };
+            // Boxed, as is the pool below: what is rare does not make the future of every request larger.
             admitted.extras = Some(Box::pin(self.relayed(doors, &input, hops)).await);
         }
         if is_safe(&head.method) {
@@ -154,12 +174,16 @@ impl Gate {
             }
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
+        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &mut dedupe
-            && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
-        {
-            return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
+        let now = caller.again().map_or(received_at, |_| ingress.clock.now());
+        if let Some((key, _)) = &mut dedupe {
+            // The window of what comes from quarantine begins now.
+            key.expires_at = key.expires_at.after(now.since(received_at));
+            if let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)? {
+                return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
+            }
         }
         let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
         let stored = match &source.tenants {
@@ -351,6 +375,24 @@ impl Gate {
             self.ingress.duplicates.duplicate(first, body_differs, on_duplicate);
         }
         Taken::Duplicate(first)
+    }
+}
+
+impl Left {
+    /// The refusal of a request whose body was read to its end.
+    pub(super) fn unverified(received: &Received<'_>, received_at: Timestamp, refusal: verify::Refusal) -> Refusal {
+        let body = match &received.content {
+            Content::Whole(bytes) => Some(bytes.clone()),
+            Content::Spooled(_) | Content::Parts(_) => None,
+        };
+        Refusal::Unverified(refusal, Some(Box::new(Self { received_at, body })))
+    }
+}
+
+impl fmt::Debug for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never a body.
+        f.debug_struct("Left").field("received_at", &self.received_at).finish_non_exhaustive()
     }
 }
 

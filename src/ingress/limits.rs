@@ -14,7 +14,6 @@ use super::{
     reply::Refusal,
 };
 use crate::{
-    clock::Timestamp,
     event::{EventId, Extras},
     expr::EvalError,
     log::{self, Appended, DedupeKey, Kind},
@@ -100,7 +99,8 @@ impl Gate {
             cost,
             tenants_max: rule.tenants_max,
             elapsed: self.ingress.clock.elapsed(),
-            now: ask.received_at,
+            // Not the time of receipt: what comes from the quarantine may be older than today.
+            now: self.ingress.clock.now(),
         });
         self.warn(door, ask, name.as_deref(), &charged);
         extras.tenant = name.map(Into::into);
@@ -185,7 +185,7 @@ impl Gate {
         if hops >= rule.max_hops {
             return Some(format!("it came through {hops} relays"));
         }
-        if let Some(id) = self.own_event(ask.source, ask.head, ask.received_at).await {
+        if let Some(id) = self.own_event(ask.source, ask.head).await {
             return Some(format!("event {id} came back to its source"));
         }
         let log = &self.ingress.log;
@@ -196,14 +196,14 @@ impl Gate {
 
     /// The event of this source that the request was sent for, by this relay: by its mark, or without one by the id if
     /// that is stored here.
-    async fn own_event(&self, source: &Source, head: &Parts, now: Timestamp) -> Option<EventId> {
+    async fn own_event(&self, source: &Source, head: &Parts) -> Option<EventId> {
         let id: EventId = single(&head.headers, &tenant::EVENT_ID)?.parse().ok()?;
         let log = &self.ingress.log;
         if let Some(mark) = single(&head.headers, &tenant::ORIGIN) {
             let own = log::origin(&**log, &source.name, id);
             return (u128::from_str_radix(mark, 16) == Ok(own)).then_some(id);
         }
-        if id.pos.seq >= log.end() || id.time > now {
+        if id.pos.seq >= log.end() || id.time > self.ingress.clock.now() {
             return None;
         }
         let _place = self.ingress.lookups.try_acquire().ok()?;

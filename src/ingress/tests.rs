@@ -2,6 +2,7 @@
 
 mod challenges;
 mod fake;
+mod kept;
 mod limits;
 mod outside;
 mod wire;
