@@ -351,7 +351,7 @@ pub(super) struct FilterArgs {
     /// The event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// What the path captured as {tenant}
+    /// Whose event it is (the source's tenant, or what the path captured as {tenant})
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
     /// pending, held, review, dead, delivered, superseded, ignored, unrouted

@@ -14,6 +14,7 @@ mod files;
 mod find;
 mod interpolate;
 mod keys;
+mod limits;
 mod listen;
 mod outside;
 mod patience;

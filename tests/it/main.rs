@@ -33,6 +33,7 @@ mod sources_door;
 mod sources_outside;
 mod sources_path;
 mod systemd;
+mod tenants;
 mod tls;
 mod verification;
 mod zero_config;
