@@ -2,6 +2,7 @@
 
 mod door;
 mod errors;
+mod presets;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};

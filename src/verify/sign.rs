@@ -101,19 +101,6 @@ impl Verifier {
             Kind::Special(special) => special.sign(sample),
         }
     }
-
-    /// The code that the first HMAC key makes of a message, for challenges that ask for one. None if the scheme has no
-    /// HMAC key of its own.
-    #[must_use]
-    pub fn code_of(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let Kind::Recipe(recipe) = &self.0 else { return None };
-        let mut mac = recipe.keys.iter().find_map(|key| match &key.checker {
-            Checker::Mac(mac) => Some(mac.clone()),
-            Checker::Public(_) | Checker::Equal(..) => None,
-        })?;
-        mac.update(message);
-        Some(mac.finish().as_slice().to_vec())
-    }
 }
 
 impl Recipe {
