@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_said_to_be_none() {
-        for text in ["", "{}", "{}\n", "POST /in\n\n", "POST /in HTTP/1.1\nno header\n\n", "POST /in HTTP/1.1\nA: b\n"] {
+        for text in ["", "{}", "{}\n", "POST /in\n\n", "POST /in HTTP/1.1\nno header\n\n", "POST /in HTTP/1.1\nA: b\n"]
+        {
             assert!(parsed(text).is_err(), "{text:?}");
         }
     }

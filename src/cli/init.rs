@@ -98,7 +98,11 @@ fn configuration(recipe: &Recipe, args: &InitArgs) -> Result<String, Failure> {
 fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true);
-    if force { options.create(true).truncate(true) } else { options.create_new(true) };
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let opened = options.open(path).and_then(|mut file| file.write_all(text.as_bytes()));
     opened.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Failure::usage(format!(

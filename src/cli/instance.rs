@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Exit, Failure,
-    ask::{Capture, Explained, SampleAsk, Sampled},
     args::{RunArgs, Where},
+    ask::{Capture, Explained, SampleAsk, Sampled},
 };
 use crate::admin::Reads;
 

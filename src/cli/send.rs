@@ -73,7 +73,8 @@ pub(super) fn send(args: &SendArgs, host: &dyn Host, terminal: &mut Terminal<'_>
         if expected {
             writeln!(terminal.out, "as expected: the second one is a duplicate of the first")?;
         } else {
-            let why = "the second one was not taken for a duplicate: the source has no dedupe key, or the sample has none";
+            let why =
+                "the second one was not taken for a duplicate: the source has no dedupe key, or the sample has none";
             writeln!(terminal.err, "{why}")?;
         }
     } else if !expected {
@@ -125,8 +126,8 @@ async fn over(sampled: &Sampled) -> Result<Answer, Failure> {
     }
     let stream = TcpStream::connect(address).await.map_err(unreachable)?;
     let Some((name, config)) = tls else { return ask(sampled, stream).await };
-    let name = ServerName::try_from(name.clone())
-        .map_err(|_| Failure::usage(format!("{name:?} is no name of a server")))?;
+    let name =
+        ServerName::try_from(name.clone()).map_err(|_| Failure::usage(format!("{name:?} is no name of a server")))?;
     let stream = tokio_rustls::TlsConnector::from(config.clone())
         .connect(name, stream)
         .await
@@ -139,8 +140,7 @@ async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Answer, Failure> {
     let broken = |error: hyper::Error| Failure::new(Exit::Io, format!("the connection broke off: {error}"));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // Ends with the sender.
     tokio::spawn(connection);
     let mut request = Request::builder().method(sampled.method.as_str()).uri(&sampled.target);

@@ -99,8 +99,7 @@ pub(super) fn sample(config: &Path, ask: &SampleAsk) -> Result<Sampled, Failure>
     if ask.body.is_none() && body.is_empty() {
         headers.retain(|(name, _)| name != "content-type");
     }
-    let headers: Vec<(String, Vec<u8>)> =
-        headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+    let headers: Vec<(String, Vec<u8>)> = headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
     let method = source.methods.as_ref().and_then(|methods| methods.first()).cloned().unwrap_or(Method::POST);
     let own = header_map(&headers)?;
     let signed_at = match ask.fault {
@@ -193,7 +192,8 @@ impl Made {
             // The middle: the beginning may be a word that has to be there, and the end may hold bits that do not count.
             let order = (0..before.len()).map(|step| (before.len() / 2 + step) % before.len());
             for at_byte in order {
-                let Some(other) = turned(before.as_bytes(), at_byte).and_then(|text| HeaderValue::from_bytes(&text).ok())
+                let Some(other) =
+                    turned(before.as_bytes(), at_byte).and_then(|text| HeaderValue::from_bytes(&text).ok())
                 else {
                     continue;
                 };
@@ -259,15 +259,15 @@ fn door(loaded: &Loaded, source: &Source, to: Option<&str>) -> Result<Door, Fail
                     (with_port(rest, if tls { 443 } else { 80 }), tls)
                 }
                 _ => {
-                    let message = "--to takes http://HOST:PORT, https://HOST:PORT or unix:PATH; the path is the source's";
+                    let message =
+                        "--to takes http://HOST:PORT, https://HOST:PORT or unix:PATH; the path is the source's";
                     return Err(Failure::usage(message));
                 }
             }
         }
         None => {
-            let known = listen.iter().find(|listen| {
-                !listen.address.starts_with("systemd:") && !listen.address.ends_with(":0")
-            });
+            let known =
+                listen.iter().find(|listen| !listen.address.starts_with("systemd:") && !listen.address.ends_with(":0"));
             let listen = known.ok_or_else(|| {
                 Failure::usage("no listener of the configuration has an address to connect to: name it with --to")
             })?;

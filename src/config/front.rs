@@ -24,9 +24,9 @@ use super::{settings::ListenSettings, tls};
 pub fn front_client(listen: &[ListenSettings]) -> Result<ClientConfig, String> {
     let provider = tls::provider();
     let own = listen.iter().filter_map(|listen| listen.certificates.as_ref()).flat_map(|set| set.end_entities());
-    let known = tls::native_roots().ok().and_then(|roots| {
-        WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build().ok()
-    });
+    let known = tls::native_roots()
+        .ok()
+        .and_then(|roots| WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build().ok());
     let verifier = Arc::new(OwnOrKnown { own: own.collect(), known, provider: provider.clone() });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

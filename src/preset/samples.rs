@@ -101,19 +101,13 @@ const SAMPLES: &[(&str, Sample)] = &[
     ),
     (
         "slack",
-        json(
-            "message",
-            r#"{"type":"event_callback","event_id":"Ev%id%","event":{"type":"%type%","text":"sample"}}"#,
-        ),
+        json("message", r#"{"type":"event_callback","event_id":"Ev%id%","event":{"type":"%type%","text":"sample"}}"#),
     ),
     (
         "twilio",
         Sample {
             event_type: "",
-            headers: &[
-                ("content-type", "application/x-www-form-urlencoded"),
-                ("i-twilio-idempotency-token", "%id%"),
-            ],
+            headers: &[("content-type", "application/x-www-form-urlencoded"), ("i-twilio-idempotency-token", "%id%")],
             body: "MessageSid=SM%id%&MessageStatus=delivered&From=%2B15005550006",
         },
     ),
@@ -133,10 +127,7 @@ const SAMPLES: &[(&str, Sample)] = &[
             body: "",
         },
     ),
-    (
-        "zoom",
-        json("meeting.started", r#"{"event":"%type%","event_ts":%ms%,"payload":{"object":{"id":"%id%"}}}"#),
-    ),
+    ("zoom", json("meeting.started", r#"{"event":"%type%","event_ts":%ms%,"payload":{"object":{"id":"%id%"}}}"#)),
     (
         "meta",
         json(
@@ -194,10 +185,7 @@ const SAMPLES: &[(&str, Sample)] = &[
     ("postmark", json("Delivery", r#"{"RecordType":"%type%","MessageID":"%id%","ReceivedAt":"%time%"}"#)),
     (
         "docusign",
-        json(
-            "envelope-completed",
-            r#"{"event":"%type%","generatedDateTime":"%time%","data":{"envelopeId":"%id%"}}"#,
-        ),
+        json("envelope-completed", r#"{"event":"%type%","generatedDateTime":"%time%","data":{"envelopeId":"%id%"}}"#),
     ),
     (
         "zendesk",
@@ -225,7 +213,12 @@ const SAMPLES: &[(&str, Sample)] = &[
 impl Sample {
     /// Its headers and its body, filled in. `kind` is what it is to be an event of.
     #[must_use]
-    pub fn filled(&self, kind: Option<&str>, id: &str, time: crate::clock::Timestamp) -> (Vec<(String, String)>, String) {
+    pub fn filled(
+        &self,
+        kind: Option<&str>,
+        id: &str,
+        time: crate::clock::Timestamp,
+    ) -> (Vec<(String, String)>, String) {
         let kind = kind.unwrap_or(self.event_type);
         let (first, second) = kind.split_once('.').unwrap_or((kind, ""));
         let ms = time.as_millis();
@@ -262,7 +255,8 @@ mod tests {
             let (headers, body) = sample.filled(Some("a\"b.c\\d"), "7", crate::clock::Timestamp::from_millis(1_000));
             assert!(!body.contains("%type") && !body.contains("%id%"), "{name}: {body}");
             if headers.iter().any(|(_, value)| value.ends_with("json")) {
-                serde_json::from_str::<serde_json::Value>(&body).unwrap_or_else(|error| panic!("{name}: {error}: {body}"));
+                serde_json::from_str::<serde_json::Value>(&body)
+                    .unwrap_or_else(|error| panic!("{name}: {error}: {body}"));
             }
         }
     }

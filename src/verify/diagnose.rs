@@ -5,6 +5,8 @@
 //! tries many keys and texts, compares as it likes, and is never on the way of a request. Deliberately absent: mistakes
 //! of two kinds at once, other than a secret's form together with an algorithm.
 
+#[cfg(test)]
+mod tests;
 mod variants;
 
 use std::borrow::Cow;
@@ -232,8 +234,7 @@ impl Recipe {
             return;
         }
         let stamp = self.stamp(request);
-        let parts =
-            Parts { head: &request.head, body: request.body, stamp: stamp.as_deref(), url: self.url.as_ref() };
+        let parts = Parts { head: &request.head, body: request.body, stamp: stamp.as_deref(), url: self.url.as_ref() };
         diagnosis.skew_ms = self.skew(parts.stamp, request.at);
         let Some((before, after)) = self.around(&parts) else { return };
         let hashed = self.keys.iter().any(|key| matches!(key.checker, Checker::Mac(Mac::SecretFirst(_))));

@@ -30,6 +30,7 @@ mod sources_challenges;
 mod sources_door;
 mod sources_outside;
 mod sources_path;
+mod sources_tools;
 mod systemd;
 mod tls;
 mod verification;

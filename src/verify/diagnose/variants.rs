@@ -28,7 +28,8 @@ pub(super) fn bodies(body: &[u8]) -> Vec<(Vec<u8>, String)> {
     let mut found: Vec<(Vec<u8>, String)> = Vec::new();
     let mut add = |bytes: Vec<u8>, said: &str| {
         if bytes != body && !found.iter().any(|(other, _)| *other == bytes) {
-            let text = format!("the body that was signed is {said}: what received it first has to pass it on unchanged");
+            let text =
+                format!("the body that was signed is {said}: what received it first has to pass it on unchanged");
             found.push((bytes, text));
         }
     };
@@ -228,12 +229,11 @@ pub(super) fn algorithms(key: &[u8]) -> [(&'static str, Mac); 5] {
 /// What a header's value may present as a secret, in words that follow where it stands.
 pub(super) fn tokens(value: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut found = vec![("", value.to_vec())];
-    for (word, said) in [
-        (b"Bearer ".as_slice(), ", after Bearer"),
-        (b"Basic ", ", after Basic"),
-        (b"Token ", ", after Token"),
-    ] {
-        if let Some((start, rest)) = value.split_at_checked(word.len()).filter(|(start, _)| start.eq_ignore_ascii_case(word))
+    for (word, said) in
+        [(b"Bearer ".as_slice(), ", after Bearer"), (b"Basic ", ", after Basic"), (b"Token ", ", after Token")]
+    {
+        if let Some((start, rest)) =
+            value.split_at_checked(word.len()).filter(|(start, _)| start.eq_ignore_ascii_case(word))
         {
             debug_assert!(!start.is_empty());
             found.push((said, rest.to_vec()));
