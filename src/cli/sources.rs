@@ -39,6 +39,10 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
 pub(super) fn explain(config: &Path, name: &str, capture: &Capture) -> Result<Explained, Failure> {
     let loaded = load(config)?;
     let source = source(&loaded, name)?;
+    if source.verifier.scheme() == PATH_SCHEME && capture.path.split('/').any(|segment| segment == SECRET_SEGMENT) {
+        let message = "the secret segment of a path is never stored: such a request can't be checked again";
+        return Err(Failure::usage(message));
+    }
     let method = method(&capture.method)?;
     let headers = header_map(&capture.headers)?;
     let head = Head { method: &method, path: &capture.path, query: capture.query.as_deref(), headers: &headers };

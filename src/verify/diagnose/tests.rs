@@ -108,16 +108,16 @@ fn mistakes_with_the_secret_the_algorithm_and_the_encoding_are_named() {
     assert_eq!(of(&whsec, hex_of(&raw)), ["secret_form"]);
     assert_eq!(of(&whsec, hex_of(encoded.as_bytes())), ["secret_form"]);
     assert_eq!(of(&hexed, hex_of(&raw)), ["secret_form"]);
-    assert_eq!(of("secret\n", hex_of(b"secret")), ["secret_form"]);
-    assert_eq!(of("\"secret\"", hex_of(b"secret")), ["secret_form"]);
-    let mut sha1 = Hmac::<Sha1>::new_from_slice(b"secret").unwrap();
+    assert_eq!(of("S3CR3T\n", hex_of(b"S3CR3T")), ["secret_form"]);
+    assert_eq!(of("\"S3CR3T\"", hex_of(b"S3CR3T")), ["secret_form"]);
+    let mut sha1 = Hmac::<Sha1>::new_from_slice(b"S3CR3T").unwrap();
     sha1.update(text);
-    assert_eq!(of("secret", format!("sha1={}", hex::encode(sha1.finalize().into_bytes()))), ["algorithm"]);
-    let plain = hex::encode(Sha256::digest([b"secret".as_slice(), text].concat()));
-    assert_eq!(of("secret", format!("sha256={plain}")), ["algorithm"]);
-    assert_eq!(of("secret", format!("sha256={}", BASE64_STANDARD.encode(mac(b"secret", text)))), ["encoding"]);
-    assert_eq!(of("secret", hex::encode(mac(b"secret", text))), ["prefix"]);
-    assert_eq!(of("other", hex_of(b"secret")), Vec::<&str>::new());
+    assert_eq!(of("S3CR3T", format!("sha1={}", hex::encode(sha1.finalize().into_bytes()))), ["algorithm"]);
+    let plain = hex::encode(Sha256::digest([b"S3CR3T".as_slice(), text].concat()));
+    assert_eq!(of("S3CR3T", format!("sha256={plain}")), ["algorithm"]);
+    assert_eq!(of("S3CR3T", format!("sha256={}", BASE64_STANDARD.encode(mac(b"S3CR3T", text)))), ["encoding"]);
+    assert_eq!(of("S3CR3T", hex::encode(mac(b"S3CR3T", text))), ["prefix"]);
+    assert_eq!(of("other", hex_of(b"S3CR3T")), Vec::<&str>::new());
 }
 
 #[test]
