@@ -18,6 +18,7 @@ pub mod keys;
 pub mod listen;
 pub mod log;
 pub mod preset;
+pub mod quarantine;
 pub mod routing;
 pub mod state;
 pub mod telemetry;

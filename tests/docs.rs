@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 22] = [
+const SECTIONS: [(&str, &str); 23] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -168,6 +168,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ("[diagnostics]", "[diagnostics]\n"),
     ("[privacy]", "[privacy]\n"),
     ("[keys]", "[keys]\n"),
+    ("[quarantine]", "[quarantine]\n"),
     ("[source.NAME]", "[source.app]\n"),
     ("[source.NAME.verify]", "[source.app.verify]\nscheme = 'hmac'\n"),
     (

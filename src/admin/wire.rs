@@ -412,6 +412,103 @@ pub struct Acted {
     pub dry_run: bool,
 }
 
+/// A request in `quarantine list --json`: an event's names where it has the same things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its id in quarantine.
+    pub id: String,
+    /// Wall time.
+    pub received_at: Timestamp,
+    /// None if no source took its path.
+    pub source: Option<String>,
+    /// As received.
+    pub method: String,
+    /// As received.
+    pub path: String,
+    /// Bytes of the body.
+    pub size: u64,
+    /// Of the body.
+    pub sha256: String,
+    /// Why it was refused, in a word.
+    pub reason: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The client's address.
+    pub client: String,
+}
+
+/// Which requests of the quarantine: by id, or by what all of the filters take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pick {
+    /// By id.
+    pub ids: Vec<String>,
+    /// By filter.
+    pub filters: Filters,
+    /// Everything, on purpose.
+    pub all: bool,
+}
+
+impl Pick {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.filters.is_empty() && !self.all
+    }
+}
+
+/// The question of `stagepost quarantine recheck`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recheck {
+    /// Which; nothing said means all, unless they are to be admitted.
+    pub pick: Pick,
+    /// Append those that are taken to the log, and remove them from quarantine.
+    pub admit: bool,
+}
+
+/// The question of `stagepost quarantine delete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// Which.
+    pub pick: Pick,
+    /// Count, change nothing.
+    pub dry_run: bool,
+}
+
+/// What today's configuration says about a request in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rechecked {
+    /// Its id in quarantine.
+    pub id: String,
+    /// Wall time of receipt.
+    pub received_at: Timestamp,
+    /// The source that refused it.
+    pub source: Option<String>,
+    /// Why it was refused then.
+    pub reason: String,
+    /// `verified`, `admitted`, `duplicate`, `no_event` or `refused`.
+    pub result: String,
+    /// Why it is refused now.
+    pub why: Option<String>,
+    /// The event that it became, or is a duplicate of.
+    pub event: Option<String>,
+}
+
+/// One line of an answer about the quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineReply {
+    /// A request.
+    Kept(Quarantined),
+    /// A request that was judged again.
+    Judged(Rechecked),
+    /// An id that leads nowhere.
+    Missing(String),
+    /// Something the operator must know: damage, an expression that failed.
+    Note(String),
+    /// The answer ends here because of this.
+    Failed(String),
+}
+
 /// What is wrong, in an error answer (`application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

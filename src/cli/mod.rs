@@ -15,6 +15,7 @@ mod init;
 mod instance;
 mod log;
 mod print;
+mod quarantine;
 mod recipes;
 mod send;
 mod show;
@@ -122,6 +123,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Release(args) => command::release(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
+        Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),
         Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
         Verb::Send(args) => send::send(args, host, terminal),

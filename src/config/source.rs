@@ -73,6 +73,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let guard = door::guard(&section);
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
+    let is_verified = read.verifier.as_ref().is_some_and(|verifier| verifier.scheme() != "none");
+    let quarantine = section.flag("quarantine", is_verified);
     let place = section.place.clone();
     let numbering = door::numbering(&section, preset);
     section.finish();
@@ -87,6 +89,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         max_body,
         record_safe,
         reply_timeout,
+        quarantine,
         guard,
         challenge: read.challenge,
         items: preset.and_then(|preset| preset.items).map(|items| items.rule()),

@@ -20,6 +20,9 @@ pub struct Pos {
     pub seq: Seq,
 }
 
+/// The partition of ids that lead to the quarantine and not to the log: no log has so many partitions.
+pub const QUARANTINE: u16 = u16::MAX;
+
 /// The id of an event, as users see it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
@@ -38,6 +41,12 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LENGTH: usize = 26;
 
 impl EventId {
+    /// Whether it leads to the quarantine.
+    #[must_use]
+    pub const fn is_quarantined(self) -> bool {
+        self.pos.partition == QUARANTINE
+    }
+
     /// The id as 26 ASCII characters.
     #[must_use]
     pub fn to_ascii(self) -> [u8; LENGTH] {

@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -22,8 +22,9 @@ use crate::{
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
+    quarantine::Purpose,
     routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
-    verify::{Check, Head, Verified},
+    verify::{self, Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -33,6 +34,14 @@ pub(super) struct Progress {
     pub(super) source: Option<Arc<Source>>,
     /// Bytes of the body that were read.
     pub(super) read: u64,
+}
+
+/// What is left of a request that was refused after reading, for the quarantine.
+pub(super) struct Left {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// None if it is larger than is kept in one piece.
+    pub(super) body: Option<Bytes>,
 }
 
 /// What is known of a request once its body is read and verified.
@@ -70,10 +79,11 @@ impl Gate {
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
-        let received_at = ingress.clock.now();
+        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
         let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
         let head = &*head;
-        if let Some(guard) = &source.guard {
+        // Address and certificate were those of the connection, and held before anything was kept.
+        if let Some(guard) = source.guard.as_ref().filter(|_| caller.again().is_none()) {
             may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
         }
         if let Some(rule) = &source.challenge
@@ -89,7 +99,7 @@ impl Gate {
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = match by_path {
             Some(verified) => Check::decided(verified),
-            None => source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?,
+            None => source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?,
         };
 
         let room = Room {
@@ -103,10 +113,15 @@ impl Gate {
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let (verified, received) = if check.needs_body() {
-            Box::pin(self.judge(check, received)).await?
+            Box::pin(self.judge(check, received, received_at)).await?
         } else {
-            (check.finish(&[]).map_err(Refusal::Unverified)?, received)
+            let verified = check.finish(&[]);
+            (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
+        // A recheck has no effects, and answering a challenge may have some.
+        if caller.again().is_some_and(|again| again.purpose == Purpose::Recheck) {
+            return Ok(Taken::Rehearsed);
+        }
         if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
             && let Some(answer) = match rule.kind {
                 Challenge::Sns => self.subscribe(source, body)?,
@@ -135,10 +150,13 @@ impl Gate {
         let input = Ask { head, body: &whole, captures: &captures, source, received_at };
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &mut dedupe
-            && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
-        {
-            return Ok(self.known(doors, source, first, body_differs));
+        let now = caller.again().map_or(received_at, |_| ingress.clock.now());
+        if let Some((key, _)) = &mut dedupe {
+            // The window of what comes from quarantine begins now.
+            key.expires_at = key.expires_at.after(now.since(received_at));
+            if let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)? {
+                return Ok(self.known(doors, source, first, body_differs));
+            }
         }
         let key = dedupe.map(|(key, _)| key);
         match self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await? {
@@ -323,6 +341,24 @@ impl Gate {
             self.ingress.duplicates.duplicate(first, body_differs, rule.on_duplicate);
         }
         Taken::Duplicate(first)
+    }
+}
+
+impl Left {
+    /// The refusal of a request whose body was read to its end.
+    pub(super) fn unverified(received: &Received<'_>, received_at: Timestamp, refusal: verify::Refusal) -> Refusal {
+        let body = match &received.content {
+            Content::Whole(bytes) => Some(bytes.clone()),
+            Content::Spooled(_) | Content::Parts(_) => None,
+        };
+        Refusal::Unverified(refusal, Some(Box::new(Self { received_at, body })))
+    }
+}
+
+impl fmt::Debug for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never a body.
+        f.debug_struct("Left").field("received_at", &self.received_at).finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
-use super::challenge::Fault;
+use super::{admit::Left, challenge::Fault};
 use crate::{
     event::EventId,
     expr::EvalError,
@@ -62,7 +62,7 @@ pub(super) enum Refusal {
     #[error("gRPC is not taken")]
     Grpc,
     #[error("the verifier refused the request: {}", .0.as_str())]
-    Unverified(verify::Refusal),
+    Unverified(verify::Refusal, Option<Box<Left>>),
     #[error("the secret segment of the path is wrong")]
     PathSecret,
     #[error("the client's address is not among the source's allow")]
@@ -110,7 +110,7 @@ impl Refusal {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unverified(_) => StatusCode::UNAUTHORIZED,
+            Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NoMemory
             | Self::NoSpool
@@ -135,7 +135,7 @@ impl Refusal {
             Self::Method { .. } => "method_not_allowed",
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
-            Self::Unverified(refusal) => refusal.as_str(),
+            Self::Unverified(refusal, _) => refusal.as_str(),
             Self::PathSecret => "wrong_path_secret",
             Self::Address => "address_not_allowed",
             Self::Certificate => "client_certificate_not_allowed",
@@ -159,7 +159,7 @@ impl Refusal {
     /// What the operator can do about it, if that is known.
     pub(super) const fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Unverified(refusal) => refusal.advice(),
+            Self::Unverified(refusal, _) => refusal.advice(),
             _ => None,
         }
     }
@@ -176,7 +176,7 @@ impl Refusal {
             Self::Method { .. } => RequestResult::MethodNotAllowed,
             Self::TooLarge => RequestResult::TooLarge,
             Self::Grpc => RequestResult::Unsupported,
-            Self::Unverified(_) => RequestResult::Unauthorized,
+            Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory
@@ -212,7 +212,7 @@ impl Refusal {
             Self::Challenge(Fault::Origin) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
-            Self::Unverified(_) => {
+            Self::Unverified(..) => {
                 headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -248,6 +248,8 @@ pub(super) enum Taken {
     Duplicate(EventId),
     /// Answered by the upstream; the id if it was stored.
     Proxied(Option<EventId>, Response<ReplyBody>),
+    /// Nothing: it came from quarantine, to see whether it would be taken. Never reaches a sender.
+    Rehearsed,
     /// A challenge, answered and forgotten.
     Challenged(Response<ReplyBody>),
 }
@@ -256,7 +258,7 @@ impl Taken {
     /// The metric label.
     pub(super) const fn result(&self) -> RequestResult {
         match self {
-            Self::Accepted(_) => RequestResult::Accepted,
+            Self::Accepted(_) | Self::Rehearsed => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
             Self::Challenged(_) => RequestResult::Challenge,
@@ -267,6 +269,7 @@ impl Taken {
     pub(super) fn answer(self, own: Option<&Reply>) -> Response<ReplyBody> {
         match self {
             Self::Accepted(id) => acknowledge(id, StatusCode::ACCEPTED, own),
+            Self::Rehearsed => Response::new(ReplyBody::from(Bytes::new())),
             Self::Duplicate(first) => {
                 let mut response = acknowledge(first, StatusCode::OK, own);
                 response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));

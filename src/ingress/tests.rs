@@ -2,6 +2,7 @@
 
 mod challenges;
 mod fake;
+mod kept;
 mod outside;
 mod wire;
 

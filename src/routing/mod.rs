@@ -23,7 +23,9 @@ pub use guard::{Certificate, CertificateRule, Guard};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };
-pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
+pub use policy::{
+    BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
+};
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{

@@ -187,6 +187,47 @@ pub struct Metrics {
     pub keys_not_fetched: Counter,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
+    /// Requests in quarantine.
+    pub quarantine_entries: Gauge,
+    /// Bytes of the quarantine's files.
+    pub quarantine_bytes: Gauge,
+    /// Refused requests that are not in quarantine (any more), by index of [`QuarantineDrop`].
+    pub quarantine_drops: [Counter; QuarantineDrop::ALL.len()],
+}
+
+/// Why a refused request is not in quarantine (any more); a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuarantineDrop {
+    /// Its client, or all together, sent more than the rate.
+    Rate,
+    /// Its body is larger than `quarantine.max_body`, or could not be read.
+    Unread,
+    /// More waited to be written than the queue may hold.
+    Busy,
+    /// The disk did not take it.
+    Unwritable,
+    /// Newer ones pushed it out.
+    Overflow,
+    /// A file was found damaged at a start: one for each, however many were in it.
+    Damaged,
+}
+
+impl QuarantineDrop {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 6] = [Self::Rate, Self::Unread, Self::Busy, Self::Unwritable, Self::Overflow, Self::Damaged];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Unread => "unread",
+            Self::Busy => "busy",
+            Self::Unwritable => "unwritable",
+            Self::Overflow => "overflow",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// What became of a request at the front door; a metric label.
@@ -300,6 +341,20 @@ pub struct UpstreamMetrics {
 }
 
 impl Metrics {
+    /// The counter of requests that are not in quarantine for this reason.
+    #[must_use]
+    pub const fn quarantine_drop(&self, why: QuarantineDrop) -> &Counter {
+        let [rate, unread, busy, unwritable, overflow, damaged] = &self.quarantine_drops;
+        match why {
+            QuarantineDrop::Rate => rate,
+            QuarantineDrop::Unread => unread,
+            QuarantineDrop::Busy => busy,
+            QuarantineDrop::Unwritable => unwritable,
+            QuarantineDrop::Overflow => overflow,
+            QuarantineDrop::Damaged => damaged,
+        }
+    }
+
     /// The handle of a configured source. Never call with a name from outside.
     #[must_use]
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {

@@ -23,6 +23,7 @@ mod front_door;
 mod log;
 mod operator;
 mod permission;
+mod quarantine;
 mod restart;
 mod routing;
 mod sources_answers;

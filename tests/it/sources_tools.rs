@@ -8,7 +8,7 @@ use stagepost::{
     verify::{OutsideScheme, Proof},
 };
 
-use crate::harness::{Authority, BINARY, Relay, Request, Upstream, cli, cli_with_input, sign, wait_until};
+use crate::harness::{Authority, BINARY, Relay, Request, Upstream, cli, cli_with_input, sign, wait_for, wait_until};
 
 const SECRET: &str = "a-secret-of-the-tests";
 
@@ -167,6 +167,29 @@ fn an_event_is_verified_again_while_the_instance_runs_and_when_it_has_stopped() 
     assert_eq!(stopped.json()["verifies"], true);
     let nothing = cli(relay.directory(), &["verify-signature", "01KDYAK3SF0000000000000001"]);
     assert_eq!(nothing.code, 66, "{nothing:?}");
+}
+
+#[test]
+fn a_request_in_quarantine_is_explained_by_its_id() {
+    let mut relay = github_relay();
+    let signature = format!("sha256={}", sign(SECRET, b"{\"a\":1}"));
+    let changed = Request::post("/in", "{\"a\": 1}").header("X-Hub-Signature-256", signature);
+    assert_eq!(relay.send(&changed).status, 401);
+    let kept = wait_for("the request is in quarantine", || {
+        relay.cli(&["quarantine", "--json"]).done().lines().first().cloned()
+    });
+    let id = kept["id"].as_str().unwrap();
+    for is_running in [true, false] {
+        let told = match is_running {
+            true => relay.cli(&["verify-signature", id]),
+            false => {
+                relay.stop();
+                cli(relay.directory(), &["verify-signature", id])
+            }
+        };
+        assert_eq!(told.code, 1, "{told:?}");
+        assert!(told.out.contains("parsed and written again, compact"), "{told:?}");
+    }
 }
 
 #[test]

@@ -283,6 +283,13 @@ pub(crate) fn table(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Table {
             body_memory: 1,
             spool_size: 1,
             trusted_proxies: Vec::new(),
+            quarantine: crate::routing::QuarantinePolicy {
+                max_size: 1 << 20,
+                max_body: 64 << 10,
+                rate: 20,
+                total_rate: 1 << 20,
+                unmatched: crate::routing::Unmatched::Refuse,
+            },
         },
     })
 }
