@@ -36,12 +36,13 @@ pub(super) fn init(args: &InitArgs, host: &dyn Host, terminal: &mut Terminal<'_>
     if !secrets.is_empty() {
         writeln!(terminal.out, "\nIn the environment of Stagepost, before it starts: {}", secrets.join(", "))?;
     }
+    writeln!(terminal.out)?;
     for line in text.lines().filter(|line| line.contains("# yours:")) {
         if !(line.starts_with("public_url") && args.public_url.is_some()) {
             writeln!(terminal.out, "Yours to set in {file}: {}", escaped(line.trim()))?;
         }
     }
-    writeln!(terminal.out, "\nThen: stagepost check --config {file} && stagepost run --config {file}")?;
+    writeln!(terminal.out, "Then: stagepost check --config {file} && stagepost run --config {file}")?;
     if args.no_wait {
         return Ok(Exit::Done);
     }

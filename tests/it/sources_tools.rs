@@ -1,6 +1,9 @@
 //! The tools for sources: `send`, `verify-signature`, `init`.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use stagepost::{
@@ -8,7 +11,7 @@ use stagepost::{
     verify::{OutsideScheme, Proof},
 };
 
-use crate::harness::{Authority, BINARY, Relay, Request, Upstream, cli, cli_with_input, sign, wait_for, wait_until};
+use crate::harness::{Authority, BINARY, Relay, Request, Upstream, cli, cli_with_input, sign, wait_for};
 
 const SECRET: &str = "a-secret-of-the-tests";
 
@@ -274,30 +277,48 @@ fn init_writes_what_serves_says_what_to_do_and_sees_the_first_delivery() {
     assert_eq!(written.status.code(), Some(0), "{written:?}");
     assert!(said.contains("https://hooks.example.com/hooks/github") && said.contains("GITHUB_SECRET"), "{said}");
 
-    let waiting = init(relay.directory(), &["github", "--to", &url, "--force"])
+    let said = first_delivery(&mut relay, "github", "GITHUB_SECRET", &url, |_| {});
+    assert!(said.contains("The first event came: ") && said.contains("type issues.opened"), "{said}");
+    assert!(said.contains("It was delivered.") && !said.contains("challenge"), "{said}");
+}
+
+/// Runs `init` until it has seen a delivery; gives what it said while it waited.
+fn first_delivery(relay: &mut Relay, preset: &str, name: &str, url: &str, before: impl Fn(&Relay)) -> String {
+    let mut waiting = init(relay.directory(), &[preset, "--to", url, "--force"])
         .env("LISTEN", "127.0.0.1:0")
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    relay.environment("GITHUB_SECRET", SECRET);
+    relay.environment(name, SECRET);
     relay.environment("LISTEN", "127.0.0.1:0");
-    // The file is written again, whole; wait for it before it is read.
-    wait_until("the configuration is written", || {
-        std::fs::read_to_string(relay.directory().join("stagepost.toml"))
-            .is_ok_and(|text| text.contains("[upstream.app]"))
-    });
+    let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // It writes the file anew, and is done with it when it waits.
+    assert!(lines.any(|line| line.starts_with("Waiting for the first event")));
     relay.run();
+    before(relay);
     let mut send = Command::new(BINARY);
     let to = format!("http://{}", relay.address());
-    send.current_dir(relay.directory()).env("GITHUB_SECRET", SECRET).env("LISTEN", "127.0.0.1:0");
-    let sent = send.args(["send", "--source", "github", "--to", &to]).output().unwrap();
+    send.current_dir(relay.directory()).env(name, SECRET).env("LISTEN", "127.0.0.1:0");
+    let sent = send.args(["send", "--source", preset, "--to", &to]).output().unwrap();
     assert_eq!(sent.status.code(), Some(0), "{sent:?}");
-    let ended = waiting.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(said.contains("The first event came: ") && said.contains("type issues.opened"), "{said}");
-    assert!(said.contains("It was delivered."), "{said}");
+    let said: Vec<String> = lines.collect();
+    let said = said.join("\n");
+    assert_eq!(waiting.wait().unwrap().code(), Some(0), "{said}");
+    said
+}
+
+#[test]
+fn init_sees_the_challenge_also_where_it_lacks_the_secret_itself() {
+    let upstream = Upstream::start();
+    let mut relay = Relay::stopped("");
+    let said = first_delivery(&mut relay, "dropbox", "DROPBOX_APP_SECRET", &upstream.url(), |relay| {
+        assert_eq!(relay.send(&Request::get("/hooks/dropbox?challenge=abc")).status, 200);
+        assert_eq!(relay.send(&Request::post("/hooks/dropbox", "{}")).status, 401);
+    });
+    for line in ["A challenge was answered.", "A request was refused: missing_signature", "It was delivered."] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 }
 
 #[test]
