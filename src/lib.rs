@@ -20,6 +20,7 @@ pub mod log;
 pub mod preset;
 pub mod quarantine;
 pub mod routing;
+pub mod schema;
 pub mod state;
 pub mod telemetry;
 pub mod verify;

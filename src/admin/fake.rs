@@ -52,6 +52,9 @@ impl Log for FakeLog {
     fn append(&self, append: Append) {
         append.done.answer(Err(AppendError::Closed));
     }
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
     fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }

@@ -57,6 +57,21 @@ pub struct Line<D = Delivery> {
     pub sha256: String,
     pub state: String,
     pub deliveries: Vec<D>,
+    /// Of an item of a batch: the id of the batch. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Which item of the batch, from 0. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Whose event it is, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The first violation of the source's schema. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violation: Option<String>,
+    /// What was noticed about it at the door, in words. Absent if nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// A delivery in `log --json`.
@@ -324,6 +339,7 @@ pub struct Query {
 /// One line of the answer to [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "almost all of them are events, and none waits anywhere")]
 pub enum Reply {
     /// An event.
     Event(Line),
@@ -560,6 +576,11 @@ mod tests {
                 reason: None,
                 due_at: Some(Timestamp::from_millis(1_767_323_046_000)),
             }],
+            parent: None,
+            item: None,
+            tenant: None,
+            violation: None,
+            tags: Vec::new(),
         };
         let expected = concat!(
             r#"{"id":"ID","received_at":"2026-01-02T03:04:05.678Z","source":"stripe","type":null,"method":"POST","#,
@@ -569,5 +590,9 @@ mod tests {
         let json = serde_json::to_string(&line).unwrap();
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
+        let item = Line { parent: Some("BATCH".into()), item: Some(2), violation: Some("/a: wrong".into()), ..line };
+        let json = serde_json::to_string(&item).unwrap();
+        assert!(json.ends_with(r#"],"parent":"BATCH","item":2,"violation":"/a: wrong"}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), item);
     }
 }

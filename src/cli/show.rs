@@ -194,6 +194,22 @@ fn page(show: &Show, colours: bool) -> String {
     }
     line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
     line("State", &state(&event.state, 0, colours));
+    if let Some(parent) = &event.parent {
+        let item = event.item.map_or(String::new(), |item| format!("item {item} of "));
+        line("Batch", &format!("{item}{}", escaped(parent)));
+    }
+    if let Some(tenant) = &event.tenant {
+        line("Tenant", &escaped(tenant));
+    }
+    if let Some(version) = &show.schema_version {
+        line("Schema", &format!("version {}", escaped(version)));
+    }
+    if let Some(violation) = &event.violation {
+        line("Violation", &escaped(violation));
+    }
+    if !event.tags.is_empty() {
+        line("Tags", &escaped(&event.tags.join(", ")));
+    }
     if show.duplicates > 0 {
         line("Duplicates", &show.duplicates.to_string());
     }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
 
+mod batch;
 mod build;
 mod context;
 mod door;

@@ -52,7 +52,9 @@ impl Gate {
         }
         let fits = |bytes: &&Bytes| bytes.len() as u64 <= policy.max_body;
         let (received_at, body) = match refusal {
-            Refusal::Unverified(_, Some(left)) => (left.received_at, left.body.as_ref().filter(fits).cloned()),
+            Refusal::Unverified(_, Some(left)) | Refusal::Schema { keep: Some(left), .. } => {
+                (left.received_at, left.body.as_ref().filter(fits).cloned())
+            }
             // `100 Continue` is for those whose path, method and length are accepted.
             Refusal::NotFound | Refusal::PathSecret if head.headers.contains_key(header::EXPECT) => {
                 return quarantine.dropped(QuarantineDrop::Unread);
@@ -144,6 +146,7 @@ pub(super) fn is_kept(refusal: &Refusal, head: &Parts, source: Option<&Arc<Sourc
             _,
         ) => false,
         Refusal::Unverified(..) => source.is_some_and(|source| source.quarantine),
+        Refusal::Schema { keep, .. } => keep.is_some(),
         // A wrong secret path segment is treated like a path that nobody has, so that no sender can tell them apart.
         Refusal::NotFound | Refusal::PathSecret => {
             table.limits.quarantine.unmatched == Unmatched::Store && !holds_secret(table, head.uri.path())

@@ -16,6 +16,7 @@ mod challenge;
 mod client;
 mod door;
 mod head;
+mod items;
 mod kept;
 mod outside;
 mod proxy;

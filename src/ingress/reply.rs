@@ -24,6 +24,7 @@ use crate::{
     keys::KeysError,
     log::{AppendError, ReadError},
     routing::Reply,
+    schema::Violation,
     telemetry::RequestResult,
     verify,
 };
@@ -61,6 +62,14 @@ pub(super) enum Refusal {
     TooLarge,
     #[error("gRPC is not taken")]
     Grpc,
+    #[error("the batch has more items than the source's max_items, or its items and their headers are too large")]
+    TooManyItems,
+    #[error("the source's schema does not accept the body: {violation}")]
+    Schema {
+        violation: Violation,
+        /// What is to be kept in quarantine.
+        keep: Option<Box<Left>>,
+    },
     #[error("the verifier refused the request: {}", .0.as_str())]
     Unverified(verify::Refusal, Option<Box<Left>>),
     #[error("the secret segment of the path is wrong")]
@@ -108,7 +117,8 @@ impl Refusal {
                 StatusCode::BAD_REQUEST
             }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::TooManyItems => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Schema { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -136,6 +146,8 @@ impl Refusal {
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
             Self::Unverified(refusal, _) => refusal.as_str(),
+            Self::TooManyItems => "too_many_items",
+            Self::Schema { .. } => "schema",
             Self::PathSecret => "wrong_path_secret",
             Self::Address => "address_not_allowed",
             Self::Certificate => "client_certificate_not_allowed",
@@ -174,7 +186,8 @@ impl Refusal {
             Self::Challenge(Fault::Malformed) => RequestResult::Malformed,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody => RequestResult::Malformed,
             Self::Method { .. } => RequestResult::MethodNotAllowed,
-            Self::TooLarge => RequestResult::TooLarge,
+            Self::TooLarge | Self::TooManyItems => RequestResult::TooLarge,
+            Self::Schema { .. } => RequestResult::Unprocessable,
             Self::Grpc => RequestResult::Unsupported,
             Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
@@ -195,7 +208,8 @@ impl Refusal {
     pub(super) fn answer(&self, close: bool, scheme: &str, jitter: &Jitter) -> Response<ReplyBody> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
-        let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}}}"#, status.as_u16());
+        let detail = self.detail();
+        let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}{detail}}}"#, status.as_u16());
         let mut response = Response::new(ReplyBody::from(Bytes::from(problem)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -222,6 +236,16 @@ impl Refusal {
             _ => {}
         }
         response
+    }
+
+    /// What the sender is told beyond the status, as a member of the problem.
+    fn detail(&self) -> String {
+        let text = match self {
+            Self::Schema { violation, .. } => violation.as_str(),
+            Self::TooManyItems => "the batch has more items than are taken at once; send smaller batches",
+            _ => return String::new(),
+        };
+        serde_json::to_string(text).map_or_else(|_| String::new(), |text| format!(r#","detail":{text}"#))
     }
 
     /// Whether the connection can't go on after this answer, whatever is left of the request.

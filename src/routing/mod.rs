@@ -2,6 +2,7 @@
 //!
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
+mod batch;
 mod challenge;
 mod changes;
 mod guard;
@@ -17,6 +18,7 @@ mod tests;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
@@ -26,7 +28,7 @@ pub use pattern::{
 pub use policy::{
     BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
 };
-pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, Numbering};
+pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern,
-    QuarantinePolicy, Reply, RetryPolicy,
+    QuarantinePolicy, Reply, RetryPolicy, SchemaRule, SplitRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -58,6 +58,10 @@ pub struct Source {
     pub event_type: Option<KeySelector>,
     /// Types that are counted under their own name; any other is `other`.
     pub types: Vec<Box<str>>,
+    /// A batch becomes one event for each item.
+    pub split: Option<SplitRule>,
+    /// What is asked of bodies, or of items.
+    pub schema: Option<SchemaRule>,
     /// In place of the default answer.
     pub reply: Option<Reply>,
     /// Bytes.
@@ -91,6 +95,8 @@ impl Source {
             dedupe: None,
             event_type: None,
             types: Vec::new(),
+            split: None,
+            schema: None,
             reply: None,
             max_body: 10 << 20,
             record_safe: true,

@@ -249,11 +249,12 @@ pub enum RequestResult {
     UpstreamFailed,
     Disconnected,
     Challenge,
+    Unprocessable,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -269,6 +270,7 @@ impl RequestResult {
         Self::UpstreamFailed,
         Self::Disconnected,
         Self::Challenge,
+        Self::Unprocessable,
     ];
 
     /// The label.
@@ -290,6 +292,7 @@ impl RequestResult {
             Self::UpstreamFailed => "upstream_failed",
             Self::Disconnected => "disconnected",
             Self::Challenge => "challenge",
+            Self::Unprocessable => "unprocessable",
         }
     }
 }
@@ -305,6 +308,10 @@ pub struct SourceMetrics {
     pub duplicates: Counter,
     /// Requests whose dedupe key was missing, null, empty or no scalar.
     pub without_key: Counter,
+    /// Violations of the source's schema.
+    pub violations: Counter,
+    /// Bodies that were to be split and are no batch.
+    pub unsplit: Counter,
     /// Gaps in the numbers of the sender's events.
     pub gaps: Counter,
     /// Numbers that are missing now.

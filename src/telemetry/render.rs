@@ -123,6 +123,15 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     for (source, metrics) in all {
         out.sample("stagepost_without_key_total", &[("source", source)], metrics.without_key.get());
     }
+    let violations = "Violations of the source's schema: bodies, or items of batches.";
+    out.family("stagepost_schema_violations_total", "counter", violations);
+    for (source, metrics) in all {
+        out.sample("stagepost_schema_violations_total", &[("source", source)], metrics.violations.get());
+    }
+    out.family("stagepost_unsplit_total", "counter", "Bodies that were to be split and are no batch: stored whole.");
+    for (source, metrics) in all {
+        out.sample("stagepost_unsplit_total", &[("source", source)], metrics.unsplit.get());
+    }
     out.family("stagepost_gaps_total", "counter", "Gaps in the numbers of senders who count their events.");
     for (source, metrics) in all {
         out.sample("stagepost_gaps_total", &[("source", source)], metrics.gaps.get());

@@ -15,6 +15,7 @@ mod harness;
 
 mod admin;
 mod bad_input;
+mod batches;
 mod config;
 mod delivery;
 mod disk;

@@ -295,3 +295,27 @@ fn ten_thousand_forged_posts_leave_the_ring_within_its_limit_and_honest_senders_
     assert_eq!(series(&relay), before, "nobody outside adds a metric");
     assert_eq!(relay.events().len(), stored + 20);
 }
+
+#[test]
+fn what_a_schema_refused_is_judged_by_the_schema_of_today_and_admitted_item_by_item() {
+    let config = "[source.s]\npath = \"/in\"\nto = []\nsplit = true\n[source.s.schema]\nfile = \"a.schema.json\"\n\
+                  on_violation = \"quarantine\"\n";
+    let mut relay = Relay::stopped(config);
+    relay.write("a.schema.json", r#"{"required": ["amount"]}"#);
+    relay.run();
+    assert_eq!(relay.send(&Request::post("/in", r#"[{"amount":1},{"total":2}]"#)).status, 422);
+    let kept = relay.wait_for_kept(1);
+    assert_eq!(kept[0]["reason"], "schema");
+    assert_eq!(relay.quarantine(&["recheck", "--json"]).lines()[0]["why"], "schema");
+    let violations = "stagepost_schema_violations_total{source=\"s\"}";
+    assert_eq!(relay.metric(violations), 1.0, "a recheck counts nothing");
+
+    relay.write("a.schema.json", "{}");
+    relay.cli(&["reload"]).done();
+    assert_eq!(relay.quarantine(&["recheck", "--json"]).lines()[0]["result"], "verified");
+    assert!(relay.events().is_empty(), "a recheck admits nothing");
+    relay.quarantine(&["recheck", "--admit", "--all"]).done();
+    let items: Vec<Value> = relay.events().iter().map(|event| event["item"].clone()).collect();
+    assert_eq!(items, [json!(1), json!(0)]);
+    relay.wait_for_kept(0);
+}

@@ -75,6 +75,9 @@ impl Log for FakeLog {
         append.done.answer(Ok(Appended::Appended(EventId { time: append.time, pos })));
         self.attempted.send_modify(|all| all.push((seq, attempted)));
     }
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
     fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }

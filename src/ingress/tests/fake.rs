@@ -122,6 +122,10 @@ impl Log for FakeLog {
         }
     }
 
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
+
     fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         self.older.lock().unwrap().map_err(|()| ReadError::Missing(0))
     }
