@@ -32,6 +32,7 @@ mod sources_challenges;
 mod sources_door;
 mod sources_outside;
 mod sources_path;
+mod sources_tools;
 mod systemd;
 mod tenants;
 mod tls;
