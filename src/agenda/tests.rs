@@ -28,6 +28,7 @@ use crate::{
 
 mod again;
 mod door;
+mod refused;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
 

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     event::Seq,
-    log::{Acked, Append, AppendError, Class, Done, Entry, NewEntry, ReadError, read_body},
+    log::{Acked, Append, AppendError, Class, Done, Entry, Kind, NewEntry, ReadError, read_body},
     state::{Forgetting, Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
 };
 
@@ -321,15 +321,20 @@ impl Work {
         self.refills.extend(effects.refill);
     }
 
-    /// Offers an entry to the log, after all that were offered before it: a plan never overtakes the deaths it rests on.
+    /// Offers an entry to the log, after all that were offered before it.
     fn offer(&mut self, entry: NewEntry) {
         if !self.held_back.is_empty() || !self.try_offer(&entry) {
             self.held_back.push_back(entry);
         }
     }
 
-    /// False if the log's queue is full, which it says at once.
+    /// False if it has to wait: the log has no room, or it is a plan that rests on deaths the log may yet refuse, and
+    /// that must not overtake them.
     fn try_offer(&mut self, entry: &NewEntry) -> bool {
+        let is_death = |offered: &Offered| offered.entry.kind == Kind::Attempted;
+        if entry.kind == Kind::Planned && self.offered.iter().any(is_death) {
+            return false;
+        }
         let (done, mut answer) = Done::channel();
         self.shared.deps.log.append(Append {
             parts: Vec::new(),
@@ -340,7 +345,7 @@ impl Work {
             done,
         });
         match answer.try_recv() {
-            Ok(Err(AppendError::Busy)) => return false,
+            Ok(Err(AppendError::Busy | AppendError::Full)) => return false,
             Ok(Err(why)) => error!(%why, kind = ?entry.kind, "the log did not take an entry of the agenda"),
             Ok(Ok(_)) | Err(TryRecvError::Closed) => {}
             Err(TryRecvError::Empty) => self.offered.push_back(Offered { entry: entry.clone(), answer }),
@@ -348,25 +353,27 @@ impl Work {
         true
     }
 
-    /// Looks after what was offered to the log; what it refused for a passing reason is offered again.
+    /// Looks after what was offered to the log; what it refused for a passing reason is offered again, before what
+    /// waits behind it.
     fn offer_again(&mut self) {
-        while let Some(entry) = self.held_back.pop_front() {
-            if !self.try_offer(&entry) {
-                self.held_back.push_front(entry);
-                break;
-            }
-        }
-        for _ in 0..self.offered.len() {
-            let Some(mut offered) = self.offered.pop_front() else { break };
+        let mut refused = Vec::new();
+        while let Some(mut offered) = self.offered.pop_front() {
             match offered.answer.try_recv() {
                 Err(TryRecvError::Empty) => {
                     // Answers come in order: those behind have none yet either.
                     self.offered.push_front(offered);
                     break;
                 }
-                Ok(Err(AppendError::Busy | AppendError::Full)) => self.offer(offered.entry),
+                Ok(Err(AppendError::Busy | AppendError::Full)) => refused.push(offered.entry),
                 Ok(Err(why)) => error!(%why, kind = ?offered.entry.kind, "the log did not take an entry of the agenda"),
                 Ok(Ok(_)) | Err(TryRecvError::Closed) => {}
+            }
+        }
+        refused.into_iter().rev().for_each(|entry| self.held_back.push_front(entry));
+        while let Some(entry) = self.held_back.pop_front() {
+            if !self.try_offer(&entry) {
+                self.held_back.push_front(entry);
+                break;
             }
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct TestLog {
     /// So many reads fail as they do when the system does not read, and how many did.
     failing: AtomicU64,
     failed: AtomicU64,
+    /// So many entries of this kind are refused as on a full disk, every second one after a while.
+    refusing: Mutex<Option<(Kind, u64)>>,
 }
 
 /// Sequence numbers have gaps.
@@ -35,6 +37,11 @@ const STRIDE: u64 = 3;
 impl TestLog {
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Refuses the next entries of a kind, as on a full disk.
+    pub(crate) fn refuse(&self, kind: Kind, count: u64) {
+        *self.refusing.lock().unwrap() = Some((kind, count));
     }
 
     pub(crate) fn at(&self, time: Timestamp) {
@@ -195,6 +202,14 @@ fn attempt(number: u32) -> Attempt {
 
 impl Log for TestLog {
     fn append(&self, append: Append) {
+        if let Some((kind, left)) = &mut *self.refusing.lock().unwrap()
+            && append.entry.kind == *kind
+            && *left > 0
+        {
+            *left -= 1;
+            let refuse = move || append.done.answer(Err(AppendError::Full));
+            return if *left % 2 == 0 { drop(std::thread::spawn(refuse)) } else { refuse() };
+        }
         let seq = self.put(append.entry.kind, append.entry.payload);
         let entry = self.read(seq).unwrap();
         let id = entry.id();
