@@ -17,7 +17,7 @@ use super::{
     limits,
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
-    secret_path,
+    secret_path, select,
 };
 use crate::{
     clock::Timestamp,
@@ -335,6 +335,11 @@ impl Gate {
         let Some(rule) = &input.source.dedupe else { return Ok(None) };
         if rule.on_duplicate == OnDuplicate::Accept {
             return Ok(None);
+        }
+        if let Some(plain) = select::undisguised(input)
+            && let Ok(Some(key)) = Box::pin(self.select(&rule.key, &Ask { head: &plain, ..*input })).await
+        {
+            return Ok(Some(key));
         }
         match self.select(&rule.key, input).await {
             Err(error @ EvalError::Unavailable(_)) => Err(Refusal::Key(error)),

@@ -15,7 +15,7 @@ use super::reply::{Refusal, ReplyBody};
 use crate::{
     clock::Timestamp,
     routing::{Challenge, ChallengeRule, Source},
-    verify::{Head, hmac_sha256, matching},
+    verify::{self, Head, hmac_sha256, matching},
 };
 
 /// The longest value that is echoed, in bytes.
@@ -125,6 +125,10 @@ pub(super) fn of_body(rule: &ChallengeRule, head: &Parts, body: &[u8]) -> Result
                 Some(1) => Some(json(&serde_json::json!({ "type": 1 }))),
                 _ => None,
             })
+        }
+        // The same secret signs events and, for whoever asks, tokens: what could be such a token is no event.
+        Challenge::X if std::str::from_utf8(body).is_ok_and(|text| signable(text).is_ok()) => {
+            Err(Refusal::Unverified(verify::Refusal::BadSignature, None))
         }
         Challenge::GoogleCalendar => {
             Ok((only(&head.headers, &GOOGLE_STATE)? == Some("sync")).then(|| empty(StatusCode::OK)))

@@ -235,6 +235,30 @@ async fn a_duplicate_is_answered_200_with_the_first_id_and_reported() {
 }
 
 #[tokio::test]
+async fn headers_that_nobody_signed_do_not_hide_the_key_of_a_resent_body() {
+    let door = Door::open();
+    let body = r#"{"id":"evt_1"}"#;
+    door.ask(post("/keyed", body)).await;
+    let first = door.log.key(0).unwrap().fingerprint;
+    let disguises = [
+        ("content-encoding", "gzip"),
+        ("content-encoding", "unheard-of"),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    for (index, (name, value)) in disguises.into_iter().enumerate() {
+        let mut request = post("/keyed", body);
+        request.headers_mut().insert(name, value.parse().unwrap());
+        door.ask(request).await;
+        assert_eq!(door.log.key(index + 1).map(|key| key.fingerprint), Some(first), "{name}: {value}");
+    }
+    let mut form = post("/keyed", "id=evt_1");
+    form.headers_mut().insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+    form.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    door.ask(form).await;
+    assert_eq!(door.log.key(4).map(|key| key.fingerprint), Some(first), "a form");
+}
+
+#[tokio::test]
 async fn an_older_duplicate_is_found_before_the_append_and_unreadable_keys_are_503() {
     let door = Door::open();
     door.ask(post("/open", "first")).await;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    verify::{KeyDocument, Place, Wanted},
+    verify::{KeyDocument, Place, Publisher, Wanted},
 };
 
 /// What is to be done for somebody who wants a document.
@@ -30,8 +30,8 @@ pub(super) struct Cache {
     entries: HashMap<Place, Entry>,
     /// Counts looks, for who was used last.
     looks: u64,
-    /// When the present minute began, and how many new places were asked in it.
-    minute: (Timestamp, u32),
+    /// For each publisher: when the present minute began, and how many new places were asked in it.
+    minutes: HashMap<Publisher, (Timestamp, u32)>,
 }
 
 #[derive(Default)]
@@ -69,10 +69,11 @@ impl Cache {
         self.looks += 1;
         let looks = self.looks;
         let mut old = None;
-        let mut is_new = true;
+        // Google's place is not told by a sender, so that nobody can make others up.
+        let mut is_new = wanted.publisher != Publisher::Google;
         if let Some(entry) = self.entries.get_mut(&wanted.place) {
             entry.used = looks;
-            is_new = entry.held.is_none();
+            is_new &= entry.held.is_none();
             let held = entry.held.as_ref().filter(|held| now < held.usable_until);
             let lacks = |held: &Held| wanted.kid.as_deref().is_some_and(|kid| !held.document.has(kid));
             match held {
@@ -98,7 +99,7 @@ impl Cache {
                 return Look::Ready(Err(error));
             }
         }
-        if !self.may_ask(is_new, now, settings) {
+        if !self.may_ask(is_new.then_some(wanted.publisher), now, settings) {
             return Look::Ready(old.map_or_else(|| Err(KeysError::Busy(wanted.place.shown())), Ok));
         }
         let (tell, flight) = watch::channel(None);
@@ -143,18 +144,19 @@ impl Cache {
         outcome
     }
 
-    /// Whether one more may be got now.
-    fn may_ask(&mut self, is_new: bool, now: Timestamp, settings: &Settings) -> bool {
+    /// Whether one more may be got now; `new` says whose it is if its place was told by a sender.
+    fn may_ask(&mut self, new: Option<Publisher>, now: Timestamp, settings: &Settings) -> bool {
         let under_way = self.entries.values().filter(|entry| entry.is_in_flight()).count();
         if under_way >= settings.max_fetches {
             return false;
         }
-        let (begun, asked) = &mut self.minute;
+        let Some(publisher) = new else { return true };
+        let (begun, asked) = self.minutes.entry(publisher).or_default();
         if now >= begun.after(Duration::from_secs(60)) {
             (*begun, *asked) = (now, 0);
         }
-        let allowed = !is_new || *asked < NEW_PER_MINUTE;
-        *asked += u32::from(is_new && allowed);
+        let allowed = *asked < NEW_PER_MINUTE;
+        *asked += u32::from(allowed);
         allowed
     }
 

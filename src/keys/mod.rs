@@ -52,7 +52,8 @@ pub const FAILED_FOR: Duration = Duration::from_secs(10);
 pub const FRESH_MIN: Duration = Duration::from_secs(5 * 60);
 /// How many places that gave no document are remembered.
 pub const FAILURES_MAX: usize = 64;
-/// How many places without a document are asked in a minute, all senders together: their addresses come from outside.
+/// How many places of one publisher without a document are asked in a minute, all senders together: their addresses come
+/// from outside.
 pub const NEW_PER_MINUTE: u32 = 60;
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;

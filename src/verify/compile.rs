@@ -222,7 +222,7 @@ fn named(
             Part::Method => Piece::Field(Field::Method),
             Part::Url => Piece::Field(Field::Url),
             Part::HubSpotUrl => Piece::Field(Field::HubSpotUrl),
-            Part::Header(header) => Piece::Field(Field::Header(name(header)?)),
+            Part::Header(header) => Piece::Field(Field::Id(name(header)?)),
         };
         if past_body { after.push(piece) } else { before.push(piece) }
     }
@@ -308,7 +308,7 @@ fn key(primitive: Primitive, form: KeyForm, secret: &Secret) -> Result<Key, Sett
     let checker = match form {
         KeyForm::Text => mac(text),
         KeyForm::Ascii { min, max } => {
-            let fits = (min..=max).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
+            let fits = (min..=max).contains(&text.len()) && text.iter().all(|byte| matches!(byte, b' '..=b'~'));
             fits.then(|| mac(text))
                 .ok_or_else(|| refuse("is not of 10 to 100 ASCII characters: the provider takes no other"))?
         }

@@ -138,18 +138,30 @@ impl SignatureRule {
         headers.contains_key(&self.name)
     }
 
+    /// Every header of a family that is there; the first may be missing, since keys are removed one by one.
+    fn read_family(&self, headers: &HeaderMap, others: &[HeaderName]) -> Result<Signatures, Refusal> {
+        let mut found = Found::default();
+        let mut is_missing = true;
+        for name in std::iter::once(&self.name).chain(others).filter(|name| headers.contains_key(*name)) {
+            is_missing = false;
+            let signature = self.decode(Kind::Mac, one(headers, name)?);
+            signature.map(|signature| found.push(signature)).transpose()?;
+        }
+        if is_missing { Err(Refusal::MissingSignature) } else { found.signatures() }
+    }
+
     pub(super) fn read<'h>(&self, headers: &'h HeaderMap) -> Result<Presented<'h>, Refusal> {
-        let value = one(headers, &self.name)?;
+        let value = || one(headers, &self.name);
         let mut timestamp = None;
         let signatures = match &self.grammar {
             Grammar::Whole { prefix, kind } => {
-                let text = self.without_prefix(value, prefix).ok_or(Refusal::MalformedSignature)?;
+                let text = self.without_prefix(value()?, prefix).ok_or(Refusal::MalformedSignature)?;
                 let first = self.decode(*kind, text).ok_or(Refusal::MalformedSignature)?;
                 Signatures { first, others: Vec::new() }
             }
             Grammar::Pairs { separator, wanted, timestamp: key } => {
                 let mut found = Found::default();
-                for (name, text) in pairs(value, *separator, b'=') {
+                for (name, text) in pairs(value()?, *separator, b'=') {
                     if *name == **wanted {
                         self.decode(Kind::Mac, text).map(|signature| found.push(signature)).transpose()?;
                     } else if key.as_ref().is_some_and(|key| **key == *name) && timestamp.replace(text).is_some() {
@@ -160,7 +172,7 @@ impl SignatureRule {
             }
             Grammar::Versions { mac, public } => {
                 let mut found = Found::default();
-                for (version, text) in pairs(value, b' ', b',') {
+                for (version, text) in pairs(value()?, b' ', b',') {
                     let kind = match version {
                         _ if *version == **mac => Kind::Mac,
                         _ if *version == **public => Kind::Public,
@@ -170,15 +182,7 @@ impl SignatureRule {
                 }
                 found.signatures()?
             }
-            Grammar::Family { others } => {
-                let mut found = Found::default();
-                self.decode(Kind::Mac, value).map(|signature| found.push(signature)).transpose()?;
-                for name in others.iter().filter(|name| headers.contains_key(*name)) {
-                    let signature = self.decode(Kind::Mac, one(headers, name)?);
-                    signature.map(|signature| found.push(signature)).transpose()?;
-                }
-                found.signatures()?
-            }
+            Grammar::Family { others } => self.read_family(headers, others)?,
         };
         Ok(Presented { signatures, timestamp })
     }

@@ -16,6 +16,7 @@ use super::{
     Whole,
     compile::millis,
     grammar::{Grammar, Kind, Signature, SignatureRule, Written},
+    headers::is_form,
     mac::Mac,
     sign::object,
     timestamp::{Place, TimestampRule},
@@ -113,7 +114,7 @@ impl Special for MailgunRecipe {
         mac.update(timestamp.as_bytes());
         mac.update(token.as_bytes());
         let signature = hex::encode(mac.finish().as_slice());
-        let body = if is_form(&sample.head()) {
+        let body = if is_form(sample.headers) {
             let form = String::from_utf8_lossy(sample.body);
             let between = if form.is_empty() { "" } else { "&" };
             format!("{form}{between}timestamp={timestamp}&token={token}&signature={signature}")
@@ -127,13 +128,8 @@ impl Special for MailgunRecipe {
     }
 
     fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
-        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head) })))
+        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head.headers) })))
     }
-}
-
-fn is_form(head: &Head<'_>) -> bool {
-    let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], http::HeaderValue::as_bytes);
-    kind.to_ascii_lowercase().starts_with(b"application/x-www-form-urlencoded")
 }
 
 impl Whole for Waiting {

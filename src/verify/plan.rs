@@ -52,7 +52,7 @@ pub struct Plan {
     pub signed: &'static [Part],
     /// How fresh a request must be.
     pub timestamp: Option<TimestampPlan>,
-    /// If the signature header is missing: the same with header names that begin with the second text where they begin
+    /// If none of the headers that are signed or carry signature or timestamp is there: the same with header names that begin with the second text where they begin
     /// with the first.
     pub renamed: Option<(&'static str, &'static str)>,
     /// What `algorithm` in the configuration may choose instead, in so many words.
@@ -79,7 +79,7 @@ pub enum Primitive {
 pub enum KeyForm {
     /// The text as it stands.
     Text,
-    /// The text as it stands; so many characters, all of them printable ASCII without space.
+    /// The text as it stands; so many characters, all of them printable ASCII.
     Ascii {
         /// At least.
         min: usize,
@@ -162,7 +162,7 @@ pub enum Part {
     Url,
     /// The same after `HubSpot`'s decoding.
     HubSpotUrl,
-    /// A header that must stand there once.
+    /// A header that must stand there once and hold an id: letters, digits and `-_.:=+/~@|`, at most 256.
     Header(&'static str),
 }
 

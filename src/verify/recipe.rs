@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
@@ -22,6 +22,9 @@ use super::{
 };
 use crate::clock::Timestamp;
 
+/// The longest id that a preset takes in a signed header, in bytes.
+const ID_BYTES_MAX: usize = 256;
+
 /// How one source's requests are checked.
 pub(super) struct Recipe {
     pub(super) scheme: &'static str,
@@ -34,7 +37,7 @@ pub(super) struct Recipe {
     pub(super) after: Box<[Piece]>,
     /// Where pieces speak of the URL.
     pub(super) url: Option<PublicUrl>,
-    /// What holds if the request does not have the signature header: the same with other header names.
+    /// What holds if the request has none of the recipe's own headers: the same with other header names.
     pub(super) fallback: Option<Arc<Recipe>>,
 }
 
@@ -73,6 +76,8 @@ pub(super) enum Piece {
 pub(super) enum Field {
     Timestamp,
     Header(HeaderName),
+    /// A header that holds an id: see [`is_id`].
+    Id(HeaderName),
     Method,
     Path,
     Query,
@@ -107,7 +112,7 @@ impl Recipe {
     /// Judges the head and begins to hash.
     pub(super) fn begin(self: &Arc<Self>, head: &Head<'_>, now: Timestamp) -> Result<Begun, Refusal> {
         if let Some(fallback) = &self.fallback
-            && !self.signature.is_present(head.headers)
+            && !self.speaks(head.headers)
         {
             return fallback.begin(head, now);
         }
@@ -150,6 +155,17 @@ impl Recipe {
         Ok(Begun::Running(running))
     }
 
+    /// Whether the request has any of the headers that this recipe is about. A header of one set of names beside a
+    /// signature of the other would be believed by a dedupe rule that knows both, and signed by nobody.
+    fn speaks(&self, headers: &HeaderMap) -> bool {
+        let signed = self.before.iter().chain(&self.after).any(|piece| match piece {
+            Piece::Field(Field::Header(name) | Field::Id(name)) => headers.contains_key(name),
+            _ => false,
+        });
+        let stamped = self.timestamp.as_ref().and_then(TimestampRule::header);
+        signed || self.signature.is_present(headers) || stamped.is_some_and(|name| headers.contains_key(name))
+    }
+
     /// Whether the verdict needs the body in one piece.
     pub(super) fn needs_body(&self) -> bool {
         self.has_public_key() || self.reads_timestamp_in_body()
@@ -186,6 +202,10 @@ impl Recipe {
             Field::Header(name) => {
                 only(head.headers, name).map(Cow::Borrowed).map_err(|_| Refusal::MalformedSignedHeader)
             }
+            Field::Id(name) => {
+                let id = only(head.headers, name).ok().filter(|id| is_id(id));
+                id.map(Cow::Borrowed).ok_or(Refusal::MalformedSignedHeader)
+            }
             Field::Timestamp => timestamp.map(Cow::Borrowed).ok_or(Refusal::MalformedTimestamp),
             // A recipe that speaks of the URL is not made without one.
             Field::Url => {
@@ -198,6 +218,13 @@ impl Recipe {
             }
         }
     }
+}
+
+/// Whether a header holds what providers make ids of. Ids stand before the body in what is signed, with at most a full
+/// stop between: could they hold what bodies are made of, the beginning of a body might be moved into the id, and one
+/// signature would hold for two requests.
+fn is_id(text: &[u8]) -> bool {
+    text.len() <= ID_BYTES_MAX && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:=+/~@|".contains(byte))
 }
 
 impl Running {

@@ -121,7 +121,7 @@ impl Recipe {
             stamp = Some(text);
         }
         for piece in self.before.iter().chain(&self.after) {
-            if let Piece::Field(Field::Header(name)) = piece
+            if let Piece::Field(Field::Header(name) | Field::Id(name)) = piece
                 && !headers.contains_key(name)
             {
                 set(&mut made, &mut headers, name, sample.id.as_bytes(), false)?;

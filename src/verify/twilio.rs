@@ -6,14 +6,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use http::{HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
     Algorithm, CannotSign, Encoding, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified, Whole,
     grammar::{Grammar, Kind, SignatureRule, Signatures, Written},
-    headers::{NotOne, only},
+    headers::{NotOne, is_form, only},
     mac::Mac,
     sign::{encode, value},
     url::PublicUrl,
@@ -49,8 +49,8 @@ struct Waiting {
 
 /// How the signature covers the body.
 enum Covered {
-    /// Its fields are signed.
-    Form,
+    /// Its fields are signed. One without any is covered by nothing but the hash, if the URL carries one.
+    Form(Option<[u8; 32]>),
     /// Its hash stands in the URL.
     Hash([u8; 32]),
     /// Not at all: there must be none.
@@ -114,7 +114,7 @@ impl Special for TwilioRecipe {
     fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
         let scheme = self.scheme;
         let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
-        let is_form = is_form(&sample.head());
+        let is_form = is_form(sample.headers);
         let mut query = sample.query.map(str::to_owned);
         if !is_form && !sample.body.is_empty() {
             let kept = fields_without_hash(sample.query.unwrap_or_default());
@@ -137,10 +137,10 @@ impl Special for TwilioRecipe {
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {
         let signatures = self.signature.read(head.headers)?.signatures;
         self.agrees(head)?;
-        let body = if is_form(head) {
-            Covered::Form
-        } else {
-            body_hash(head.query).map(|hash| hash.map_or(Covered::Empty, Covered::Hash))?
+        let body = match (is_form(head.headers), body_hash(head.query)?) {
+            (true, hash) => Covered::Form(hash),
+            (false, Some(hash)) => Covered::Hash(hash),
+            (false, None) => Covered::Empty,
         };
         let (scheme, keys, urls) = (self.scheme, self.keys.clone(), self.url.port_variants(head));
         Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, body })))
@@ -150,11 +150,19 @@ impl Special for TwilioRecipe {
 impl Whole for Waiting {
     fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal> {
         let fields = match &self.body {
-            Covered::Form => signed_fields(body)?,
-            Covered::Hash(expected) if bool::from(Sha256::digest(body).as_slice().ct_eq(expected)) => Vec::new(),
-            Covered::Empty if body.is_empty() => Vec::new(),
-            Covered::Hash(_) | Covered::Empty => return Err(Refusal::BadSignature),
+            Covered::Form(_) => signed_fields(body)?,
+            Covered::Hash(_) | Covered::Empty => Vec::new(),
         };
+        let is_covered = match &self.body {
+            Covered::Form(_) if !fields.is_empty() => true,
+            Covered::Form(Some(expected)) | Covered::Hash(expected) => {
+                bool::from(Sha256::digest(body).as_slice().ct_eq(expected))
+            }
+            Covered::Form(None) | Covered::Empty => body.is_empty(),
+        };
+        if !is_covered {
+            return Err(Refusal::BadSignature);
+        }
         let mut matched = u32::MAX;
         let mut open = Choice::from(1);
         for (index, (_, key)) in (0_u32..).zip(&*self.keys) {
@@ -177,12 +185,6 @@ fn tag(key: &Mac, url: &str, fields: &[u8]) -> super::mac::Tag {
     mac.update(url.as_bytes());
     mac.update(fields);
     mac.finish()
-}
-
-fn is_form(head: &Head<'_>) -> bool {
-    let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    kind.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
 }
 
 /// The hash of the body that the query carries; it may stand there once.

@@ -146,6 +146,25 @@ async fn nobody_is_given_a_proof_that_could_pass_for_an_event() {
 }
 
 #[tokio::test]
+async fn a_proof_that_somebody_asked_x_s_way_for_opens_no_door() {
+    let door = challenged(Challenge::X);
+    door.live.swap(table(
+        vec![Arc::new(Source {
+            methods: Some(vec![Method::POST]),
+            verifier: verifier(),
+            challenge: Some(ChallengeRule { secrets: Vec::new(), ..ChallengeRule::new(Challenge::X) }),
+            ..source("s", "/in")
+        })],
+        |_| {},
+    ));
+    for token in ["abc", "event=1", "a.b-c_d+e/f=="] {
+        assert_eq!(door.ask(signed_post(token)).await.status, 401, "{token}");
+    }
+    assert_eq!(door.log.appended(), 0);
+    assert_eq!(door.ask(signed_post(r#"{"for_user_id":"1"}"#)).await.status, 202);
+}
+
+#[tokio::test]
 async fn what_is_echoed_is_short_printable_and_no_markup() {
     let door = challenged(Challenge::Dropbox);
     let longest = "x".repeat(1024);

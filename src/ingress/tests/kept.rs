@@ -174,6 +174,8 @@ async fn requests_for_unknown_paths_are_kept_if_that_is_wanted() {
     assert_eq!(door.ask(expects).await.status, 404);
     let scan = Request::get("/wp-login.php").header("host", "x").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(door.ask(scan).await.status, 404);
+    // Each segment would be compared with every secret: too many are not looked at, and the request not kept.
+    assert_eq!(door.ask(post(&"/a".repeat(65), "deep")).await.status, 404);
     let ids = door.kept();
     assert_eq!(ids.len(), 1);
     let kept = door.quarantine.read(ids[0]).unwrap();

@@ -89,6 +89,40 @@ fn any_of_several_signatures_in_one_header_may_match() {
     assert_eq!(verdict(&docusign, None, &pairs, b"{}"), Ok(()));
     let twice = [pairs[0], pairs[1], pairs[1]];
     assert_eq!(verdict(&docusign, None, &twice, b"{}"), Err(Refusal::DuplicatedSignature));
+    assert_eq!(verdict(&docusign, None, &[pairs[1]], b"{}"), Ok(()), "the first of two keys was removed");
+    assert_eq!(verdict(&docusign, None, &[], b"{}"), Err(Refusal::MissingSignature));
+}
+
+#[test]
+fn no_part_of_a_body_can_be_moved_into_a_signed_id() {
+    let body = br#"{"name":".1700000000.","at":"2023-11-14T22:13:20Z","x":1}"#;
+    for (preset, id, time, between) in [
+        ("standard-webhooks", "webhook-id", "webhook-timestamp", ".1700000000."),
+        ("svix", "svix-id", "svix-timestamp", ".1700000000."),
+        ("twitch", "twitch-eventsub-message-id", "twitch-eventsub-message-timestamp", "2023-11-14T22:13:20Z"),
+    ] {
+        let (text, key) = secret(preset, 1);
+        let genuine = send(preset, &key, body, NOW);
+        let value = |name: &str| {
+            let found = genuine.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            found.unwrap_or_else(|| panic!("{preset} has no {name}")).1.clone()
+        };
+        let (before, after) = std::str::from_utf8(body).unwrap().split_once(between).unwrap();
+        let dot = if preset == "twitch" { "" } else { "." };
+        let moved = format!("{}{dot}{}{dot}{before}", value(id), value(time));
+        let headers: Vec<(String, String)> = genuine
+            .headers
+            .iter()
+            .map(|(name, old)| match name {
+                name if name.eq_ignore_ascii_case(id) => (name.clone(), moved.clone()),
+                name if name.eq_ignore_ascii_case(time) => (name.clone(), between.trim_matches('.').to_owned()),
+                name => (name.clone(), old.clone()),
+            })
+            .collect();
+        let pairs: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let verdict = verdict(&verifier(preset, &[&text]), None, &pairs, after.as_bytes());
+        assert_eq!(verdict, Err(Refusal::MalformedSignedHeader), "{preset}");
+    }
 }
 
 #[test]
@@ -142,6 +176,10 @@ fn header_names_that_a_provider_changed_are_known_but_never_mixed() {
     mixed.retain(|(name, _)| name != "webhook-signature");
     mixed.push(request.headers.iter().find(|(name, _)| name == "svix-signature").unwrap().clone());
     assert_eq!(send(&mixed), Err(Refusal::MalformedTimestamp));
+    // The id is the dedupe key: one that is not signed must not stand beside one that is.
+    let mut resent = pairs(&renamed);
+    resent.push(("svix-id".to_owned(), "msg_of_somebody".to_owned()));
+    assert_eq!(send(&resent), Err(Refusal::MissingSignature));
 
     let shopify = verifier("shopify", &[&secret("shopify", 1).0]);
     let code = header("shopify", 1, "X-Shopify-Hmac-Sha256");
@@ -234,6 +272,10 @@ fn twilio_s_body_is_covered_by_the_form_or_by_its_hash_or_is_not_taken() {
     let code = ("x-twilio-signature", code.as_str());
     assert_eq!(verdict(&twilio, Some(&query), &[code], b"{}"), Ok(()));
     assert_eq!(verdict(&twilio, Some(&query), &[code], b"{ }"), Err(Refusal::BadSignature));
+    // What is called a form and has no fields is covered by nothing but the hash.
+    for body in [&b""[..], b"&", b"=", b"=&="] {
+        assert_eq!(verdict(&twilio, Some(&query), &[code, form], body), Err(Refusal::BadSignature), "{body:?}");
+    }
     let twice = format!("{query}&{query}");
     assert_eq!(verdict(&twilio, Some(&twice), &[code], b"{}"), Err(Refusal::DuplicatedSignature));
 }
@@ -257,6 +299,9 @@ fn mailgun_takes_json_forms_and_a_parent_s_signature_and_refuses_doubled_members
     let twice = [&body[..], b"&token=x"].concat();
     assert_eq!(verdict(&mailgun, None, &[form], &twice), Err(Refusal::DuplicatedSignature));
     assert_eq!(verdict(&mailgun, None, &[form], b"event=opened"), Err(Refusal::MissingSignature));
+    // The dedupe rule, which alone keeps the token from being used twice, must see the form where the verifier does.
+    let almost = ("content-type", "application/x-www-form-urlencodedish");
+    assert_eq!(verdict(&mailgun, None, &[almost], &body), Err(Refusal::UnreadableBody));
     let text = String::from_utf8(body.to_vec()).unwrap();
     let code = text.split("signature=").nth(1).unwrap();
     let token = text.split("token=").nth(1).unwrap().split('&').next().unwrap();
