@@ -14,6 +14,7 @@ pub mod event;
 pub mod expr;
 pub mod ingress;
 pub mod jitter;
+pub mod keys;
 pub mod listen;
 pub mod log;
 pub mod preset;

@@ -27,11 +27,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("log", &["clock", "event", "telemetry"]),
     ("state", &["clock", "event", "log", "telemetry"]),
     ("listen", &["telemetry"]),
-    ("ingress", &["clock", "jitter", "event", "verify", "expr", "routing", "log", "telemetry"]),
+    ("keys", &["clock", "verify", "telemetry"]),
+    ("ingress", &["clock", "jitter", "event", "verify", "expr", "routing", "log", "telemetry", "keys"]),
     ("agenda", &["clock", "event", "expr", "routing", "log", "state", "telemetry"]),
     ("delivery", &["clock", "jitter", "event", "expr", "verify", "routing", "log", "telemetry"]),
     ("admin", &["clock", "event", "log", "state", "telemetry"]),
-    ("config", &["clock", "jitter", "event", "verify", "expr", "routing", "preset"]),
+    ("config", &["clock", "jitter", "event", "verify", "expr", "routing", "preset", "keys"]),
     (
         "app",
         &[
@@ -45,6 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "log",
             "state",
             "listen",
+            "keys",
             "ingress",
             "agenda",
             "delivery",

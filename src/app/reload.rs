@@ -12,6 +12,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{self, Config, Loaded, Problems},
     delivery::Engine,
+    keys::Keys,
     log::{
         Append, Class, Done, Kind, Log, NewEntry,
         entry::{ConfigActivated, encode_json},
@@ -56,6 +57,7 @@ pub(super) struct Running {
     pub(super) log: Arc<dyn Log>,
     pub(super) agenda: Agenda,
     pub(super) engine: Engine,
+    pub(super) keys: Keys,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) current: Mutex<Current>,
@@ -118,6 +120,8 @@ impl Running {
         table.generation = current.generation;
         let hash = table.hash.clone();
         self.activated(&table);
+        // Before the table: a new source finds how its keys are got.
+        self.keys.configure(config.keys.clone());
         self.live.swap(table);
         self.engine.configure();
         self.agenda.configured();

@@ -27,6 +27,7 @@ use crate::{
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
     log::{
         AckLane, Log, QueueLimits,
@@ -150,12 +151,14 @@ impl App {
 
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
+        let keys = Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), config.keys.clone());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
             log: seam.clone(),
             clock: clock.clone(),
             jitter,
             evaluator: evaluator.clone(),
+            keys: keys.clone(),
             metrics: metrics.clone(),
             proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
@@ -178,6 +181,7 @@ impl App {
             log: seam,
             agenda: agenda.clone(),
             engine,
+            keys,
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),

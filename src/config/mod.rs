@@ -12,7 +12,9 @@ mod door;
 mod files;
 mod find;
 mod interpolate;
+mod keys;
 mod listen;
+mod outside;
 mod patience;
 mod problem;
 mod reader;
@@ -124,8 +126,10 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let admin = server::admin(root.section("admin"), &store, &listen);
     let diagnostics = server::diagnostics(root.section("diagnostics"));
     let privacy = server::privacy(root.section("privacy"));
+    let sources = source::read(&root, &server);
+    let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
     let parts = Parts {
-        sources: source::read(&root, &server),
+        sources,
         upstreams: upstream::read(&root, &server, &store),
         routes: route::read(&root),
         limits: server.limits,
@@ -148,6 +152,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         diagnostics,
         shutdown: server.shutdown,
         privacy,
+        keys,
         hash: String::new(),
         printed: String::new(),
         values: std::collections::BTreeMap::new(),

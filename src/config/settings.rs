@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{problem::Problem, tls::Certificates};
-use crate::routing::{Listener, Privacy, Table};
+use crate::{
+    keys,
+    routing::{Listener, Privacy, Table},
+};
 
 /// A configuration as loaded: the values, what to warn about, and what to watch.
 pub struct Loaded {
@@ -31,6 +34,8 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// `[privacy]`.
     pub privacy: Privacy,
+    /// `[keys]`; None if no source fetches keys.
+    pub keys: Option<keys::Settings>,
     /// SHA-256 of the effective configuration, hex.
     pub hash: String,
     pub(super) printed: String,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    door,
+    door, outside,
     reader::{Section, quoted, suggestion},
     source::chain,
     tree::Value,
@@ -71,6 +71,7 @@ pub(super) fn read(section: Section<'_>, source: &Section<'_>, about: &About<'_>
         }
         ("token", _) => token(&section, source),
         ("path", _) => path(&section, source, about),
+        (_, Some(Preset { proof: Proof::Outside(scheme), .. })) => outside::read(*scheme, &section, source),
         (_, Some(preset)) => of_preset(&section, source, about, preset),
         (unknown, None) => {
             let names = OWN.into_iter().chain(preset::all().map(|preset| preset.name));

@@ -22,7 +22,7 @@ use crate::{
     event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{Lookup, Matched, OnDuplicate, Source},
+    routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
     verify::{Check, Head, Verified},
 };
 
@@ -103,14 +103,15 @@ impl Gate {
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let (verified, received) = if check.needs_body() {
-            let mut received = received.into_memory().await?;
-            (check.finish(&received.whole()?), received)
+            Box::pin(self.judge(check, received)).await?
         } else {
-            (check.finish(&[]), received)
+            (check.finish(&[]).map_err(Refusal::Unverified)?, received)
         };
-        let verified = verified.map_err(Refusal::Unverified)?;
         if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
-            && let Some(answer) = challenge::of_body(rule, head, body)?
+            && let Some(answer) = match rule.kind {
+                Challenge::Sns => self.subscribe(source, body)?,
+                _ => challenge::of_body(rule, head, body)?,
+            }
         {
             return Ok(Taken::Challenged(answer));
         }

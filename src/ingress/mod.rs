@@ -15,6 +15,7 @@ mod challenge;
 mod client;
 mod door;
 mod head;
+mod outside;
 mod proxy;
 mod refused;
 mod reply;
@@ -48,6 +49,7 @@ use crate::{
     clock::Clock,
     expr::Evaluator,
     jitter::Jitter,
+    keys::Keys,
     log::{AckLane, Log},
     routing::Live,
     telemetry::{Counter, Metrics},
@@ -65,6 +67,8 @@ pub struct Setup {
     pub jitter: Jitter,
     /// For dedupe keys and event types.
     pub evaluator: Evaluator,
+    /// Gets keys from outside.
+    pub keys: Keys,
     /// Counted into.
     pub metrics: Arc<Metrics>,
     /// Answers safe methods.
@@ -84,6 +88,7 @@ pub struct Ingress {
     clock: Clock,
     jitter: Jitter,
     evaluator: Evaluator,
+    keys: Keys,
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
@@ -113,6 +118,7 @@ impl Ingress {
             clock: setup.clock,
             jitter: setup.jitter,
             evaluator: setup.evaluator,
+            keys: setup.keys,
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
@@ -242,7 +248,8 @@ impl Gate {
         if refusal.status().is_server_error() {
             tracing::warn!(target: "access", reason, status, source = source.as_deref(), %client, %refusal, "refused");
         } else {
-            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, "refused");
+            let advice = refusal.advice();
+            tracing::info!(target: "access", reason, status, source = source.as_deref(), %client, advice, "refused");
         }
         ingress.refused.record(RefusedRequest {
             number: 0,

@@ -21,6 +21,7 @@ use crate::{
     event::EventId,
     expr::EvalError,
     jitter::Jitter,
+    keys::KeysError,
     log::{AppendError, ReadError},
     routing::Reply,
     telemetry::RequestResult,
@@ -70,6 +71,8 @@ pub(super) enum Refusal {
     Certificate,
     #[error("the challenge is not answered: {}", .0.as_str())]
     Challenge(Fault),
+    #[error("keys to verify the request with are not to be had: {0}")]
+    Keys(#[source] KeysError),
     #[error("the body came too slowly")]
     TooSlow,
     #[error("the sender went away before the end of the body")]
@@ -109,9 +112,13 @@ impl Refusal {
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unverified(_) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -143,8 +150,17 @@ impl Refusal {
             Self::Append(_) => "log_unavailable",
             Self::Seen(_) => "dedupe_unreadable",
             Self::Key(_) => "evaluator_unavailable",
+            Self::Keys(_) => "keys_unavailable",
             Self::Unreachable(_) => "upstream_unreachable",
             Self::Late => "upstream_late",
+        }
+    }
+
+    /// What the operator can do about it, if that is known.
+    pub(super) const fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unverified(refusal) => refusal.advice(),
+            _ => None,
         }
     }
 
@@ -163,9 +179,13 @@ impl Refusal {
             Self::Unverified(_) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Disconnected => RequestResult::Disconnected,
-            Self::NoMemory | Self::NoSpool | Self::Spool(_) | Self::Append(_) | Self::Seen(_) | Self::Key(_) => {
-                RequestResult::Unavailable
-            }
+            Self::NoMemory
+            | Self::NoSpool
+            | Self::Spool(_)
+            | Self::Append(_)
+            | Self::Seen(_)
+            | Self::Key(_)
+            | Self::Keys(_) => RequestResult::Unavailable,
             Self::Unreachable(_) | Self::Late => RequestResult::UpstreamFailed,
         }
     }

@@ -9,6 +9,7 @@ use super::{Gate, admit::Ask};
 use crate::{
     expr::{EvalError, decode_body},
     routing::{BATCH, ItemRule, KeySelector},
+    verify::notifications,
 };
 
 /// An answer that is computed elsewhere: boxed, so that the rare selectors don't make every request's future larger.
@@ -32,6 +33,13 @@ impl Gate {
             KeySelector::BodyHash => Ok((!input.body.is_empty()).then(|| hex::encode(Sha256::digest(input.body)))),
             KeySelector::Items(rule) => of_batch(rule, input, ItemRule::keys_of),
             KeySelector::ItemTypes(rule) => of_batch(rule, input, ItemRule::types_of),
+            KeySelector::Notifications => {
+                let body = decode_body(&input.head.headers, input.body, input.source.max_body)?;
+                let mut ids: Vec<Box<str>> =
+                    notifications(&body).into_iter().flatten().map(|notification| notification.id).collect();
+                ids.sort_unstable();
+                Ok((!ids.is_empty()).then(|| ids.join("\n")))
+            }
             KeySelector::Joined(_) | KeySelector::FirstOf(_) | KeySelector::Dotted(_) => {
                 self.put_together(selector, input).await
             }

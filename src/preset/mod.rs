@@ -90,6 +90,8 @@ pub enum KeyPlan {
     Items(ItemPlan),
     /// The type that a batch's items have in common, or `batch`.
     ItemTypes(ItemPlan),
+    /// The ids of the notifications of a Salesforce message.
+    Notifications,
 }
 
 /// Where the items of a batch stand, as text; see [`ItemRule`].
@@ -159,6 +161,7 @@ impl KeyPlan {
             Self::Dotted([kind, action]) => KeySelector::Dotted(Box::new([kind.selector()?, action.selector()?])),
             Self::Items(plan) => KeySelector::Items(std::sync::Arc::new(plan.rule())),
             Self::ItemTypes(plan) => KeySelector::ItemTypes(std::sync::Arc::new(plan.rule())),
+            Self::Notifications => KeySelector::Notifications,
         })
     }
 }
@@ -182,6 +185,7 @@ impl std::fmt::Display for KeyPlan {
             Self::Dotted(parts) => list(f, &parts[..], ", with "),
             Self::Items(plan) => write!(f, "{} of each item of {plan}", plan.key.join(" and ")),
             Self::ItemTypes(plan) => write!(f, "{} of the items of {plan}", plan.kind.unwrap_or_default()),
+            Self::Notifications => f.write_str("Id of each Notification"),
         }
     }
 }

@@ -121,6 +121,8 @@ pub enum KeySelector {
     Items(Arc<ItemRule>),
     /// The type that the items of a batch have in common, or [`BATCH`](super::BATCH).
     ItemTypes(Arc<ItemRule>),
+    /// The ids of the notifications of a Salesforce message, whatever their order.
+    Notifications,
 }
 
 /// How a source deduplicates.

@@ -181,6 +181,10 @@ pub struct Metrics {
     pub last_reload_success: Gauge,
     /// Hash of the active configuration.
     pub config_hash: Mutex<String>,
+    /// Documents with keys that were fetched.
+    pub keys_fetched: Counter,
+    /// Documents with keys that could not be had.
+    pub keys_not_fetched: Counter,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
 }

@@ -66,6 +66,11 @@ impl Metrics {
             "Requests whose trailers were dropped.",
             self.trailers_dropped.get(),
         );
+        out.family("stagepost_key_fetches_total", "counter", "Documents with keys that were asked for.");
+        let fetched = [("fetched", &self.keys_fetched), ("failed", &self.keys_not_fetched)];
+        for (result, count) in fetched {
+            out.sample("stagepost_key_fetches_total", &[("result", result)], count.get());
+        }
         out.single(
             "stagepost_expressions_killed_total",
             "counter",

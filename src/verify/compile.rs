@@ -78,6 +78,7 @@ impl Verifier {
                 let tolerance = settings.tolerance.unwrap_or(TOLERANCE);
                 Ok(Self::special(Arc::new(MailgunRecipe::new(name, &settings.secrets, tolerance))))
             }
+            Proof::Outside(_) => Err(SettingsError::NoSecretScheme(name)),
             Proof::GraphClientState => Ok(Self::special(Arc::new(GraphRecipe::new(name, settings.secrets)))),
         }
     }

@@ -12,6 +12,7 @@ mod headers;
 mod json;
 mod mac;
 mod mailgun;
+mod outside;
 mod path;
 mod plan;
 mod prove;
@@ -34,7 +35,14 @@ pub use grammar::SIGNATURES_MAX;
 pub use graph::ITEMS_MAX as GRAPH_ITEMS_MAX;
 use http::{HeaderMap, Method};
 pub use mac::Algorithm;
-pub use plan::{Grammar, KeyForm, Part, Plan, Primitive, Proof, SignaturePlan, TimestampPlace, TimestampPlan};
+pub use outside::{
+    DOCUMENT_BYTES_MAX, DocumentError, KeyDocument, NOTIFICATIONS_MAX, Notification, PayPalSettings, Place,
+    PubSubSettings, Publisher, Reason, SalesforceSettings, SignatureVersion, SnsSettings, Subscription, Unproven,
+    Wanted, hide_session_ids, notifications, subscription,
+};
+pub use plan::{
+    Grammar, KeyForm, OutsideScheme, Part, Plan, Primitive, Proof, SignaturePlan, TimestampPlace, TimestampPlan,
+};
 pub use prove::{hmac_sha256, matching};
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
@@ -42,6 +50,9 @@ pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, Timestamp
 pub use sign::{CannotSign, Sample, Signed};
 pub use template::TEMPLATE_BYTES_MAX;
 pub use twilio::FORM_FIELDS_MAX;
+
+#[cfg(test)]
+pub(crate) use outside::testing;
 
 use crate::clock::Timestamp;
 
@@ -87,6 +98,8 @@ pub enum Refusal {
     BadCredentials,
     /// The secret segment of the path is wrong: to the sender there is no such path.
     UnknownPath,
+    /// What only a scheme with keys from outside can say.
+    Outside(Reason),
 }
 
 impl Refusal {
@@ -106,6 +119,16 @@ impl Refusal {
             Self::MissingCredentials => "missing_credentials",
             Self::BadCredentials => "bad_credentials",
             Self::UnknownPath => "not_found",
+            Self::Outside(reason) => reason.as_str(),
+        }
+    }
+
+    /// What the operator can do about it, if the cause is likely a setting.
+    #[must_use]
+    pub const fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::Outside(reason) => reason.advice(),
+            _ => None,
         }
     }
 }
@@ -153,6 +176,16 @@ trait Special: Send + Sync {
         false
     }
 
+    /// Whether documents with keys are fetched for it.
+    fn fetches_keys(&self) -> bool {
+        false
+    }
+
+    /// Whether subscriptions are confirmed without asking the operator.
+    fn confirms_subscriptions(&self) -> bool {
+        false
+    }
+
     /// Whether samples can be signed; by default only the provider can.
     fn can_sign(&self) -> bool {
         false
@@ -177,6 +210,14 @@ enum Started {
 
 /// A check that waits for the whole body.
 trait Whole: Send {
+    /// Reads the body, and says which document the verdict waits for.
+    fn wants(&mut self, _body: &[u8]) -> Result<Option<Wanted>, Refusal> {
+        Ok(None)
+    }
+
+    /// Takes the document.
+    fn provide(&mut self, _document: Arc<KeyDocument>) {}
+
     /// The verdict.
     fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal>;
 }
@@ -260,6 +301,18 @@ impl Verifier {
         matches!(&self.0, Kind::Special(special) if special.is_path_secret(segment))
     }
 
+    /// Whether documents with keys are fetched for it.
+    #[must_use]
+    pub fn fetches_keys(&self) -> bool {
+        matches!(&self.0, Kind::Special(special) if special.fetches_keys())
+    }
+
+    /// Whether subscriptions ([`subscription`]) are confirmed without asking the operator.
+    #[must_use]
+    pub fn confirms_subscriptions(&self) -> bool {
+        matches!(&self.0, Kind::Special(special) if special.confirms_subscriptions())
+    }
+
     /// The references of the secrets that may have signed, never their values.
     #[must_use]
     pub fn secret_references(&self) -> Vec<&Arc<str>> {
@@ -311,6 +364,25 @@ impl Check {
             State::Decided(_) => false,
             State::Running(running) => running.needs_body(),
             State::Whole(_) => true,
+        }
+    }
+
+    /// Reads the whole body if [`Check::needs_body`], and says which document the verdict waits for. That goes to
+    /// [`Check::provide`].
+    ///
+    /// # Errors
+    /// Whatever refuses the request without it.
+    pub fn wants(&mut self, body: &[u8]) -> Result<Option<Wanted>, Refusal> {
+        match &mut self.0 {
+            State::Whole(whole) => whole.wants(body),
+            State::Decided(_) | State::Running(_) => Ok(None),
+        }
+    }
+
+    /// Takes the document that [`Check::wants`] asked for.
+    pub fn provide(&mut self, document: Arc<KeyDocument>) {
+        if let State::Whole(whole) = &mut self.0 {
+            whole.provide(document);
         }
     }
 

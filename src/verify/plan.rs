@@ -22,6 +22,21 @@ pub enum Proof {
     Mailgun,
     /// As Microsoft Graph does: each item of the body repeats a secret.
     GraphClientState,
+    /// With settings of its own in place of secrets; see [`OutsideScheme`].
+    Outside(OutsideScheme),
+}
+
+/// The schemes whose keys are published, or that have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutsideScheme {
+    /// Amazon SNS: RSA by a certificate; see [`SnsSettings`](super::SnsSettings).
+    AwsSns,
+    /// PayPal: RSA by a certificate; see [`PayPalSettings`](super::PayPalSettings).
+    PayPal,
+    /// Google Pub/Sub: a JSON Web Token; see [`PubSubSettings`](super::PubSubSettings).
+    GooglePubSub,
+    /// Salesforce: no signature; see [`SalesforceSettings`](super::SalesforceSettings).
+    Salesforce,
 }
 
 /// A scheme as data.

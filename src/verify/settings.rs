@@ -102,6 +102,9 @@ pub enum SettingsError {
     /// No secret.
     #[error("secrets is empty: name at least one, for example [\"env:SECRET\"]")]
     NoSecrets,
+    /// The scheme's settings are other than secrets.
+    #[error("scheme \"{0}\" is not made with secrets: it has settings of its own")]
+    NoSecretScheme(&'static str),
     /// Too many secrets.
     #[error("secrets has {0} entries: at most {SECRETS_MAX}, remove those that are no longer used")]
     TooManySecrets(usize),
@@ -183,7 +186,7 @@ impl SettingsError {
             Self::TimestampHeader(_) | Self::SharedHeader => "timestamp.header",
             Self::Tolerance => "timestamp.tolerance",
             Self::Prefix(_) => "prefix",
-            Self::NoSecrets | Self::TooManySecrets(_) | Self::SecretForm { .. } => "secrets",
+            Self::NoSecrets | Self::NoSecretScheme(_) | Self::TooManySecrets(_) | Self::SecretForm { .. } => "secrets",
             Self::PresetTolerance => "tolerance",
             Self::OtherAlgorithm { .. } => "algorithm",
             Self::NoPublicUrl(_) | Self::PublicUrl(_) => "public_url",

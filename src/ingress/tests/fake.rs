@@ -24,6 +24,7 @@ use crate::{
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
+    keys::{Keys, Resolver},
     log::{
         AckLane, Acked, Append, AppendError, Appended, DedupeKey, Done, Entry, Follower, Kind, Log, LogStats, NewEntry,
         ReadError, entry::decode_event,
@@ -225,6 +226,7 @@ impl Door {
             clock: clock.clone(),
             jitter: Jitter::seeded(1),
             evaluator: Evaluator::start(Settings::standard()),
+            keys: Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), None),
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
