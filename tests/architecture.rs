@@ -31,7 +31,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ingress", &["clock", "jitter", "event", "verify", "expr", "routing", "log", "telemetry", "keys"]),
     ("agenda", &["clock", "event", "expr", "routing", "log", "state", "telemetry"]),
     ("delivery", &["clock", "jitter", "event", "expr", "verify", "routing", "log", "telemetry"]),
-    ("admin", &["clock", "event", "log", "state", "telemetry"]),
+    ("admin", &["clock", "event", "verify", "log", "state", "telemetry"]),
     ("config", &["clock", "jitter", "event", "verify", "expr", "routing", "preset", "keys"]),
     (
         "app",

@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 21] = [
+const SECTIONS: [(&str, &str); 22] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -167,6 +167,7 @@ const SECTIONS: [(&str, &str); 21] = [
     ("[admin]", "[admin]\n"),
     ("[diagnostics]", "[diagnostics]\n"),
     ("[privacy]", "[privacy]\n"),
+    ("[keys]", "[keys]\n"),
     ("[source.NAME]", "[source.app]\n"),
     ("[source.NAME.verify]", "[source.app.verify]\nscheme = 'hmac'\n"),
     (

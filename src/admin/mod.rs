@@ -28,7 +28,7 @@ pub use find::{FindError, Found, find};
 pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
-pub use privacy::Hidden;
+pub use privacy::{Hidden, body};
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
 

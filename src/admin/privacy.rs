@@ -1,11 +1,20 @@
-//! Owns what is hidden when stored requests are shown: headers that carry credentials.
+//! Owns what is hidden when stored requests are shown: headers that carry credentials, and the session ids in messages
+//! of Salesforce.
 //!
 //! Promises that a value is hidden wherever it is shown, unless the operator says `--reveal`. Deliberately absent:
-//! searching bodies for secrets.
+//! searching other bodies for secrets.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 
 use super::wire::Text;
+use crate::{
+    event::Event,
+    log::{Log, ReadError, read_body},
+    verify::hide_session_ids,
+};
 
 /// In place of a value.
 const HIDDEN: &str = "[hidden]";
@@ -76,6 +85,21 @@ impl Hidden {
             .collect();
         (shown, hidden)
     }
+}
+
+/// The body of an event as it may be shown: as stored, or with `reveal` off without the credentials of its scheme.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn body(log: &dyn Log, event: &Event, reveal: bool) -> Result<Bytes, ReadError> {
+    let body = read_body(log, event)?;
+    if reveal || &*event.verification.scheme != "salesforce" {
+        return Ok(body);
+    }
+    Ok(match hide_session_ids(&body) {
+        Cow::Borrowed(_) => body,
+        Cow::Owned(hidden) => hidden.into(),
+    })
 }
 
 #[cfg(test)]

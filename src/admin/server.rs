@@ -36,13 +36,14 @@ use super::{
     line::{listed, reply},
     list::follow_once,
     ports::{Ports, QueryError},
+    privacy,
     show::show,
     socket::user_name,
     wire::{Act, Problem, Query, Reply},
 };
 use crate::{
     event::{EventId, Seq},
-    log::{ReadError, read_body},
+    log::ReadError,
     telemetry::Metrics,
 };
 
@@ -191,7 +192,7 @@ fn event(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
     };
     let answer = match what {
         None => show(ports, &found, reveal).map(|show| json(&show)),
-        Some("body") => read_body(&*ports.log(), &found.event).map(bytes),
+        Some("body") => privacy::body(&*ports.log(), &found.event, reveal).map(bytes),
         Some("explain") => show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now()))),
         Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
     };

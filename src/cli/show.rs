@@ -21,7 +21,7 @@ use crate::{
         EventId, FindError, IdError, Reads, find,
         wire::{Attempt, Show, ShownDelivery},
     },
-    log::{ReadError, read_body},
+    log::ReadError,
 };
 
 /// Headers of the connection, or made by curl from the URL and the body.
@@ -33,7 +33,7 @@ pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>
     let instance = Instance::find(&args.place, host)?;
     let stored = Stored::open(&instance, host, id)?;
     if args.body {
-        raw(terminal.out, &stored.body()?, terminal.out_is_terminal)?;
+        raw(terminal.out, &stored.body(args.reveal)?, terminal.out_is_terminal)?;
         return Ok(Exit::Done);
     }
     let shown = stored.show(args.reveal)?;
@@ -41,10 +41,10 @@ pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>
         let json = serde_json::to_string(&shown).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
         writeln!(terminal.out, "{json}")?;
     } else if args.http {
-        raw(terminal.out, &http(&shown, &stored.body()?), terminal.out_is_terminal)?;
+        raw(terminal.out, &http(&shown, &stored.body(args.reveal)?), terminal.out_is_terminal)?;
         return Ok(Exit::Done);
     } else if args.curl {
-        writeln!(terminal.out, "{}", curl(&shown, &stored.body()?))?;
+        writeln!(terminal.out, "{}", curl(&shown, &stored.body(args.reveal)?))?;
         return Ok(Exit::Done);
     } else {
         terminal.out.write_all(page(&shown, terminal.out_is_terminal).as_bytes())?;
@@ -84,10 +84,10 @@ impl<'a> Stored<'a> {
         }
     }
 
-    fn body(&self) -> Result<Bytes, Failure> {
+    fn body(&self, reveal: bool) -> Result<Bytes, Failure> {
         match self {
-            Self::Online(client, id) => client.get_bytes(&format!("/v1/events/{id}/body")),
-            Self::Offline(reads, found) => read_body(&*reads.log(), &found.event).map_err(unreadable),
+            Self::Online(client, id) => client.get_bytes(&format!("/v1/events/{id}/body?reveal={reveal}")),
+            Self::Offline(reads, found) => crate::admin::body(&*reads.log(), &found.event, reveal).map_err(unreadable),
         }
     }
 }

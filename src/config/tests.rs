@@ -2,6 +2,7 @@
 
 mod door;
 mod errors;
+mod outside;
 mod presets;
 mod tls;
 

@@ -251,7 +251,7 @@ fn json(value: &serde_json::Value) -> Response<ReplyBody> {
     answer(HeaderValue::from_static("application/json"), value.to_string().into())
 }
 
-fn empty(status: StatusCode) -> Response<ReplyBody> {
+pub(super) fn empty(status: StatusCode) -> Response<ReplyBody> {
     let mut response = answer(HeaderValue::from_static("text/plain"), Bytes::new());
     *response.status_mut() = status;
     response

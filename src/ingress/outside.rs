@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use super::{
     Gate,
     body::Received,
+    challenge,
     reply::{Refusal, ReplyBody},
 };
 use crate::{
@@ -48,8 +49,6 @@ impl Gate {
                 "a subscription waits to be confirmed: open the address, or set verify.confirm = true"
             ),
         }
-        let mut response = Response::new(ReplyBody::from(bytes::Bytes::new()));
-        *response.status_mut() = StatusCode::OK;
-        Ok(Some(response))
+        Ok(Some(challenge::empty(StatusCode::OK)))
     }
 }

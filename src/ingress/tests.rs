@@ -2,6 +2,7 @@
 
 mod challenges;
 mod fake;
+mod outside;
 mod wire;
 
 use bytes::Bytes;

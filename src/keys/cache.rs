@@ -76,13 +76,12 @@ impl Cache {
             let held = entry.held.as_ref().filter(|held| now < held.usable_until);
             let lacks = |held: &Held| wanted.kid.as_deref().is_some_and(|kid| !held.document.has(kid));
             match held {
-                Some(held) if lacks(held) => {
-                    // Asked a moment ago and still without it: then there is no such key.
-                    if !entry.is_in_flight() && now < entry.asked.after(KID_EVERY) {
-                        let failed = entry.failed.as_ref().map(|(_, error)| error.clone());
-                        return Look::Ready(failed.map_or_else(|| Ok(held.document.clone()), Err));
-                    }
+                // Asked a moment ago and still without it: then there is no such key.
+                Some(held) if lacks(held) && !entry.is_in_flight() && now < entry.asked.after(KID_EVERY) => {
+                    let failed = entry.failed.as_ref().map(|(_, error)| error.clone());
+                    return Look::Ready(failed.map_or_else(|| Ok(held.document.clone()), Err));
                 }
+                Some(held) if lacks(held) => {}
                 Some(held) if now < held.fresh_until => return Look::Ready(Ok(held.document.clone())),
                 Some(held) => {
                     if entry.is_in_flight() || entry.failure(now).is_some() {

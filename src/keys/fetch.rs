@@ -50,7 +50,7 @@ pub(super) async fn document(
     let shown = wanted.place.shown();
     timeout(settings.timeout, read(wanted, settings, dial, now))
         .await
-        .unwrap_or_else(|_late| Err(KeysError::Late(shown, settings.timeout)))
+        .unwrap_or(Err(KeysError::Late(shown, settings.timeout)))
 }
 
 async fn read(wanted: &Wanted, settings: &Settings, dial: &dyn Dial, now: Timestamp) -> Result<Got, KeysError> {

@@ -28,6 +28,7 @@ mod routing;
 mod sources_answers;
 mod sources_challenges;
 mod sources_door;
+mod sources_outside;
 mod sources_path;
 mod systemd;
 mod tls;

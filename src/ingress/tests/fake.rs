@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Full};
 
 use super::super::*;
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     event::{Event, EventId, Pos, Seq},
     expr::{Evaluator, Expr, Settings},
     jitter::Jitter,
@@ -205,6 +205,7 @@ pub(super) struct Door {
     pub(super) log: Arc<FakeLog>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
+    pub(super) time: Arc<ManualClock>,
     pub(super) live: Live,
     reports: Arc<Reports>,
     spool: tempfile::TempDir,
@@ -217,8 +218,21 @@ impl Door {
 
     /// Call inside a runtime: the lane runs on it.
     pub(super) fn with_limits(change: impl FnOnce(&mut Limits)) -> Self {
+        Self::with(change, Timestamp::from_millis(1_000_000), |_, _| None)
+    }
+
+    /// With keys from outside, at this time.
+    pub(super) fn with_keys(now: Timestamp, keys: impl FnOnce(&Clock, &Arc<Metrics>) -> Keys) -> Self {
+        Self::with(|_| {}, now, |clock, metrics| Some(keys(clock, metrics)))
+    }
+
+    fn with(
+        change: impl FnOnce(&mut Limits),
+        now: Timestamp,
+        keys: impl FnOnce(&Clock, &Arc<Metrics>) -> Option<Keys>,
+    ) -> Self {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
-        let (clock, _) = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (clock, time) = Clock::manual(now);
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
@@ -226,7 +240,7 @@ impl Door {
             clock: clock.clone(),
             jitter: Jitter::seeded(1),
             evaluator: Evaluator::start(Settings::standard()),
-            keys: Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), None),
+            keys: keys(&clock, &metrics).unwrap_or_else(|| nothing(&clock, &metrics)),
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
@@ -238,7 +252,7 @@ impl Door {
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, live, reports, spool }
+        Self { gate, ingress, caller, log, metrics, clock, time, live, reports, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
@@ -253,6 +267,10 @@ impl Door {
     pub(super) fn spooled_files(&self) -> usize {
         std::fs::read_dir(self.spool.path().join("spool")).unwrap().count()
     }
+}
+
+fn nothing(clock: &Clock, metrics: &Arc<Metrics>) -> Keys {
+    Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), None)
 }
 
 /// A body that comes as the test sends it, and ends when the sender is dropped.

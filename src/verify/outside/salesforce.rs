@@ -86,35 +86,36 @@ pub fn notifications(body: &[u8]) -> Option<Vec<Notification>> {
     Message::read(body).map(|message| message.notifications)
 }
 
-/// The body with what stands in its `SessionId` elements replaced. A body that can't be read as XML is taken by its
-/// text: whatever lies between a tag of that name and the next tag is hidden.
+/// The body with what stands in its `SessionId` elements replaced, also if the body is no XML. Takes time in proportion to
+/// the body.
 #[must_use]
 pub fn hide_session_ids(body: &[u8]) -> Cow<'_, [u8]> {
-    const NAME: &[u8] = b"SessionId";
+    let rest_of = |at: usize| body.get(at..).unwrap_or_default();
     let mut shown = Vec::new();
-    let mut copied = 0;
-    for at in memchr::memmem::find_iter(body, NAME) {
-        let before = body.get(..at).unwrap_or_default();
-        // `<SessionId` or `<ns:SessionId`, not `</SessionId`.
-        let opens = before.iter().rposition(|byte| *byte == b'<').is_some_and(|tag| {
-            before.get(tag + 1..).is_some_and(|prefix| !prefix.contains(&b'/') && !prefix.contains(&b'>'))
-        });
-        let Some(end) = body.get(at..).and_then(|rest| memchr::memchr(b'>', rest)).map(|end| at + end + 1) else {
-            break;
-        };
-        let empty = body.get(end.saturating_sub(2)) == Some(&b'/');
-        if !opens || empty || at < copied {
+    let (mut copied, mut at) = (0, 0);
+    while let Some(open) = memchr::memchr(b'<', rest_of(at)).map(|found| at + found) {
+        let after = rest_of(open + 1);
+        let length = after.iter().position(|byte| b" \t\r\n/><".contains(byte)).unwrap_or(after.len());
+        let name = after.get(..length).unwrap_or_default();
+        at = open + 1 + length;
+        if name.rsplit(|byte| *byte == b':').next() != Some(b"SessionId") {
             continue;
         }
-        let close = body.get(end..).and_then(|rest| memchr::memmem::find(rest, b"</")).map_or(body.len(), |n| end + n);
-        shown.extend_from_slice(body.get(copied..end).unwrap_or_default());
+        let Some(end) = memchr::memchr(b'>', rest_of(at)).map(|found| at + found) else { break };
+        at = end + 1;
+        if body.get(end - 1) == Some(&b'/') {
+            continue;
+        }
+        let close = [b"</", name].concat();
+        let close = memchr::memmem::find(rest_of(at), &close).map_or(body.len(), |found| at + found);
+        shown.extend_from_slice(body.get(copied..at).unwrap_or_default());
         shown.extend_from_slice(HIDDEN);
-        copied = close;
+        (copied, at) = (close, close);
     }
     if copied == 0 {
         return Cow::Borrowed(body);
     }
-    shown.extend_from_slice(body.get(copied..).unwrap_or_default());
+    shown.extend_from_slice(rest_of(copied));
     Cow::Owned(shown)
 }
 

@@ -123,6 +123,28 @@ fn every_notification_is_found_with_its_exact_bytes() {
 }
 
 #[test]
+fn a_body_that_is_made_to_be_slow_is_hidden_in_one_pass() {
+    for piece in ["SessionId", "<", "<SessionId", "<SessionId/", "<SessionId/>", "</SessionId>", "<SessionId>"] {
+        let body = piece.repeat(1 << 20);
+        assert!(hide_session_ids(body.as_bytes()).len() <= body.len());
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_without_a_panic(text in "[<>/a:SessionId\\[\\]! &;\"=\u{e9}\u{feff}?-]{0,200}") {
+        hide_session_ids(text.as_bytes());
+        notifications(text.as_bytes());
+        let body = message(ORGANIZATION, &text);
+        let shown = hide_session_ids(body.as_bytes()).into_owned();
+        proptest::prop_assert!(!String::from_utf8_lossy(&shown).contains("live.credential"));
+        for found in notifications(body.as_bytes()).into_iter().flatten() {
+            proptest::prop_assert!(body.as_bytes()[found.at].starts_with(b"<Notification"));
+        }
+    }
+}
+
+#[test]
 fn a_session_id_is_never_shown() {
     let body = message(ORGANIZATION, &notification("04l1"));
     let shown = String::from_utf8(hide_session_ids(body.as_bytes()).into_owned()).unwrap();
@@ -133,6 +155,12 @@ fn a_session_id_is_never_shown() {
         ("<o:SessionId>x</o:SessionId>", "<o:SessionId>[hidden]</o:SessionId>"),
         ("<SessionId >x</SessionId >", "<SessionId >[hidden]</SessionId >"),
         ("<SessionId><![CDATA[a<b>c]]></SessionId>", "<SessionId>[hidden]</SessionId>"),
+        ("<SessionId><![CDATA[a</b>c]]></SessionId>", "<SessionId>[hidden]</SessionId>"),
+        ("<<SessionId>x</SessionId>", "<<SessionId>[hidden]</SessionId>"),
+        ("<SessionId", "<SessionId"),
+        ("<", "<"),
+        ("", ""),
+        ("<MySessionId>x</MySessionId>", "<MySessionId>x</MySessionId>"),
         ("<SessionId>cut off", "<SessionId>[hidden]"),
         (
             "<SessionId>a</SessionId><SessionId>b</SessionId>",
