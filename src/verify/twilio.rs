@@ -44,17 +44,10 @@ struct Waiting {
     signatures: Signatures,
     /// Without and with the port.
     urls: [String; 2],
-    body: Covered,
-}
-
-/// How the signature covers the body.
-enum Covered {
-    /// Its fields are signed.
-    Form,
-    /// Its hash stands in the URL.
-    Hash([u8; 32]),
-    /// Not at all: there must be none.
-    Empty,
+    /// Whether the body's fields are signed.
+    is_form: bool,
+    /// The body's hash, if the URL carries it; a body that neither is a form nor has its hash there must be empty.
+    hash: Option<[u8; 32]>,
 }
 
 impl TwilioRecipe {
@@ -128,24 +121,24 @@ impl Special for TwilioRecipe {
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {
         let signatures = self.signature.read(head.headers)?.signatures;
         self.agrees(head)?;
-        let body = if is_form(head) {
-            Covered::Form
-        } else {
-            body_hash(head.query).map(|hash| hash.map_or(Covered::Empty, Covered::Hash))?
-        };
+        let (is_form, hash) = (is_form(head), body_hash(head.query)?);
         let (scheme, keys, urls) = (self.scheme, self.keys.clone(), self.url.port_variants(head));
-        Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, body })))
+        Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, is_form, hash })))
     }
 }
 
 impl Whole for Waiting {
     fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal> {
-        let fields = match &self.body {
-            Covered::Form => signed_fields(body)?,
-            Covered::Hash(expected) if bool::from(Sha256::digest(body).as_slice().ct_eq(expected)) => Vec::new(),
-            Covered::Empty if body.is_empty() => Vec::new(),
-            Covered::Hash(_) | Covered::Empty => return Err(Refusal::BadSignature),
+        // A hash counts whatever the content type says, which nobody signed: else a signed URL would be good for a form
+        // without fields too.
+        let is_covered = match &self.hash {
+            Some(expected) => bool::from(Sha256::digest(body).as_slice().ct_eq(expected)),
+            None => self.is_form || body.is_empty(),
         };
+        if !is_covered {
+            return Err(Refusal::BadSignature);
+        }
+        let fields = if self.is_form { signed_fields(body)? } else { Vec::new() };
         let mut matched = u32::MAX;
         let mut open = Choice::from(1);
         for (index, (_, key)) in (0_u32..).zip(&*self.keys) {

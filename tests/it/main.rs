@@ -25,6 +25,7 @@ mod operator;
 mod permission;
 mod restart;
 mod routing;
+mod sdk;
 mod sources_answers;
 mod sources_challenges;
 mod sources_door;

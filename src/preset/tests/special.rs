@@ -401,3 +401,14 @@ fn a_cloud_event_may_come_without_a_secret_only_if_none_is_configured() {
     assert_eq!(verdict(&closed, None, &[], b"{}"), Err(Refusal::MissingSignature));
     assert_eq!(verdict(&closed, None, &[("authorization", "Bearer t")], b"{}"), Ok(()));
 }
+
+#[test]
+fn a_url_that_twilio_signed_with_a_hash_is_not_good_for_a_form_without_fields() {
+    let twilio = verifier("twilio", &[&secret("twilio", 1).0]);
+    let request = send("twilio", &secret("twilio", 1).1, b"{\"a\":1}", NOW);
+    let (query, signature) = (request.query.as_deref(), request.headers[1].1.as_str());
+    let sent = |kind, body| verdict(&twilio, query, &[("content-type", kind), ("x-twilio-signature", signature)], body);
+    assert_eq!(sent("application/json", b"{\"a\":1}"), Ok(()));
+    assert_eq!(sent("application/x-www-form-urlencoded", b""), Err(Refusal::BadSignature));
+    assert_eq!(sent("application/x-www-form-urlencoded", b"&"), Err(Refusal::BadSignature));
+}
