@@ -184,6 +184,9 @@ fn deliveries(load: Load, receipts: &Receipts, relay: &Relay<'_>, watched: (Dura
     let running = load.start();
     let marks = watch(relay, watched.0, || true);
     let report = all_accepted(running.stop());
+    for (quantile, word) in [(0.5, "p50"), (0.99, "p99")] {
+        print(&format!("  of the acks: {word}"), report.quantile_ms(quantile), "ms", Target::None);
+    }
     wait("the last deliveries", || receipts.count() >= before + report.accepted());
     let (mut found, mut longest) = (Vec::new(), Vec::new());
     for number in first..receipts.numbers() {
@@ -448,14 +451,6 @@ pub fn fairness(options: &Options) {
     let in_flight = relay.metric("stagepost_in_flight{upstream=\"hung-");
     let drained = Receipts::new(0, &clock);
     upstream::answering(TcpListener::bind(dead).unwrap(), drained.clone());
-    if options.timeline {
-        for second in 0..60 {
-            let in_flight = relay.metric("stagepost_in_flight{upstream=\"dead\"");
-            let (cpu, pending) = (relay.cpu_seconds(), relay.metric("stagepost_pending{upstream=\"dead\""));
-            println!("  {second} s: {} retries, {in_flight} in flight, {pending} pending, CPU {cpu}", drained.count());
-            pause(Duration::from_secs(1));
-        }
-    }
     // The retries are due between 30 and 60 s after their first attempts.
     wait("the first retries", || drained.count() > 0);
     let (count, began) = (drained.count(), clock.elapsed());

@@ -1,9 +1,11 @@
 //! Owns the janitor: the thread that lets old segments go after what still counts in them was carried forward.
 //!
-//! Carrying is capped at a tenth of the budget in one go: more than that undelivered means that the store is full,
-//! and new events are refused rather than old ones lost.
+//! Segments go one after the other, so that no more than one is there twice. Carrying is capped at a tenth of the budget
+//! in one go. A store that is full of what still counts is copied once: if that freed too little, reclaiming pauses, and
+//! new events are refused rather than old ones lost.
 
 use std::{
+    cell::Cell,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -19,16 +21,20 @@ use crate::{
     log::{
         Acked, Append, AppendError, Class, Done, Kind, Log, NewEntry, ReadError,
         entry::{Carried, decode_carried, encode_carried},
-        segment::retention::{Candidate, Rules, expire_before},
-        sled::SledLog,
+        segment::retention::{Candidate, Pass, Rules, expire_before},
+        sled::{SegmentInfo, SledLog},
     },
     state::CarryOrder,
 };
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(5);
+/// How long reclaiming pauses after a pass over the whole store that freed too little.
+const PAUSE: Duration = Duration::from_secs(3_600);
 /// Events carried between two waits for the disk.
 const CARRY_AT_ONCE: usize = 256;
+/// At most one part in so many of the budget is carried in one go.
+const CARRY_SHARE: u64 = 10;
 
 /// The running janitor; stops when dropped.
 pub(super) struct Janitor {
@@ -41,6 +47,17 @@ struct Work {
     agenda: Agenda,
     clock: Clock,
     store: StoreSettings,
+    /// The pass of reclaiming that is under way.
+    pass: Cell<Option<Pass>>,
+    /// No reclaiming before this time (of the clock's own scale).
+    paused_until: Cell<Duration>,
+}
+
+/// What was carried.
+#[derive(Clone, Copy, Default)]
+struct CarriedSum {
+    events: u64,
+    bytes: u64,
 }
 
 /// Why a round ended early. The next one tries again.
@@ -65,7 +82,7 @@ impl Janitor {
     ) -> std::io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = stop.clone();
-        let work = Work { log, agenda, clock, store };
+        let work = Work { log, agenda, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
         let run = move || {
             let (flag, bell) = &*stopped;
             loop {
@@ -101,9 +118,8 @@ impl Work {
         if !self.agenda.is_ready() {
             return Ok(());
         }
-        let sealed: Vec<Candidate> = self
-            .log
-            .segments()
+        let segments = self.log.segments();
+        let sealed: Vec<Candidate> = segments
             .iter()
             .filter(|segment| segment.sealed)
             .map(|segment| Candidate { end: segment.end, last_time: segment.last_time, bytes: segment.bytes })
@@ -111,20 +127,51 @@ impl Work {
         let rules = Rules {
             retention: self.store.retention,
             max_size: self.store.max_size,
-            reclaim: self.store.when_full == WhenFull::Reclaim,
+            reclaim: self.store.when_full == WhenFull::Reclaim && self.may_reclaim(segments.first()),
         };
         let used = self.log.stats().bytes;
         // A wall clock that was stepped far ahead must not age everything at once.
         let now = self.clock.now().min(self.clock.steady());
-        match expire_before(&sealed, used, now, &rules) {
-            Some(before) => self.let_go(before),
-            None => Ok(()),
+        let Some(before) = expire_before(&sealed, used, now, &rules) else { return Ok(()) };
+        let aged = expire_before(&sealed, used, now, &Rules { reclaim: false, ..rules });
+        let mut carried_bytes = 0;
+        for segment in segments.iter().filter(|segment| segment.sealed && segment.end <= before) {
+            let met = self.log.events_in(segment.number);
+            let carried = self.let_go(segment.end)?;
+            if aged.is_none_or(|aged| segment.end > aged) {
+                let mut pass = self.pass.get().unwrap_or_else(|| Pass::beginning(self.log.end()));
+                pass.took(met.max(carried.events), carried.events);
+                self.pass.set(Some(pass));
+            }
+            carried_bytes += carried.bytes;
+            if carried_bytes > self.store.max_size / CARRY_SHARE {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    /// Whether segments may go before their time; not for a while after a pass that freed too little.
+    fn may_reclaim(&self, oldest: Option<&SegmentInfo>) -> bool {
+        let now = self.clock.elapsed();
+        if let (Some(pass), Some(oldest)) = (self.pass.get(), oldest)
+            && let Some(worth_it) = pass.over(oldest.first_seq)
+        {
+            self.pass.set(None);
+            if !worth_it {
+                self.paused_until.set(now + PAUSE);
+                tracing::warn!(
+                    pause_seconds = PAUSE.as_secs(),
+                    "the store is full of events that still count: nothing is reclaimed for a while"
+                );
+            }
+        }
+        now >= self.paused_until.get()
     }
 
     /// Carries what counts before `before`, waits until that is durable and known, and lets the segments go.
-    fn let_go(&self, before: Seq) -> Result<(), Kept> {
-        let mut carried_bytes = 0;
+    fn let_go(&self, before: Seq) -> Result<CarriedSum, Kept> {
+        let mut sum = CarriedSum::default();
         // What the agenda has not heard of yet can't be asked about.
         self.agenda.applied(before.saturating_sub(1))?;
         let (mut from, mut carried) = (0, false);
@@ -136,10 +183,10 @@ impl Work {
             }
             for order in &expiry.carry {
                 let (parts, entry) = self.copy_of(order)?;
-                carried_bytes +=
-                    (entry.payload.len() + parts.iter().map(|part| part.payload.len()).sum::<usize>()) as u64;
-                if carried_bytes > self.store.max_size / 10 {
-                    return Err(Kept::TooMuch(carried_bytes));
+                sum.events += 1;
+                sum.bytes += (entry.payload.len() + parts.iter().map(|part| part.payload.len()).sum::<usize>()) as u64;
+                if sum.bytes > self.store.max_size / CARRY_SHARE {
+                    return Err(Kept::TooMuch(sum.bytes));
                 }
                 let large = !parts.is_empty();
                 let answer = self.append(parts, entry);
@@ -166,8 +213,8 @@ impl Work {
             }
         }
         self.log.expire(before);
-        tracing::info!(before, carried_bytes, "old segments are let go");
-        Ok(())
+        tracing::info!(before, carried_events = sum.events, carried_bytes = sum.bytes, "old segments are let go");
+        Ok(sum)
     }
 
     fn append(&self, parts: Vec<NewEntry>, entry: NewEntry) -> oneshot::Receiver<Acked> {

@@ -192,6 +192,7 @@ fn the_commented_example_names_every_key() {
         "[source.app]\n",
         verify,
         &format!("{verify}[source.app.verify.timestamp]\n"),
+        "[keys]\n",
         "[source.app.client_certificate]\n",
         "[source.app.sequence]\n",
         "[source.app.dedupe]\n",

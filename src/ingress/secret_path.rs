@@ -29,9 +29,11 @@ pub(super) fn unlock(
     let verified = source.verifier.begin(&about, now).and_then(|check| check.finish(&[]));
     let masked = source.pattern.masked(path);
     let dots = source.pattern.is_subtree() && has_dot_segments(&masked);
-    // A path that can't be written is dropped whole rather than shown.
-    head.uri = with_path(&head.uri, &masked).unwrap_or_default();
-    let verified = verified.map_err(|_wrong| Refusal::PathSecret)?;
+    // A path that would become too long is dropped whole rather than shown, and the request with it.
+    let replaced = with_path(&head.uri, &masked);
+    let fits = replaced.is_some();
+    head.uri = replaced.unwrap_or_default();
+    let verified = verified.ok().filter(|_| fits).ok_or(Refusal::PathSecret)?;
     if dots { Err(Refusal::DotSegments) } else { Ok(Some(verified)) }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Bounded in entries and bytes: a new event that does not fit is answered [`AppendError::Busy`] at once; upkeep is
 //! always taken, because it is bounded by the attempts in flight. Two lanes: small appends first, then one part of a
-//! large body a turn. The committer is woken only when it waits.
+//! large body a turn. The committer is woken only when it waits. Upkeep by itself waits a moment for company (see
+//! [`LINGER`]); an event never does, and takes the upkeep along.
 
 use std::{
     collections::VecDeque,
@@ -33,11 +34,18 @@ impl QueueLimits {
 /// Small appends that share one barrier at the most; the rest waits for the next.
 pub const TURN_APPENDS: usize = 4096;
 
+/// Upkeep alone waits so long for more of it or for an event before it costs a barrier of its own: nobody waits for it,
+/// and each barrier makes the events that come meanwhile wait for it.
+const LINGER: Duration = Duration::from_millis(2);
+/// So much upkeep waits no longer: as it makes a good frame by itself.
+const LINGER_APPENDS: usize = 1024;
+
 /// What waits for the committer.
 pub struct Queue {
     limits: QueueLimits,
     waiting: Mutex<Waiting>,
     bell: Condvar,
+    linger: Duration,
 }
 
 #[derive(Default)]
@@ -46,9 +54,22 @@ struct Waiting {
     small_bytes: usize,
     large: VecDeque<Append>,
     large_bytes: usize,
-    committer_sleeps: bool,
+    /// Something waits that somebody waits for.
+    urgent: bool,
+    committer: Committer,
     closed: bool,
     knocks: u64,
+}
+
+/// What the committer is doing, as far as it matters to those who append.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Committer {
+    #[default]
+    Works,
+    /// Until there is work.
+    Sleeps,
+    /// Until there is urgent work.
+    Lingers,
 }
 
 /// What the committer got.
@@ -63,7 +84,7 @@ pub enum Taken {
 impl Queue {
     /// Empty.
     pub fn new(limits: QueueLimits) -> Self {
-        Self { limits, waiting: Mutex::default(), bell: Condvar::new() }
+        Self { limits, waiting: Mutex::default(), bell: Condvar::new(), linger: LINGER }
     }
 
     /// Puts an append in its lane.
@@ -85,6 +106,7 @@ impl Queue {
             append.done.answer(Err(error));
             return;
         }
+        let urgent = append.class == Class::Event || !append.parts.is_empty();
         if append.parts.is_empty() {
             waiting.small_bytes += bytes;
             waiting.small.push(append);
@@ -92,7 +114,15 @@ impl Queue {
             waiting.large_bytes += bytes;
             waiting.large.push_back(append);
         }
-        let wake = std::mem::take(&mut waiting.committer_sleeps);
+        waiting.urgent |= urgent;
+        let wake = match waiting.committer {
+            Committer::Works => false,
+            Committer::Sleeps => true,
+            Committer::Lingers => urgent || waiting.small.len() >= LINGER_APPENDS,
+        };
+        if wake {
+            waiting.committer = Committer::Works;
+        }
         drop(waiting);
         if wake {
             self.bell.notify_one();
@@ -105,9 +135,11 @@ impl Queue {
         let mut waiting = self.lock();
         let nothing = waiting.small.is_empty() && (waiting.large.is_empty() || !wants_large);
         if nothing && !waiting.closed && waiting.knocks == 0 && !timeout.is_zero() {
-            waiting.committer_sleeps = true;
-            (waiting, _) = self.bell.wait_timeout(waiting, timeout).unwrap_or_else(PoisonError::into_inner);
-            waiting.committer_sleeps = false;
+            waiting = self.wait(waiting, Committer::Sleeps, timeout);
+        }
+        let alone = !waiting.urgent && !waiting.small.is_empty() && waiting.small.len() < LINGER_APPENDS;
+        if alone && wants_large && !waiting.closed && waiting.knocks == 0 && !timeout.is_zero() {
+            waiting = self.wait(waiting, Committer::Lingers, self.linger.min(timeout));
         }
         waiting.knocks = 0;
         if waiting.closed && waiting.small.is_empty() && waiting.large.is_empty() {
@@ -121,6 +153,7 @@ impl Queue {
             return Taken::Work(spare, large);
         }
         waiting.small_bytes = 0;
+        waiting.urgent = !waiting.large.is_empty();
         Taken::Work(std::mem::replace(&mut waiting.small, spare), large)
     }
 
@@ -134,6 +167,18 @@ impl Queue {
     pub fn close(&self) {
         self.lock().closed = true;
         self.bell.notify_one();
+    }
+
+    fn wait<'a>(
+        &self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        how: Committer,
+        timeout: Duration,
+    ) -> MutexGuard<'a, Waiting> {
+        waiting.committer = how;
+        let (mut waiting, _) = self.bell.wait_timeout(waiting, timeout).unwrap_or_else(PoisonError::into_inner);
+        waiting.committer = Committer::Works;
+        waiting
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -154,13 +199,17 @@ mod tests {
     };
 
     fn push(queue: &Queue, bytes: usize, parts: usize) -> tokio::sync::oneshot::Receiver<Acked> {
+        push_as(queue, Class::Event, bytes, parts)
+    }
+
+    fn push_as(queue: &Queue, class: Class, bytes: usize, parts: usize) -> tokio::sync::oneshot::Receiver<Acked> {
         let (done, answer) = Done::channel();
         let entry = |bytes| NewEntry { kind: Kind::Accepted, payload: vec![0; bytes].into() };
         queue.push(Append {
             parts: (0..parts).map(|_| entry(bytes)).collect(),
             entry: entry(bytes),
             dedupe: None,
-            class: Class::Event,
+            class,
             time: Timestamp::ZERO,
             done,
         });
@@ -199,5 +248,48 @@ mod tests {
             assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, Some(_))));
         }
         assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, None)));
+    }
+
+    /// What the committer takes if upkeep waits, and then, once it lingers, `more` comes.
+    fn taken_while_lingering(more: impl FnOnce(&Queue)) -> usize {
+        let queue = Queue { linger: Duration::from_secs(3600), ..Queue::new(QueueLimits::standard()) };
+        let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
+        std::thread::scope(|scope| {
+            let committer = scope.spawn(|| match queue.take(Vec::new(), true, Duration::from_secs(3600)) {
+                Taken::Work(small, None) => small.len(),
+                _ => 0,
+            });
+            while queue.lock().committer != Committer::Lingers {
+                std::thread::yield_now();
+            }
+            more(&queue);
+            committer.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn upkeep_alone_waits_for_company_and_an_event_takes_it_along_at_once() {
+        let taken = taken_while_lingering(|queue| {
+            let _more = push_as(queue, Class::Upkeep, 1, 0);
+            assert!(queue.lock().committer == Committer::Lingers, "more upkeep is no reason to hurry");
+            let _event = push(queue, 1, 0);
+        });
+        assert_eq!(taken, 3);
+    }
+
+    #[test]
+    fn much_upkeep_a_knock_and_the_end_let_the_committer_linger_no_longer() {
+        let much = |queue: &Queue| (1..LINGER_APPENDS).for_each(|_| drop(push_as(queue, Class::Upkeep, 1, 0)));
+        assert_eq!(taken_while_lingering(much), LINGER_APPENDS);
+        assert_eq!(taken_while_lingering(Queue::knock), 1);
+        assert_eq!(taken_while_lingering(Queue::close), 1);
+    }
+
+    #[test]
+    fn upkeep_lingers_only_so_long() {
+        let queue = Queue::new(QueueLimits::standard());
+        let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
+        let taken = queue.take(Vec::new(), true, Duration::from_secs(3600));
+        assert!(matches!(taken, Taken::Work(small, None) if small.len() == 1));
     }
 }

@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may end by panicking")]
 
+mod disk;
 mod images;
+mod images_dedupe;
 mod images_state;
 mod kill;
 

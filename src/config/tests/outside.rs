@@ -66,8 +66,7 @@ fn what_is_missing_or_wrong_is_named_with_the_remedy() {
     ];
     for (verify, expected) in cases {
         let verify = verify.replace("ARN'", &format!("{ARN}'"));
-        let found: Vec<String> =
-            problems(&verify).into_iter().map(|text| text.replace(" reading", " reading").to_owned()).collect();
+        let found = problems(&verify);
         let expected = expected.replace("DIR/", "");
         assert_eq!(found.len(), 1, "{verify}: {found:?}");
         assert!(found[0].starts_with(&expected), "{verify}: {found:?}");

@@ -366,3 +366,16 @@ async fn a_secret_segment_is_compared_and_kept_nowhere() {
     }
     assert!(refused.iter().any(|request| &*request.path == "/t/acme/{secret}/in"));
 }
+
+#[tokio::test]
+async fn a_path_that_is_too_long_without_its_secret_is_not_taken_under_another_path() {
+    let door = door_at("/{secret}/*", |source| {
+        source.verifier = Verifier::path(0, vec![secret("env:S", "x")]).unwrap();
+    });
+    // A target has at most 65,534 bytes, and `{secret}` is longer than the secret.
+    let path = |length: usize| format!("/x/{}", "a".repeat(length - 3));
+    assert_eq!(door.ask(post(&path(65_527), "")).await.status, 202);
+    assert_eq!(door.ask(post(&path(65_528), "")).await.status, 404);
+    assert_eq!((door.log.appended(), door.last_reason()), (1, "wrong_path_secret"));
+    assert_eq!(door.log.event(0).path.len(), 65_534);
+}

@@ -28,7 +28,7 @@ use crate::{
     event::{EventId, Seq},
     log::{
         DedupeKey,
-        disk::private_directory,
+        disk::{private_directory, sync_directory_of},
         run::{Run, RunError, merge_by},
     },
 };
@@ -128,6 +128,11 @@ impl Runs {
     pub fn open(directory: &Path, now: Timestamp) -> Result<(Self, Seq, Vec<PathBuf>), RunError> {
         let failed = |source| io("opening", directory, source);
         private_directory(directory).map_err(failed)?;
+        // A merged run's name may not have reached the disk when the process ended, nor may this directory's: what
+        // follows removes what the merged run was made of.
+        for path in [directory.join("."), directory.to_owned()] {
+            sync_directory_of(&path).map_err(failed)?;
+        }
         let mut found = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -153,8 +158,7 @@ impl Runs {
                 Err(error) => return Err(error),
             }
         }
-        let end = members.iter().map(|member| member.name.to).max().unwrap_or(0);
-        let covered = damaged.iter().map(|(_, name)| name.from).fold(end, Seq::min);
+        let covered = covered(&members, &damaged);
         let paths = damaged.iter().map(|(path, _)| path.clone()).collect();
         let runs = Self {
             directory: directory.to_owned(),
@@ -287,6 +291,13 @@ impl Runs {
         Ok(())
     }
 
+    /// The sequence number before which all keys are in runs: until then the log is not needed to find them again.
+    #[must_use]
+    pub fn covered(&self) -> Seq {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        covered(&self.members.load(), &writer.damaged)
+    }
+
     /// How many runs there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -359,6 +370,12 @@ impl Runs {
         let meta = [expires_at.to_le_bytes(), shadows.to_le_bytes()].concat();
         Member::new(Run::write(&name.path(&self.directory), RECORD_BYTES, true, &meta, records)?, name)
     }
+}
+
+/// Where the log must be read from, given the runs that are sound and those that are not.
+fn covered(members: &[Arc<Member>], damaged: &[(PathBuf, Name)]) -> Seq {
+    let end = members.iter().map(|member| member.name.to).max().unwrap_or(0);
+    damaged.iter().map(|(_, name)| name.from).fold(end, Seq::min)
 }
 
 /// Makes one record of all with the same key, newest first.

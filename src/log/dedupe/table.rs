@@ -161,6 +161,18 @@ impl Table {
         self.young.len().max(self.forgotten.len()) >= TABLE_KEYS_MAX
     }
 
+    /// Whether a frozen generation waits for its publication.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Whether something is committed that was not frozen yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.end != self.covered
+    }
+
     /// Freezes the committed keys for a run; they stay readable here until [`Self::published`]. None if nothing was
     /// committed since the last time, if a generation is frozen already, or in the middle of a batch. It need not
     /// be [`Self::full`]: freezing before a shutdown saves the next start reading the log.

@@ -53,9 +53,53 @@ pub fn expire_before(sealed: &[Candidate], used: u64, now: Timestamp, rules: &Ru
     before
 }
 
+/// A pass that leaves more than this share (in percent) of the events it met in place was not worth its writing.
+const LIVE_SHARE_MAX: u64 = 90;
+
+/// One pass of reclaiming over the store: everything that was there when it began is met once. If nearly all of it is
+/// still needed, another pass would only copy the same events again: it must wait until some are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    until: Seq,
+    met: u64,
+    carried: u64,
+}
+
+impl Pass {
+    /// Begins a pass over what stands before `end`.
+    #[must_use]
+    pub fn beginning(end: Seq) -> Self {
+        Self { until: end, met: 0, carried: 0 }
+    }
+
+    /// A segment of `met` events went, of which `carried` were appended again.
+    pub fn took(&mut self, met: u64, carried: u64) {
+        self.met = self.met.saturating_add(met);
+        self.carried = self.carried.saturating_add(carried);
+    }
+
+    /// Whether the pass is over, given where the oldest segment begins now; and if it is, whether it was worth it.
+    #[must_use]
+    pub fn over(&self, oldest: Seq) -> Option<bool> {
+        (oldest >= self.until).then(|| self.carried.saturating_mul(100) <= self.met.saturating_mul(LIVE_SHARE_MAX))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pass_ends_where_it_began_and_is_worth_it_if_a_tenth_could_go() {
+        let mut pass = Pass::beginning(1_000);
+        pass.took(100, 100);
+        assert_eq!(pass.over(500), None);
+        assert_eq!(pass.over(1_000), Some(false), "everything was copied");
+        pass.took(100, 80);
+        assert_eq!(pass.over(1_200), Some(true));
+        pass.took(100, 91);
+        assert_eq!(pass.over(1_200), Some(false));
+    }
 
     const DAY: Duration = Duration::from_secs(86_400);
 

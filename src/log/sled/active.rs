@@ -92,11 +92,14 @@ impl Active {
         }
         Self::open_at(&unfinished, number)?.settle(barrier).map_err(io)?;
         fs::rename(&unfinished, &path).map_err(io)?;
-        sync_directory_of(&path).map_err(io)?;
-        // Opening it again writes to it: that is made durable too, before anything is acknowledged from here.
-        let active = Self::open_at(&path, number)?;
-        active.settle(barrier).map_err(io)?;
-        Ok(active)
+        // Opening it again writes to `db`, which the barrier of the first commit makes durable, and a snapshot, which
+        // sled syncs itself and can do without.
+        let made = sync_directory_of(&path).map_err(io).and_then(|()| Self::open_at(&path, number));
+        if made.is_err() {
+            // It holds nothing, and the next try must find its number free.
+            let _left = fs::remove_dir_all(&path);
+        }
+        made
     }
 
     /// Opens a segment, new or old, around sled's traps.

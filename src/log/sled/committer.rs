@@ -3,7 +3,7 @@
 //!
 //! A turn takes all small appends that wait and (now and then) one part of a large body, makes frames of them, and pays for one
 //! barrier. While the disk is busy with it, the next turn's appends gather. A full disk is put in order and the turn
-//! repeated; any other write error poisons the log: never sync again and call it success.
+//! repeated in a new segment, or refused as long as there is no room; any other write error poisons the log: never sync again and call it success.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -46,6 +46,10 @@ pub(super) struct Committer {
     frames: Vec<u8>,
     /// The turn's small appends.
     small: Vec<Append>,
+    /// The active segment met a full disk: nothing can be written to it any more.
+    stuck: bool,
+    /// A segment was finished while older keys were still being written.
+    freeze_due: bool,
     /// The large body whose parts are being committed.
     large: Option<Large>,
     /// While small appends wait, no further part before this time (of the clock's own scale).
@@ -77,6 +81,8 @@ impl Committer {
         next_seq: Seq,
         last_time: Timestamp,
     ) -> Self {
+        // What was read back from the log at the start belongs into a run.
+        let freeze_due = table.is_behind();
         Self {
             shared,
             table,
@@ -88,6 +94,8 @@ impl Committer {
             raw: Vec::new(),
             frames: Vec::new(),
             small: Vec::new(),
+            stuck: false,
+            freeze_due,
             large: None,
             large_after: Duration::ZERO,
         }
@@ -132,9 +140,12 @@ impl Committer {
         }
         if let Err(error) = self.store(&turn) {
             self.table.rollback();
+            if error.is_full() {
+                Done::answer_all(turn.acks.into_iter().map(|(done, _)| (done, Err(AppendError::Full))));
+                return;
+            }
             self.shared.poison(&error);
-            let poisoned = turn.acks.into_iter().map(|(done, _)| (done, Err(AppendError::Poisoned)));
-            Done::answer_all(poisoned);
+            Done::answer_all(turn.acks.into_iter().map(|(done, _)| (done, Err(AppendError::Poisoned))));
             self.poison_waiting();
             return;
         }
@@ -263,12 +274,21 @@ impl Committer {
         }
     }
 
-    /// Inserts the turn's frames and crosses the barrier; a full disk is put in order first and the turn repeated.
+    /// Inserts the turn's frames and crosses the barrier; on a full disk, in a new segment.
+    ///
+    /// # Errors
+    /// If the disk stays full nothing was stored, and the next turn tries again; everything else is for ever.
     fn store(&mut self, turn: &Turn) -> Result<(), SegmentError> {
-        match self.write(turn) {
-            Err(error) if error.is_full() => self.recover_from_full(turn, &error),
-            other => other,
+        if !self.stuck {
+            match self.write(turn) {
+                Err(error) if error.is_full() => {
+                    tracing::error!(%error, "the disk is full: new events are refused with 503 until there is room");
+                    self.stuck = true;
+                }
+                other => return other,
+            }
         }
+        self.move_on(turn)
     }
 
     fn write(&mut self, turn: &Turn) -> Result<(), SegmentError> {
@@ -286,22 +306,25 @@ impl Committer {
     }
 
     /// sled remembers a full disk until it is reopened, and reopening needs room: releases the reserve, moves on to
-    /// a new segment (the old one is reopened, repaired and sealed by the sealer) and repeats the turn there.
-    fn recover_from_full(&mut self, turn: &Turn, error: &SegmentError) -> Result<(), SegmentError> {
-        tracing::error!(%error, "the disk is full: new events are refused with 503 until there is room");
-        self.shared.full.store(true, Ordering::SeqCst);
-        Reserve::of(&self.shared.settings.directory).release();
-        let directory = self.shared.log_directory();
-        let prepared = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let number = self.open.active.number;
+    /// a new segment and repeats the turn there. The sealer repairs and seals the old one, or deletes it if nothing was
+    /// ever acknowledged from it. Both segments may hold frames under the same numbers then; those of the old one
+    /// were never acknowledged, and it ends for all readers where the new one begins.
+    fn move_on(&mut self, turn: &Turn) -> Result<(), SegmentError> {
+        let shared = self.shared.clone();
+        shared.full.store(true, Ordering::SeqCst);
+        Reserve::of(&shared.settings.directory).release();
+        let making = shared.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
         let next = match prepared {
             Some(active) => active,
-            None => Active::create(&directory, number + 1, &self.shared.settings.barrier)?,
+            None => Active::create(&shared.log_directory(), self.open.active.number + 1, &shared.settings.barrier)?,
         };
-        let broken = self.open.clone();
+        let (broken, acknowledged) = (self.open.clone(), self.stored > 0);
         self.enter(next, turn.frames.first().map_or(self.next_seq, |(seq, _)| *seq));
+        drop(making);
         let written = self.write(turn);
-        self.shared.hand_over(Work::Repair(broken));
+        self.stuck = written.as_ref().is_err_and(SegmentError::is_full);
+        shared.hand_over(if acknowledged { Work::Repair(broken) } else { Work::Discard(broken) });
         written
     }
 
@@ -317,12 +340,18 @@ impl Committer {
         if !asked && self.stored < self.shared.settings.segment_bytes {
             return;
         }
-        let Some(next) = self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        // While the sealer makes one there is none to be had, and it need not be waited for.
+        let shared = self.shared.clone();
+        let making = shared.making.try_lock().ok();
+        let mut prepared = shared.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(next) = making.is_some().then(|| prepared.take()).flatten() else {
             self.shared.roll_asked.fetch_or(asked, Ordering::SeqCst);
             self.shared.ask_to_prepare();
             return;
         };
+        drop(prepared);
         self.enter(next, self.next_seq);
+        drop(making);
         self.freeze_table();
         self.shared.ask_to_prepare();
         self.shared.hand_over(Work::Seal);
@@ -342,7 +371,7 @@ impl Committer {
         for (frozen, version) in published {
             self.table.published(&frozen, version);
         }
-        if self.table.full() {
+        if self.table.full() || (self.freeze_due && !self.table.is_frozen()) {
             self.freeze_table();
         }
     }
@@ -350,6 +379,8 @@ impl Committer {
     /// Hands the committed keys to the sealer, so that the next start need not read the log before this point.
     fn freeze_table(&mut self) {
         self.table.passed(self.next_seq);
+        // One generation at a time: the next one follows as soon as this one is published.
+        self.freeze_due = self.table.is_frozen();
         if let Some(frozen) = self.table.take_frozen() {
             self.shared.hand_over(Work::Publish(frozen));
         }

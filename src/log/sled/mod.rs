@@ -15,6 +15,7 @@
 
 mod active;
 mod committer;
+mod leftover;
 pub mod offline;
 mod open;
 mod read;
@@ -149,6 +150,8 @@ struct Shared {
     cache: read::Cache,
     work: SyncSender<sealer::Work>,
     prepared: Mutex<Option<Active>>,
+    /// Held while a segment is made, so that no two are made under one number.
+    making: Mutex<()>,
     metrics: Arc<Metrics>,
     clock: Clock,
     _lock: Lock,
@@ -161,6 +164,16 @@ struct Segments {
     sealed: Vec<Arc<Sealed>>,
     /// Ascending; all but the last wait to be sealed.
     open: Vec<Arc<OpenSegment>>,
+    /// Ascending; can't be read for a while.
+    repairing: Vec<Repairing>,
+}
+
+/// A segment that met a full disk and is being opened again: what it holds is there, but not now.
+#[derive(Clone, Copy, Debug)]
+struct Repairing {
+    number: u64,
+    first_seq: Seq,
+    first_time: Timestamp,
 }
 
 /// An active segment and the first sequence number that belongs to it.
@@ -275,6 +288,14 @@ impl SledLog {
         sealed.chain(open).collect()
     }
 
+    /// How many events stand in a sealed segment, settled or not. Reads from the disk; 0 if that is not known.
+    #[must_use]
+    pub fn events_in(&self, number: u64) -> u64 {
+        let segments = self.shared.segments.load();
+        let sealed = segments.sealed.iter().find(|sealed| sealed.number == number);
+        sealed.and_then(|sealed| sealed.event_ids(self.shared.partition)).map_or(0, |ids| ids.len() as u64)
+    }
+
     /// The data directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -355,11 +376,13 @@ impl Log for SledLog {
     fn stats(&self) -> LogStats {
         let segments = self.shared.segments.load();
         let open = segments.open.iter().map(|open| open.first_time.load(Ordering::Relaxed));
+        let repairing = segments.repairing.iter().map(|segment| segment.first_time);
         let times = open.map(Timestamp::from_millis).chain(segments.sealed.iter().map(|sealed| sealed.first_time()));
+        let times = times.chain(repairing);
         LogStats {
             bytes: self.shared.bytes.load(Ordering::Relaxed),
             limit: self.shared.settings.max_size,
-            segments: (segments.sealed.len() + segments.open.len()) as u64,
+            segments: (segments.sealed.len() + segments.open.len() + segments.repairing.len()) as u64,
             oldest_at: times.filter(|time| *time > Timestamp::ZERO).min(),
             first_seq: segments.first_seq().unwrap_or(0),
             next_seq: self.end(),

@@ -95,6 +95,7 @@ impl OfflineLog {
             cache: super::read::Cache::default(),
             work,
             prepared: Mutex::new(None),
+            making: Mutex::default(),
             metrics: Arc::new(Metrics::default()),
             clock,
             _lock: lock,

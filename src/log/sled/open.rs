@@ -2,7 +2,7 @@
 //! remove what is left of an incomplete last commit, cross the barrier, and only then read and serve.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fs,
     path::Path,
@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use super::{
     Active, OpenError, OpenSegment, Recovered, SEQ_STRIDE, SegmentError, Segments, Settings, Shared, SledLog,
     committer::Committer,
+    leftover,
     sealer::{Sealer, Work},
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     log::{
         Kind, ReadError,
         dedupe::{Runs, Table},
-        disk::{Access, Identity, Lock, Reserve, free_bytes, private_directory},
+        disk::{Access, Identity, Lock, Reserve, free_bytes, private_directory, sync_directory_of},
         entry, frame,
         queue::Queue,
         segment::Sealed,
@@ -45,13 +46,17 @@ const REPLAY_BYTES: usize = 4 * 1024 * 1024;
 /// is filled again when there is room.
 const OPENING_BYTES: u64 = 16 * 1024 * 1024;
 
+fn release_reserve(directory: &Path) {
+    tracing::error!("the disk is full: the reserve is released so that the log can be opened");
+    Reserve::of(directory).release();
+}
+
 /// Makes the first active segment; on a full disk with the room of the reserve.
 fn create(settings: &Settings, number: u64) -> Result<Active, SegmentError> {
     let log_directory = settings.directory.join("log");
     match Active::create(&log_directory, number, &settings.barrier) {
         Err(error) if error.is_full() => {
-            tracing::error!(%error, "the disk is full: the reserve is released so that the log can be opened");
-            Reserve::of(&settings.directory).release();
+            release_reserve(&settings.directory);
             Active::create(&log_directory, number, &settings.barrier)
         }
         other => other,
@@ -78,8 +83,12 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
     let mut recovered = Recovered::default();
     let mut segments = Segments::default();
     if free_bytes(&directory).is_ok_and(|free| free < OPENING_BYTES) {
-        tracing::error!("the disk is full: the reserve is released so that the log can be opened");
-        Reserve::of(&directory).release();
+        release_reserve(&directory);
+    }
+    // A process that was killed between a rename and the sync of its directory leaves names that are not durable yet;
+    // what follows deletes what they replace, and acknowledges from segments that have them.
+    for path in [log_directory.join("."), log_directory.clone()] {
+        sync_directory_of(&path).map_err(io(&path))?;
     }
     remove_temporary(&log_directory).map_err(io(&log_directory))?;
     for (number, found) in list(&log_directory).map_err(io(&log_directory))? {
@@ -89,7 +98,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
                 Ok(sealed) => {
                     if found.directory {
                         recovered.interrupted_seals += 1;
-                        remove_segment(&log_directory, number).map_err(io(&log_directory))?;
+                        leftover::remove(&log_directory.join(format!("{number:08}"))).map_err(io(&log_directory))?;
                     }
                     segments.sealed.push(Arc::new(sealed));
                     continue;
@@ -144,6 +153,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         cache: super::read::Cache::default(),
         work: sender,
         prepared: Mutex::new(None),
+        making: Mutex::default(),
         metrics,
         clock,
         _lock: lock,
@@ -167,8 +177,13 @@ fn start(
     work: Receiver<Work>,
     recovered: Recovered,
 ) -> std::io::Result<SledLog> {
-    let sealer =
-        Sealer { shared: shared.clone(), work, unpublished: Cell::new(None), working_since: Cell::new(Duration::ZERO) };
+    let sealer = Sealer {
+        shared: shared.clone(),
+        work,
+        unpublished: Cell::new(None),
+        working_since: Cell::new(Duration::ZERO),
+        leftovers: RefCell::default(),
+    };
     let threads = vec![
         thread::Builder::new().name("committer".into()).spawn(move || committer.run())?,
         thread::Builder::new().name("sealer".into()).spawn(move || sealer.run())?,
@@ -199,14 +214,11 @@ fn remove_temporary(log_directory: &Path) -> std::io::Result<()> {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("tmp") => fs::remove_file(path)?,
             Some("new") => fs::remove_dir_all(path)?,
+            _ if leftover::is_leftover(&path) => fs::remove_dir_all(path)?,
             _ => {}
         }
     }
     Ok(())
-}
-
-fn remove_segment(log_directory: &Path, number: u64) -> std::io::Result<()> {
-    fs::remove_dir_all(log_directory.join(format!("{number:08}")))
 }
 
 pub(super) fn open_active(
@@ -215,8 +227,19 @@ pub(super) fn open_active(
     segments: &mut Segments,
     recovered: &mut Recovered,
 ) -> Result<(), OpenError> {
-    let active = Active::open(&settings.directory.join("log"), number)?;
-    recovered.incomplete_frames += active.drop_incomplete_tail(&settings.barrier)?;
+    let open = || {
+        let active = Active::open(&settings.directory.join("log"), number)?;
+        let dropped = active.drop_incomplete_tail(&settings.barrier)?;
+        Ok::<_, SegmentError>((active, dropped))
+    };
+    let (active, dropped) = match open() {
+        Err(error) if error.is_full() => {
+            release_reserve(&settings.directory);
+            open()?
+        }
+        other => other?,
+    };
+    recovered.incomplete_frames += dropped;
     let first = active.frame_from(0)?;
     let header = first.as_deref().and_then(|bytes| frame::Header::read(bytes).ok());
     let first_seq = first.as_deref().and_then(super::active::first_seq_of).unwrap_or(Seq::MAX);

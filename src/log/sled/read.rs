@@ -59,11 +59,27 @@ fn holds(block: &[Entry], seq: Seq) -> bool {
 enum Place {
     Sealed(Arc<Sealed>),
     Open(Arc<OpenSegment>, Seq),
+    /// Not to be read now.
+    Repairing(u64),
 }
 
 impl Segments {
     /// The first segment that may hold `seq` or something after it. For an open segment, its end too.
     fn at(&self, seq: Seq) -> Option<Place> {
+        let found = self.readable_at(seq);
+        let number = match &found {
+            Some(Place::Sealed(sealed)) => sealed.number,
+            Some(Place::Open(open, _)) => open.active.number,
+            _ => u64::MAX,
+        };
+        let repairing = self.repairing.iter().find(|segment| seq < self.limit_of(segment.number));
+        match repairing.filter(|segment| segment.number < number) {
+            Some(segment) => Some(Place::Repairing(segment.number)),
+            None => found,
+        }
+    }
+
+    fn readable_at(&self, seq: Seq) -> Option<Place> {
         let sealed = self.sealed.get(self.sealed.partition_point(|sealed| sealed.end() <= seq));
         let after = self.open.partition_point(|open| open.first_seq <= seq);
         // A segment that could not be sealed yet may be older than sealed ones.
@@ -86,7 +102,9 @@ impl Segments {
         });
         let sealed = self.sealed.iter().filter(|sealed| sealed.first_seq() < seq);
         let sealed = sealed.map(|sealed| (sealed.number, Place::Sealed(sealed.clone())));
-        let mut places: Vec<(u64, Place)> = open.chain(sealed).collect();
+        let repairing = self.repairing.iter().filter(|segment| segment.first_seq < seq);
+        let repairing = repairing.map(|segment| (segment.number, Place::Repairing(segment.number)));
+        let mut places: Vec<(u64, Place)> = open.chain(sealed).chain(repairing).collect();
         places.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
         places.into_iter().map(|(_, place)| place).collect()
     }
@@ -95,13 +113,15 @@ impl Segments {
     pub(super) fn limit_of(&self, number: u64) -> Seq {
         let open = self.open.iter().find(|other| other.active.number > number).map(|next| next.first_seq);
         let sealed = self.sealed.iter().find(|other| other.number > number).map(|next| next.first_seq());
-        open.into_iter().chain(sealed).min().unwrap_or(Seq::MAX)
+        let repairing = self.repairing.iter().find(|other| other.number > number).map(|next| next.first_seq);
+        open.into_iter().chain(sealed).chain(repairing).min().unwrap_or(Seq::MAX)
     }
 
     /// The first sequence number that is stored.
     pub(super) fn first_seq(&self) -> Option<Seq> {
         let sealed = self.sealed.first().map(|sealed| sealed.first_seq());
-        sealed.into_iter().chain(self.open.first().map(|open| open.first_seq)).min()
+        let repairing = self.repairing.first().map(|segment| segment.first_seq);
+        sealed.into_iter().chain(self.open.first().map(|open| open.first_seq)).chain(repairing).min()
     }
 }
 
@@ -152,6 +172,7 @@ impl Shared {
                         None => continue,
                     }
                 }
+                Place::Repairing(number) => return Err(self.repairing(number)),
             };
             let found: Vec<Entry> = block.iter().take_while(|entry| entry.pos.seq < before).cloned().collect();
             if !found.is_empty() {
@@ -170,6 +191,7 @@ impl Shared {
         loop {
             match self.segments.load().at(seq) {
                 None => return Ok(None),
+                Some(Place::Repairing(number)) => return Err(self.repairing(number)),
                 Some(Place::Sealed(sealed)) => match sealed.block_at(seq) {
                     Some(block) => return self.sealed_block(&sealed, block).map(Some),
                     None => seq = sealed.end(),
@@ -187,6 +209,13 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// It passes: readers try again.
+    fn repairing(&self, number: u64) -> ReadError {
+        let file = self.log_directory().join(format!("{number:08}")).display().to_string();
+        let what = "the disk was full; the segment is being opened again, try again soon";
+        ReadError::Io { file, source: std::io::Error::new(std::io::ErrorKind::ResourceBusy, what) }
     }
 
     fn sealed_block(&self, sealed: &Sealed, block: &crate::log::segment::Block) -> Result<Block, ReadError> {

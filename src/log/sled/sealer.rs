@@ -4,7 +4,7 @@
 //! segments, and watches space once a second.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs,
     sync::{
         Arc, PoisonError,
@@ -14,8 +14,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Active, OpenSegment, SegmentError, Shared};
+use super::{
+    Active, OpenSegment, Repairing, SegmentError, Shared,
+    leftover::{Leftovers, STEP_EVERY},
+};
 use crate::{
+    clock::Timestamp,
     event::Seq,
     log::{
         dedupe::Frozen,
@@ -26,6 +30,9 @@ use crate::{
 
 /// How often space is watched.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether somebody still reads from a segment.
+const READER_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How much the sealer gives way: a ninth of the others' share when the cores are busy.
 const NICE: i32 = 10;
@@ -47,6 +54,8 @@ pub(super) enum Work {
     Seal,
     /// Reopen a segment that met a full disk, then seal it.
     Repair(Arc<OpenSegment>),
+    /// Delete a segment from which nothing was ever acknowledged.
+    Discard(Arc<OpenSegment>),
     /// Write older dedupe keys.
     Publish(Frozen),
     /// Delete segments that end at or before this.
@@ -64,23 +73,42 @@ pub(super) struct Sealer {
     pub(super) unpublished: Cell<Option<Frozen>>,
     /// When the current slice of sealing began.
     pub(super) working_since: Cell<Duration>,
+    /// Directories of sealed segments that are being deleted.
+    pub(super) leftovers: RefCell<Leftovers>,
 }
 
 impl Sealer {
     pub(super) fn run(self) {
         yield_to_others();
         self.watch_space();
+        let mut watched = self.shared.clock.elapsed();
         loop {
-            match self.work.recv_timeout(TICK) {
-                Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => return,
+            let deleting = !self.leftovers.borrow().is_empty();
+            match self.work.recv_timeout(if deleting { STEP_EVERY } else { TICK }) {
+                Ok(Work::End) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(work) => self.do_work(work),
-                Err(RecvTimeoutError::Timeout) => self.seal_finished(),
+                Err(RecvTimeoutError::Timeout) if deleting => {
+                    self.leftovers.borrow_mut().step();
+                    if self.shared.clock.elapsed().saturating_sub(watched) < TICK {
+                        continue;
+                    }
+                    self.try_again();
+                }
+                Err(RecvTimeoutError::Timeout) => self.try_again(),
             }
+            watched = self.shared.clock.elapsed();
             if let Some(frozen) = self.unpublished.take() {
                 self.publish(frozen);
             }
             self.watch_space();
         }
+        self.leftovers.borrow_mut().finish();
+    }
+
+    /// What did not work a while ago.
+    fn try_again(&self) {
+        self.reopen();
+        self.seal_finished();
     }
 
     fn do_work(&self, work: Work) {
@@ -91,6 +119,7 @@ impl Sealer {
             }
             Work::Seal => self.seal_finished(),
             Work::Repair(open) => self.repair(open),
+            Work::Discard(open) => self.discard(open),
             Work::Publish(frozen) => self.publish(frozen),
             Work::Expire(before) => self.expire(before),
             Work::Roll => {
@@ -104,6 +133,7 @@ impl Sealer {
 
     fn prepare(&self) {
         let shared = &self.shared;
+        let _making = shared.making.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return;
         }
@@ -123,6 +153,9 @@ impl Sealer {
             let segments = self.shared.segments.load_full();
             let Some((_, finished)) = segments.open.split_last() else { return };
             let Some(open) = finished.first().cloned() else { return };
+            if segments.repairing.first().is_some_and(|older| older.number < open.active.number) {
+                return;
+            }
             drop(segments);
             if !self.seal(&open) {
                 return;
@@ -174,32 +207,59 @@ impl Sealer {
                 segments.sealed.insert(place, sealed.clone());
             }
         });
-        let path = open.active.path().to_path_buf();
-        let _failed = fs::remove_dir_all(&path);
-        let _failed = disk::sync_directory_of(&path);
+        // The file is durable under its name: `seal` has synced the directory.
+        self.leftovers.borrow_mut().add(open);
     }
 
+    /// Takes a segment that met a full disk away from the readers, who are told to come again, and opens it anew.
     fn repair(&self, broken: Arc<OpenSegment>) {
         let number = broken.active.number;
-        let (first_seq, first_time) = (broken.first_seq, broken.first_time.load(Ordering::Relaxed));
-        self.shared.change_segments(|segments| segments.open.retain(|other| !Arc::ptr_eq(other, &broken)));
+        if !self.shared.segments.load().open.iter().any(|open| Arc::ptr_eq(open, &broken)) {
+            // It could be sealed as it is.
+            return;
+        }
+        let first_time = Timestamp::from_millis(broken.first_time.load(Ordering::Relaxed));
+        let repairing = Repairing { number, first_seq: broken.first_seq, first_time };
+        self.shared.change_segments(|segments| {
+            segments.open.retain(|other| !Arc::ptr_eq(other, &broken));
+            let place = segments.repairing.partition_point(|other| other.number < number);
+            segments.repairing.insert(place, repairing);
+        });
         // sled locks its file: whoever still reads from the old handle must be done first.
         while Arc::strong_count(&broken) > 1 {
-            std::thread::yield_now();
+            std::thread::park_timeout(READER_LOOK_EVERY);
         }
         drop(broken);
-        match Active::open(&self.shared.log_directory(), number) {
-            Ok(active) => {
-                let open = Arc::new(OpenSegment { active, first_seq, first_time: first_time.into() });
-                self.shared.change_segments(|segments| {
-                    let place = segments.open.partition_point(|other| other.active.number < number);
-                    segments.open.insert(place, open.clone());
-                });
-                drop(open);
-                self.seal_finished();
+        self.reopen();
+        self.seal_finished();
+    }
+
+    /// Opens what is being repaired. While there is no room for that, it is tried again every second.
+    fn reopen(&self) {
+        let repairing = self.shared.segments.load().repairing.clone();
+        for Repairing { number, first_seq, first_time } in repairing {
+            match Active::open(&self.shared.log_directory(), number) {
+                Ok(active) => {
+                    let open = Arc::new(OpenSegment { active, first_seq, first_time: first_time.as_millis().into() });
+                    self.shared.change_segments(|segments| {
+                        segments.repairing.retain(|other| other.number != number);
+                        let place = segments.open.partition_point(|other| other.active.number < number);
+                        segments.open.insert(place, open.clone());
+                    });
+                }
+                Err(error) if error.is_full() => {
+                    tracing::warn!(%error, segment = number, "no room to open a segment; its events wait");
+                    return;
+                }
+                Err(error) => return self.shared.poison(&error),
             }
-            Err(error) => self.shared.poison(&error),
         }
+    }
+
+    /// Nothing was acknowledged from it: it never was.
+    fn discard(&self, broken: Arc<OpenSegment>) {
+        self.shared.change_segments(|segments| segments.open.retain(|other| !Arc::ptr_eq(other, &broken)));
+        self.leftovers.borrow_mut().add(&broken);
     }
 
     fn publish(&self, frozen: Frozen) {
@@ -224,7 +284,10 @@ impl Sealer {
         let segments = self.shared.segments.load_full();
         // No holes: what is older and not sealed yet keeps all that is newer. And something must stay to tell the
         // next start which numbers were used.
-        let oldest_open = segments.open.first().map_or(0, |open| open.active.number);
+        let open = segments.open.first().map_or(0, |open| open.active.number);
+        let oldest_open = segments.repairing.first().map_or(open, |segment| segment.number.min(open));
+        // Nor before its dedupe keys are elsewhere.
+        let before = before.min(self.shared.runs.covered());
         let used_in_open = segments.open.iter().any(|open| !open.active.is_empty());
         let stays = segments.sealed.last().filter(|_| !used_in_open).map(|sealed| sealed.number);
         let goes =

@@ -1,5 +1,7 @@
 //! Tests of what only the engine on disk promises: recovery, sealing, damage, a full queue of segments, a failed sync.
 
+mod full;
+
 use std::{
     fs,
     path::PathBuf,
@@ -265,32 +267,6 @@ fn id_end(log: &dyn Log) -> u64 {
 }
 
 #[test]
-fn a_full_disk_moves_the_log_to_a_new_segment_and_loses_nothing() {
-    let mut scratch = Scratch::default();
-    let full = Arc::new(AtomicBool::new(false));
-    let fail = full.clone();
-    scratch.settings.barrier = Arc::new(move |file| match fail.swap(false, Ordering::SeqCst) {
-        true => Err(std::io::Error::from_raw_os_error(28)),
-        false => file.sync_data(),
-    });
-    let log = scratch.open();
-    for number in 0..100 {
-        id(append(&*log, text(number), &[], None));
-    }
-    full.store(true, Ordering::SeqCst);
-    id(append(&*log, text(100), &[], None));
-    log.set_full(false);
-    for number in 101..200 {
-        id(append(&*log, text(number), &[], None));
-    }
-    wait_until_sealed(&log, 1);
-    assert_eq!(payloads(&*log), (0..200).map(text).collect::<Vec<_>>());
-    log.close();
-    drop(log);
-    assert_eq!(payloads(&*scratch.open()), (0..200).map(text).collect::<Vec<_>>());
-}
-
-#[test]
 fn no_value_ever_reaches_the_directory_that_sled_does_not_sync() {
     let scratch = Scratch::default();
     let log = scratch.open();
@@ -456,4 +432,79 @@ fn what_was_read_before_a_segment_was_sealed_is_found_after_it() {
         assert_eq!(log.scan(id.pos.seq, 1).unwrap().first().map(|entry| entry.pos), Some(id.pos));
         assert_eq!(log.scan_back(id.pos.seq + 1).unwrap().last().map(|entry| entry.pos), Some(id.pos));
     }
+}
+
+/// Accepts an event with a dedupe key whose window is 30 days.
+fn keyed(log: &dyn Log, key: &str) -> crate::log::Acked {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let dedupe = crate::log::DedupeKey {
+        fingerprint: log.fingerprint("app", key.as_bytes()),
+        expires_at: now.after(std::time::Duration::from_secs(30 * 86_400)),
+        body: 0,
+        runs_version: 0,
+    };
+    let accepting = crate::log::entry::Accepting {
+        received_at: now,
+        source: "app",
+        event_type: None,
+        method: &http::Method::POST,
+        scheme: crate::event::Scheme::Http,
+        path: "/",
+        query: None,
+        headers: &http::HeaderMap::new(),
+        client: "127.0.0.1",
+        proxy: None,
+        captures: &[],
+        verification_scheme: "none",
+        verification_secret: None,
+        config_generation: 1,
+        extras: None,
+        dedupe: Some((dedupe.fingerprint, dedupe.expires_at, dedupe.body)),
+        body: Some(&[bytes::Bytes::from_static(b"{}")]),
+        body_length: 2,
+    };
+    append(log, accepting.encode(), &[], Some(dedupe))
+}
+
+#[test]
+fn a_segment_does_not_expire_before_its_dedupe_keys_are_written_elsewhere() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    let runs = scratch.directory.path().join("dedupe");
+    // The keys can't be written.
+    fs::remove_dir(&runs).unwrap();
+    fs::write(&runs, "in the way").unwrap();
+    let first = id(keyed(&*log, "key"));
+    for round in 1..=2 {
+        id(append(&*log, text(round), &[], None));
+        log.roll();
+        wait_until_sealed(&log, round as usize);
+    }
+    log.expire(u64::MAX);
+    log.close();
+    drop(log);
+    fs::remove_file(&runs).unwrap();
+    let log = scratch.open();
+    assert_eq!(keyed(&*log, "key"), Ok(crate::log::Appended::Duplicate { first, body_differs: false }));
+}
+
+#[test]
+fn the_directory_of_a_sealed_segment_is_gone_after_a_while_or_with_the_next_start() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    id(append(&*log, text(1), &[], None));
+    log.roll();
+    wait_until_sealed(&log, 1);
+    while !scratch.log_files("00000001").is_empty() || !scratch.log_files(".gone").is_empty() {
+        std::thread::yield_now();
+    }
+    log.close();
+    drop(log);
+    // What a start finds under this name is never looked at.
+    let leftover = scratch.directory.path().join("log/00000007.gone");
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("db"), "half of it").unwrap();
+    let log = scratch.open();
+    assert_eq!(payloads(&*log), [text(1)]);
+    assert!(!leftover.exists());
 }
