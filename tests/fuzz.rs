@@ -20,8 +20,30 @@ const CASES: u32 = 1500;
 
 /// What the grammars are made of.
 const WORDS: [&[u8]; 24] = [
-    b",", b";", b"=", b"v1=", b"v1,", b"v1a,", b"t=", b"sha256=", b"\n", b":", b"\x1e", b".", b"Bearer ", b"{", b"}", b"\"",
-    b"<", b"</", b"&", b"%", b"+", b"-", b"999999999999999999999", b"https://",
+    b",",
+    b";",
+    b"=",
+    b"v1=",
+    b"v1,",
+    b"v1a,",
+    b"t=",
+    b"sha256=",
+    b"\n",
+    b":",
+    b"\x1e",
+    b".",
+    b"Bearer ",
+    b"{",
+    b"}",
+    b"\"",
+    b"<",
+    b"</",
+    b"&",
+    b"%",
+    b"+",
+    b"-",
+    b"999999999999999999999",
+    b"https://",
 ];
 
 /// One change.
@@ -144,9 +166,8 @@ fn keys_are_looked_for_where_their_publishers_have_them_and_nowhere_else() {
 fn every_target_has_a_program_and_a_test() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let programs = std::fs::read_dir(root.join("fuzz/fuzz_targets")).unwrap();
-    let mut programs: Vec<String> = programs
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
-        .collect();
+    let mut programs: Vec<String> =
+        programs.map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
     programs.sort();
     let mut names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
     names.sort_unstable();

@@ -65,11 +65,15 @@ fn message(body: &[u8]) -> bool {
     let verdict = super::headers::judge(&genuine::sns(), &head, body, &[body]);
     if let Some(asked) = subscription(body) {
         let said: Value = serde_json::from_slice(body).unwrap();
-        assert_eq!((&said["Type"], said["TopicArn"].as_str()), (&json!("SubscriptionConfirmation"), Some(&*asked.topic)));
+        assert_eq!(
+            (&said["Type"], said["TopicArn"].as_str()),
+            (&json!("SubscriptionConfirmation"), Some(&*asked.topic))
+        );
     }
     if verdict.is_ok() {
         let said: Value = serde_json::from_slice(body).unwrap();
-        let signed: Value = serde_json::from_str(if said["Token"].is_null() { NOTIFICATION } else { CONFIRMATION }).unwrap();
+        let signed: Value =
+            serde_json::from_str(if said["Token"].is_null() { NOTIFICATION } else { CONFIRMATION }).unwrap();
         for name in ["Message", "MessageId", "TopicArn", "Type", "Timestamp"] {
             assert_eq!(said[name], signed[name], "nobody signed this {name}");
         }
@@ -91,10 +95,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     confirmation["Token"] = "abc".into();
     for (message, names) in [
         (&mut notification, &["Message", "MessageId", "Timestamp", "TopicArn", "Type"][..]),
-        (
-            &mut confirmation,
-            &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"][..],
-        ),
+        (&mut confirmation, &["Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"][..]),
     ] {
         assert_eq!(message["TopicArn"], TOPIC);
         let text: String = names.iter().map(|name| format!("{name}\n{}\n", message[*name].as_str().unwrap())).collect();

@@ -43,7 +43,8 @@ pub fn run(data: &[u8]) -> bool {
     }
     let accepts = |form: &[u8]| judge(verifier, query, &headers, form);
     // A query that carries a hash is about a body that is no form.
-    let has_hash = query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "bodySHA256"));
+    let has_hash =
+        query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "bodySHA256"));
     if has_hash {
         return false;
     }

@@ -88,9 +88,7 @@ fn of_preset(row: &'static preset::Preset) -> Source {
     let tolerance = Duration::from_secs(300);
     let verifier = match row.name {
         "aws-sns" => sns(),
-        "paypal" => {
-            Verifier::paypal(PayPalSettings { webhook_id: "WH-1".to_owned(), tolerance, pinned: pinned() })
-        }
+        "paypal" => Verifier::paypal(PayPalSettings { webhook_id: "WH-1".to_owned(), tolerance, pinned: pinned() }),
         "google-pubsub" => Verifier::google_pubsub(PubSubSettings {
             audience: AUDIENCE.to_owned(),
             service_account: ACCOUNT.to_owned(),
@@ -109,8 +107,18 @@ fn of_preset(row: &'static preset::Preset) -> Source {
     };
     // Of the others some carry a secret, Mailgun signs a token, Google a time, and a body of PayPal's has a CRC.
     let open = [
-        "mailgun", "ms-graph", "gitlab-token", "telegram", "google-calendar", "okta", "postmark", "cloudevents",
-        "google-pubsub", "salesforce", "paypal", "aws-sns",
+        "mailgun",
+        "ms-graph",
+        "gitlab-token",
+        "telegram",
+        "google-calendar",
+        "okta",
+        "postmark",
+        "cloudevents",
+        "google-pubsub",
+        "salesforce",
+        "paypal",
+        "aws-sns",
     ];
     Source { name: row.name, verifier, covers_body: !open.contains(&row.name) }
 }

@@ -54,3 +54,14 @@ pub fn pieces<const N: usize>(data: &[u8]) -> [&[u8]; N] {
 pub fn joined(pieces: &[&[u8]]) -> Vec<u8> {
     pieces.join(&BETWEEN)
 }
+
+/// Writes what a target begins with into `corpus/TARGET`, where its fuzzer looks.
+pub fn write_corpus(root: &str, name: &str) {
+    let corpus = std::path::Path::new(root).join("corpus").join(name);
+    std::fs::create_dir_all(&corpus).expect("the corpus can be written");
+    for target in TARGETS.iter().filter(|target| target.name == name) {
+        for (number, seed) in (target.seeds)().into_iter().chain((target.hints)()).enumerate() {
+            std::fs::write(corpus.join(format!("seed-{number:03}")), seed).expect("the corpus can be written");
+        }
+    }
+}

@@ -133,7 +133,8 @@ fn in_the_body(text: &[u8], ahead: i64) -> bool {
     sent.is_some() && verdict.is_ok()
 }
 
-/// Milliseconds since the epoch, for what certainly is a timestamp. Times with a leap second are left out.
+/// Milliseconds since the epoch, for what certainly is a timestamp. Times with a leap second and
+/// those of the year 9999, which not every offset leaves in it, are left out.
 fn reference(unit: TimestampUnit, text: &[u8]) -> Option<u64> {
     if text.len() > TEXT_BYTES_MAX {
         return None;
@@ -169,6 +170,7 @@ fn rfc3339(text: &[u8]) -> Option<u64> {
         _ => return None,
     };
     if marks.iter().any(|(at, mark)| text.get(*at) != Some(mark))
+        || year == 9999
         || !(1..=last).contains(&day)
         || hour > 23
         || minute > 59
@@ -216,7 +218,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ("2026-01-02T03:04:05.123456789Z", "300000"),
         ("2024-02-29T23:59:59.5-08:00", "1"),
         ("1970-01-01T00:00:00+00:00", "1000"),
-        ("9999-12-31T00:00:00Z", "0"),
+        ("9998-12-31T00:00:00Z", "0"),
         ("0", "0"),
         ("18446744073709551615", "0"),
     ];

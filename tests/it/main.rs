@@ -31,6 +31,7 @@ mod sources_challenges;
 mod sources_door;
 mod sources_outside;
 mod sources_path;
+mod sources_series;
 mod systemd;
 mod tls;
 mod verification;

@@ -307,7 +307,13 @@ fn agree(presets: &[Preset], mut oracle: Oracle) {
 }
 
 /// A good request in every way that it may be changed: what was done, the request, and whether the package looks at that.
-fn changes(preset: &Preset, oracle: &mut Oracle, which: u8, body: &[u8], now: u64) -> Vec<(&'static str, Signed, bool)> {
+fn changes(
+    preset: &Preset,
+    oracle: &mut Oracle,
+    which: u8,
+    body: &[u8],
+    now: u64,
+) -> Vec<(&'static str, Signed, bool)> {
     let name = preset.name;
     let query = preset.signs_query.then_some("page=2");
     let mut sign = |which, at| oracle.sign(name, &key(name, which), body, query, at, "msg_changed");
