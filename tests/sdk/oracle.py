@@ -113,10 +113,11 @@ class Twilio:
         return text(request).startswith("{")
 
     def parameters(self, request):
-        from urllib.parse import parse_qs
+        from urllib.parse import parse_qsl
 
-        parsed = parse_qs(text(request), keep_blank_values=True)
-        return {name: values if len(values) > 1 else values[0] for name, values in parsed.items()}
+        from multidict import MultiDict
+
+        return MultiDict(parse_qsl(text(request), keep_blank_values=True))
 
     def sign(self, request):
         if self.is_json(request):
