@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 22] = [
+const SECTIONS: [(&str, &str); 24] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -168,6 +168,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ("[diagnostics]", "[diagnostics]\n"),
     ("[privacy]", "[privacy]\n"),
     ("[keys]", "[keys]\n"),
+    ("[quarantine]", "[quarantine]\n"),
     ("[source.NAME]", "[source.app]\n"),
     ("[source.NAME.verify]", "[source.app.verify]\nscheme = 'hmac'\n"),
     (
@@ -176,6 +177,7 @@ const SECTIONS: [(&str, &str); 22] = [
     ),
     ("[source.NAME.client_certificate]", "[source.app.client_certificate]\n"),
     ("[source.NAME.sequence]", "[source.app.sequence]\n"),
+    ("[source.NAME.schema]", "[source.app.schema]\n"),
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),

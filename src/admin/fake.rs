@@ -20,6 +20,7 @@ use crate::{
         Append, AppendError, DedupeKey, Follower, Kind, Log, LogStats, ReadError,
         entry::{self, Accepting, Attempted, Carried, Command, Entry, Planned, PlannedEvent, Target},
     },
+    quarantine::{Judgement, Purpose, Quarantine},
 };
 
 const START: u64 = 1_767_323_045_678;
@@ -50,6 +51,9 @@ impl FakeLog {
 impl Log for FakeLog {
     fn append(&self, append: Append) {
         append.done.answer(Err(AppendError::Closed));
+    }
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
     }
     fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
@@ -103,6 +107,7 @@ pub(crate) struct Fake {
     deleted: Mutex<BTreeSet<Seq>>,
     carried: Mutex<BTreeMap<Seq, Seq>>,
     commands: Mutex<Vec<Command>>,
+    pub(crate) quarantine: Option<Arc<Quarantine>>,
     /// The state can't be read now.
     pub(crate) rebuilding: std::sync::atomic::AtomicBool,
 }
@@ -295,6 +300,10 @@ impl Reads for Fake {
     fn hidden_headers(&self) -> Vec<HeaderName> {
         Vec::new()
     }
+    fn quarantine(&self) -> Arc<Quarantine> {
+        let empty = || Arc::new(Quarantine::open_for_reading(std::path::Path::new("/nowhere")));
+        self.quarantine.clone().unwrap_or_else(empty)
+    }
     fn config_hash(&self, _: u64) -> Option<String> {
         Some("c0ffee".into())
     }
@@ -312,6 +321,20 @@ impl Ports for Fake {
     fn command(&self, command: Command) -> Result<(), String> {
         self.commands.lock().unwrap().push(command);
         Ok(())
+    }
+    /// Judges by the body: a number is admitted under it, `known` is a duplicate, `ping` no event.
+    fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String> {
+        let crate::event::Body::Inline(body) = &event.body else { return Err("a body in parts".into()) };
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        let id = |seq| EventId { time: self.clock(), pos: Pos { partition: 0, seq } };
+        Ok(match (text, text.parse()) {
+            (_, Ok(seq)) if purpose == Purpose::Admit => Judgement::Admitted(id(seq)),
+            (_, Ok(_)) => Judgement::Taken,
+            ("known", _) if purpose == Purpose::Admit => Judgement::Duplicate(id(1)),
+            ("known", _) => Judgement::Taken,
+            ("ping", _) => Judgement::NoEvent,
+            _ => Judgement::Refused("bad_signature"),
+        })
     }
     fn refused(&self, after: u64) -> Vec<wire::Refused> {
         let one = wire::Refused {

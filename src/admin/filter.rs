@@ -24,6 +24,9 @@ pub enum FilterError {
     /// No such route, or no configuration to look it up in.
     #[error("there is no route {0:?} in the configuration")]
     Route(String),
+    /// A question that only events have an answer to.
+    #[error("--{0} means nothing in quarantine: use source, tenant, status, reason, since, until, grep or where")]
+    NotInQuarantine(&'static str),
     /// The expression is none.
     #[error("--where: {0}")]
     Expression(String),
@@ -31,20 +34,20 @@ pub enum FilterError {
 
 /// HTTP statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StatusFilter {
+pub(super) enum StatusFilter {
     One(u16),
     Class(u16),
 }
 
 impl StatusFilter {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         if let Some(class) = text.strip_suffix("xx") {
             return class.parse().ok().filter(|class| (1..=5).contains(class)).map(Self::Class);
         }
         text.parse().ok().filter(|status| (100..=599).contains(status)).map(Self::One)
     }
 
-    const fn matches(self, status: u16) -> bool {
+    pub(super) const fn matches(self, status: u16) -> bool {
         match self {
             Self::One(one) => status == one,
             Self::Class(class) => status / 100 == class,

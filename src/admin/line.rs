@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{Body, Change, Event, Seq, Status},
+    event::{Body, Change, Event, Extras, Seq, Status},
     log::{Log, ReadError, entry},
 };
 
@@ -72,6 +72,9 @@ fn line(log: &dyn Log, found: &Found) -> Result<wire::Line, ReadError> {
 /// The part that listing and showing have in common.
 pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire::Line<D> {
     let event = &found.event;
+    let extras = event.extras.as_deref();
+    let text =
+        |pick: fn(&Extras) -> &Option<Box<str>>| extras.and_then(|extras| pick(extras).as_deref()).map(str::to_owned);
     wire::Line {
         id: event.id.to_string(),
         received_at: event.received_at,
@@ -83,6 +86,11 @@ pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire
         sha256,
         state: found.state().as_str().to_owned(),
         deliveries,
+        parent: text(|extras| &extras.parent),
+        item: extras.and_then(|extras| extras.item),
+        tenant: text(|extras| &extras.tenant),
+        violation: text(|extras| &extras.violation),
+        tags: extras.map_or_else(Vec::new, |extras| extras.tags.iter().map(ToString::to_string).collect()),
     }
 }
 

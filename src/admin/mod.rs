@@ -13,6 +13,7 @@ mod line;
 mod list;
 mod ports;
 mod privacy;
+mod quarantine;
 pub mod server;
 mod show;
 mod socket;
@@ -29,10 +30,14 @@ pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
 pub use privacy::{Hidden, body};
+#[cfg(test)]
+pub(crate) use quarantine::tests as quarantine_tests;
+pub use quarantine::{QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
 
 pub use crate::{
     clock::{Clock, Timestamp},
     event::{EventId, IdError, Seq},
+    quarantine::KeptError,
 };

@@ -15,6 +15,7 @@ use crate::{
         Log, ReadError,
         entry::{Command, Target},
     },
+    quarantine::{Judgement, Purpose, Quarantine},
 };
 
 /// The most events in one question for their states.
@@ -130,6 +131,9 @@ pub trait Reads: Send + Sync {
     /// Header names, lower case, that are hidden besides the built-in list.
     fn hidden_headers(&self) -> Vec<HeaderName>;
 
+    /// The refused requests that are kept.
+    fn quarantine(&self) -> Arc<Quarantine>;
+
     /// The hash of the configuration of a generation.
     fn config_hash(&self, generation: u64) -> Option<String>;
 }
@@ -150,6 +154,13 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why it was not appended, in words.
     fn command(&self, command: Command) -> Result<(), String>;
+
+    /// What today's configuration says about a request from quarantine; to admit it makes it durable in the log. It stays
+    /// in quarantine.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String>;
 
     /// The refused requests with numbers above `after`, oldest first, at most 1,000.
     fn refused(&self, after: u64) -> Vec<wire::Refused>;

@@ -92,14 +92,18 @@ impl Hidden {
 /// # Errors
 /// See [`ReadError`].
 pub fn body(log: &dyn Log, event: &Event, reveal: bool) -> Result<Bytes, ReadError> {
-    let body = read_body(log, event)?;
-    if reveal || &*event.verification.scheme != "salesforce" {
-        return Ok(body);
+    Ok(without_credentials(&event.verification.scheme, read_body(log, event)?, reveal))
+}
+
+/// A body without the credentials that its scheme puts into it, unless they are to be revealed.
+pub(super) fn without_credentials(scheme: &str, body: Bytes, reveal: bool) -> Bytes {
+    if reveal || scheme != "salesforce" {
+        return body;
     }
-    Ok(match hide_session_ids(&body) {
+    match hide_session_ids(&body) {
         Cow::Borrowed(_) => body,
         Cow::Owned(hidden) => hidden.into(),
-    })
+    }
 }
 
 #[cfg(test)]

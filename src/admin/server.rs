@@ -37,13 +37,15 @@ use super::{
     list::follow_once,
     ports::{Ports, QueryError},
     privacy,
+    quarantine::{QuarantineError, Selected, Wanted, delete, kept_listed, quarantined_body, quarantined_show, recheck},
     show::show,
     socket::user_name,
-    wire::{Act, Problem, Query, Reply},
+    wire::{Act, Discard, Problem, Query, Recheck, Reply},
 };
 use crate::{
     event::{EventId, Seq},
     log::ReadError,
+    quarantine::KeptError,
     telemetry::Metrics,
 };
 
@@ -174,6 +176,22 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
             let after = query.strip_prefix("after=").and_then(|number| number.parse().ok()).unwrap_or(0);
             blocking(move || json(&ports.refused(after))).await
         }
+        (&Method::POST, "/v1/quarantine/list") => match read::<Query>(request).await {
+            Ok(query) => quarantine_list(ports, query).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, "/v1/quarantine/recheck") => match read::<Recheck>(request).await {
+            Ok(asked) => quarantine_recheck(ports, asked, actor).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, "/v1/quarantine/delete") => match read::<Discard>(request).await {
+            Ok(asked) => blocking(move || discarded(&*ports, &asked, &actor)).await,
+            Err(answer) => answer,
+        },
+        (&Method::GET, path) if path.starts_with("/v1/quarantine/") => {
+            let path = path.to_owned();
+            blocking(move || quarantined(&*ports, &path, query == "reveal=true")).await
+        }
         (&Method::GET, path) if path.starts_with("/v1/events/") => {
             let path = path.to_owned();
             blocking(move || event(&*ports, &path, query == "reveal=true")).await
@@ -197,6 +215,72 @@ fn event(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
         Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
     };
     answer.unwrap_or_else(|error| unreadable(&error))
+}
+
+/// `/v1/quarantine/ID`, `/v1/quarantine/ID/body`.
+fn quarantined(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
+    let mut parts = path.trim_start_matches("/v1/quarantine/").split('/');
+    let (id, what) = (parts.next().unwrap_or_default(), parts.next());
+    let id = match id.parse::<EventId>() {
+        Ok(id) => id,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
+    };
+    let answer = match what {
+        None => quarantined_show(ports, id, reveal).map(|show| json(&show)),
+        Some("body") => quarantined_body(ports, id, reveal).map(bytes),
+        Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
+    };
+    answer.unwrap_or_else(|error| {
+        let status = match error {
+            KeptError::NoSuch(_) => StatusCode::NOT_FOUND,
+            KeptError::Damaged(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            KeptError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        problem(status, error.to_string())
+    })
+}
+
+fn discarded(ports: &dyn Ports, asked: &Discard, actor: &str) -> Answer {
+    match delete(ports, asked, actor) {
+        Ok(acted) => json(&acted),
+        Err(error @ QuarantineError::Io(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => problem(StatusCode::BAD_REQUEST, error.to_string()),
+    }
+}
+
+async fn quarantine_list(ports: Arc<dyn Ports>, query: Query) -> Answer {
+    let compiling = ports.clone();
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    match spawn_blocking(move || Wanted::new(query.filters, &*compiling)).await {
+        Ok(Ok(wanted)) => streamed(move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply))),
+        Ok(Err(error)) => problem(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the filters could not be compiled"),
+    }
+}
+
+async fn quarantine_recheck(ports: Arc<dyn Ports>, asked: Recheck, actor: Arc<str>) -> Answer {
+    let (selecting, admit) = (ports.clone(), asked.admit);
+    match spawn_blocking(move || Selected::to_recheck(&*selecting, &asked)).await {
+        Ok(Ok(selected)) => streamed(move |lines| {
+            recheck(&*ports, selected, admit, &actor, &mut |reply| send(lines, &reply));
+        }),
+        Ok(Err(error)) => problem(StatusCode::BAD_REQUEST, error.to_string()),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the requests could not be selected"),
+    }
+}
+
+/// An answer of one JSON object a line, made on a blocking thread while it is read.
+fn streamed(work: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static) -> Answer {
+    let (sender, receiver) = mpsc::channel(LINES_MAX);
+    spawn_blocking(move || work(&sender));
+    lines(receiver)
+}
+
+fn lines(receiver: mpsc::Receiver<Bytes>) -> Answer {
+    let mut answer = Response::new(Either::Right(Lines(receiver)));
+    let kind = header::HeaderValue::from_static("application/x-ndjson");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
 }
 
 fn reload(ports: &dyn Ports) -> Answer {
@@ -253,10 +337,7 @@ async fn listing(ports: Arc<dyn Ports>, query: Query) -> Answer {
     };
     let (sender, receiver) = mpsc::channel(LINES_MAX);
     tokio::spawn(produce(ports, wanted, query, sender));
-    let mut answer = Response::new(Either::Right(Lines(receiver)));
-    let kind = header::HeaderValue::from_static("application/x-ndjson");
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
+    lines(receiver)
 }
 
 /// Ends when the listing does, or when its reader is gone.
@@ -329,7 +410,7 @@ fn send_following(reads: &dyn Ports, wanted: &Compiled, from: Seq, sender: &mpsc
     }
 }
 
-fn send(sender: &mpsc::Sender<Bytes>, reply: &Reply) -> ControlFlow<()> {
+fn send(sender: &mpsc::Sender<Bytes>, reply: &impl Serialize) -> ControlFlow<()> {
     let mut line = serde_json::to_vec(reply).unwrap_or_default();
     line.push(b'\n');
     match sender.blocking_send(line.into()) {

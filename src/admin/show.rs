@@ -36,7 +36,7 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
             result: if unverified { "unchecked" } else { "verified" }.to_owned(),
             secret: event.verification.secret.as_deref().map(str::to_owned),
         },
-        schema_version: None,
+        schema_version: event.extras.as_deref().and_then(|extras| extras.schema_version.as_deref()).map(str::to_owned),
         answered: Some(if event.method.is_safe() { "proxied" } else { "ack" }.to_owned()),
         duplicates: found.view.duplicates,
         config: reads.config_hash(event.config_generation),

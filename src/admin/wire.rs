@@ -57,6 +57,21 @@ pub struct Line<D = Delivery> {
     pub sha256: String,
     pub state: String,
     pub deliveries: Vec<D>,
+    /// Of an item of a batch: the id of the batch. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Which item of the batch, from 0. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u32>,
+    /// Whose event it is, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The first violation of the source's schema. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub violation: Option<String>,
+    /// What was noticed about it at the door, in words. Absent if nothing was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// A delivery in `log --json`.
@@ -324,6 +339,7 @@ pub struct Query {
 /// One line of the answer to [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "almost all of them are events, and none waits anywhere")]
 pub enum Reply {
     /// An event.
     Event(Line),
@@ -412,6 +428,103 @@ pub struct Acted {
     pub dry_run: bool,
 }
 
+/// A request in `quarantine list --json`: an event's names where it has the same things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its id in quarantine.
+    pub id: String,
+    /// Wall time.
+    pub received_at: Timestamp,
+    /// None if no source took its path.
+    pub source: Option<String>,
+    /// As received.
+    pub method: String,
+    /// As received.
+    pub path: String,
+    /// Bytes of the body.
+    pub size: u64,
+    /// Of the body.
+    pub sha256: String,
+    /// Why it was refused, in a word.
+    pub reason: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The client's address.
+    pub client: String,
+}
+
+/// Which requests of the quarantine: by id, or by what all of the filters take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pick {
+    /// By id.
+    pub ids: Vec<String>,
+    /// By filter.
+    pub filters: Filters,
+    /// Everything, on purpose.
+    pub all: bool,
+}
+
+impl Pick {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.filters.is_empty() && !self.all
+    }
+}
+
+/// The question of `stagepost quarantine recheck`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recheck {
+    /// Which; nothing said means all, unless they are to be admitted.
+    pub pick: Pick,
+    /// Append those that are taken to the log, and remove them from quarantine.
+    pub admit: bool,
+}
+
+/// The question of `stagepost quarantine delete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// Which.
+    pub pick: Pick,
+    /// Count, change nothing.
+    pub dry_run: bool,
+}
+
+/// What today's configuration says about a request in quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rechecked {
+    /// Its id in quarantine.
+    pub id: String,
+    /// Wall time of receipt.
+    pub received_at: Timestamp,
+    /// The source that refused it.
+    pub source: Option<String>,
+    /// Why it was refused then.
+    pub reason: String,
+    /// `verified`, `admitted`, `duplicate`, `no_event` or `refused`.
+    pub result: String,
+    /// Why it is refused now.
+    pub why: Option<String>,
+    /// The event that it became, or is a duplicate of.
+    pub event: Option<String>,
+}
+
+/// One line of an answer about the quarantine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuarantineReply {
+    /// A request.
+    Kept(Quarantined),
+    /// A request that was judged again.
+    Judged(Rechecked),
+    /// An id that leads nowhere.
+    Missing(String),
+    /// Something the operator must know: damage, an expression that failed.
+    Note(String),
+    /// The answer ends here because of this.
+    Failed(String),
+}
+
 /// What is wrong, in an error answer (`application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -463,6 +576,11 @@ mod tests {
                 reason: None,
                 due_at: Some(Timestamp::from_millis(1_767_323_046_000)),
             }],
+            parent: None,
+            item: None,
+            tenant: None,
+            violation: None,
+            tags: Vec::new(),
         };
         let expected = concat!(
             r#"{"id":"ID","received_at":"2026-01-02T03:04:05.678Z","source":"stripe","type":null,"method":"POST","#,
@@ -472,5 +590,9 @@ mod tests {
         let json = serde_json::to_string(&line).unwrap();
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), line);
+        let item = Line { parent: Some("BATCH".into()), item: Some(2), violation: Some("/a: wrong".into()), ..line };
+        let json = serde_json::to_string(&item).unwrap();
+        assert!(json.ends_with(r#"],"parent":"BATCH","item":2,"violation":"/a: wrong"}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Line>(&json).unwrap(), item);
     }
 }

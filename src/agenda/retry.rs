@@ -1,9 +1,9 @@
 //! Owns what is due when for one upstream, as far as it fits in memory.
 //!
 //! Due times are rounded up so that neighbours share a bucket, in which the order is that of the log: reading a
-//! backlog back then reads the log once, in order. A bucket is handed out in slices, evenly over its own width, so that
-//! retries that fall due together are no burst that everything else has to wait for; what is overdue by more than that
-//! is handed out at once. Promises a bound; beyond it the latest-due are left to the stored records and fetched again
+//! backlog back then reads the log once, in order. A bucket is handed out in slices, 10 ms apart or evenly over its own
+//! width if it is full, so that retries that fall due together are no burst that everything else has to wait for; what is
+//! overdue by more than that is handed out at once. Promises a bound; beyond it the latest-due are left to the stored records and fetched again
 //! (see [`Agenda::wants_refill`]) before their time comes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +12,9 @@ use crate::{clock::Timestamp, event::Seq};
 
 /// Events of a bucket that are handed out together: few enough to be no burst, enough to be read in one go.
 const SLICE: usize = 16;
+
+/// Milliseconds between two slices, unless the bucket is too full for that.
+const PAUSE: u64 = 10;
 
 /// Events by due time.
 #[derive(Debug)]
@@ -27,7 +30,7 @@ pub(super) struct Agenda {
 /// The events that share a due time.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// Over so many milliseconds they are handed out.
+    /// Over so many milliseconds at most they are handed out.
     width: u64,
     waiting: usize,
     taken: usize,
@@ -38,18 +41,24 @@ impl Bucket {
         (self.waiting + self.taken).div_ceil(SLICE) as u64
     }
 
+    /// Over so many milliseconds they are handed out.
+    fn spread(&self) -> u64 {
+        self.width.min(self.slices().saturating_mul(PAUSE))
+    }
+
     /// How many may be handed out so long after the bucket's time.
     fn allowed(&self, elapsed: u64) -> usize {
-        if elapsed >= self.width {
+        let spread = self.spread();
+        if elapsed >= spread {
             return self.waiting;
         }
-        let slices = self.slices() * elapsed / self.width + 1;
+        let slices = self.slices() * elapsed / spread + 1;
         (slices as usize * SLICE).saturating_sub(self.taken).min(self.waiting)
     }
 
     /// How long after the bucket's time the next slice may be handed out.
     fn next(&self) -> u64 {
-        ((self.taken / SLICE) as u64 * self.width).div_ceil(self.slices().max(1)).min(self.width)
+        ((self.taken / SLICE) as u64 * self.spread()).div_ceil(self.slices().max(1)).min(self.spread())
     }
 }
 
@@ -183,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn what_falls_due_together_is_handed_out_evenly_over_the_width_of_its_bucket() {
-        let mut agenda = Agenda::new(1000);
-        for event in 0..160 {
+    fn what_falls_due_together_is_handed_out_in_slices_and_no_longer_than_the_width_of_its_bucket() {
+        let mut agenda = Agenda::new(10_000);
+        for event in 0..3_200 {
             agenda.insert(event, ms(30_000), ms(0));
         }
         let mut taken = Vec::new();
@@ -196,9 +205,9 @@ mod tests {
             slices.push((next.as_millis(), slice.len()));
             taken.extend(slice);
         }
-        let even: Vec<_> = (0..10).map(|slice| (30_000 + 100 * slice, 16)).collect();
+        let even: Vec<_> = (0..200).map(|slice| (30_000 + 5 * slice, 16)).collect();
         assert_eq!(slices, even);
-        assert!(taken.into_iter().eq(0..160), "in the order of the log");
+        assert!(taken.into_iter().eq(0..3_200), "in the order of the log");
     }
 
     #[test]
@@ -209,8 +218,8 @@ mod tests {
         }
         agenda.insert(500, ms(660_100), ms(660_000));
         assert_eq!(agenda.take(ms(660_000), 1000).len(), 16);
-        assert_eq!(agenda.take(ms(660_100), 1000), [500]);
-        assert_eq!(agenda.take(ms(720_000), 1000).len(), 144);
+        assert_eq!(agenda.take(ms(660_050), 1000).len(), 80);
+        assert_eq!(agenda.take(ms(660_100), 1000).len(), 64 + 1);
         assert_eq!((agenda.next(), agenda.len()), (None, 0));
     }
 

@@ -12,11 +12,12 @@ use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
-    ingress::{Gaps, Ingress},
+    ingress::{Gaps, Gate, Ingress},
     log::{
         Log,
         entry::{Command, Target},
     },
+    quarantine::{Judgement, Purpose, Quarantine},
 };
 
 /// Events in one question to the agenda.
@@ -30,6 +31,9 @@ pub(super) struct Instance {
     pub(super) running: Arc<Running>,
     pub(super) evaluator: Evaluator,
     pub(super) ingress: Arc<Ingress>,
+    /// Where requests from quarantine are admitted.
+    pub(super) operators_gate: Arc<Gate>,
+    pub(super) quarantine: Arc<Quarantine>,
     pub(super) probe: Arc<Probe>,
     pub(super) samples: Arc<Samples>,
     pub(super) node: Arc<str>,
@@ -91,6 +95,10 @@ impl Reads for Instance {
         current.config.privacy.hide_headers.clone()
     }
 
+    fn quarantine(&self) -> Arc<Quarantine> {
+        self.quarantine.clone()
+    }
+
     fn config_hash(&self, generation: u64) -> Option<String> {
         let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.hashes.iter().find(|(known, _)| *known == generation).map(|(_, hash)| hash.clone())
@@ -105,7 +113,7 @@ impl Ports for Instance {
             let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
             (current.config.hash.clone(), current.loaded_at)
         };
-        let names = self.upstreams();
+        let (names, quarantine) = (self.upstreams(), self.quarantine.figures());
         self.samples.take(steady, stats.bytes, &names, &self.running.metrics);
         wire::Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -120,7 +128,7 @@ impl Ports for Instance {
                 segments: stats.segments,
                 oldest_at: stats.oldest_at,
             },
-            quarantine: wire::Quarantine::default(),
+            quarantine: wire::Quarantine { count: quarantine.count, bytes: quarantine.bytes },
             gaps: self.ingress.sequences().gaps().into_iter().map(gaps).collect(),
         }
     }
@@ -132,6 +140,11 @@ impl Ports for Instance {
     fn command(&self, command: Command) -> Result<(), String> {
         let ticket = self.running.agenda.command(&command).map_err(|error| error.to_string())?;
         ticket.wait().map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String> {
+        let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
+        Ok(handle.block_on(self.operators_gate.judge_again(event, purpose)))
     }
 
     fn refused(&self, after: u64) -> Vec<wire::Refused> {

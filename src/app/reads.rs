@@ -1,6 +1,9 @@
 //! Owns what operators read, of a running instance and of a stopped one: the parts that both have in common.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -13,6 +16,7 @@ use crate::{
     event::{DeliveryState, Event, Seq},
     expr::{Evaluator, Expr, decode_body},
     log::{Log, entry::Target, sled::offline::OfflineLog},
+    quarantine::Quarantine,
     routing::{Route, Table},
     state::{self, Offline},
 };
@@ -79,6 +83,7 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
 
 /// The directory of a stopped instance.
 pub struct OfflineReads {
+    data: PathBuf,
     log: Arc<OfflineLog>,
     offline: Offline,
     clock: Clock,
@@ -96,7 +101,7 @@ impl OfflineReads {
         let log = Arc::new(OfflineLog::open(data, clock.clone())?);
         let offline = Offline::open(&data.join("state"), &*log)?;
         let evaluator = Evaluator::start(crate::expr::Settings::standard());
-        Ok(Self { log, offline, clock, evaluator, config })
+        Ok(Self { data: data.to_owned(), log, offline, clock, evaluator, config })
     }
 }
 
@@ -150,6 +155,10 @@ impl Reads for OfflineReads {
 
     fn hidden_headers(&self) -> Vec<HeaderName> {
         self.config.as_ref().map(|(config, _)| config.privacy.hide_headers.clone()).unwrap_or_default()
+    }
+
+    fn quarantine(&self) -> Arc<Quarantine> {
+        Arc::new(Quarantine::open_for_reading(&self.data.join("quarantine")))
     }
 
     fn config_hash(&self, _generation: u64) -> Option<String> {

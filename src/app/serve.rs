@@ -33,6 +33,7 @@ use crate::{
         AckLane, Log, QueueLimits,
         sled::{OpenError, Settings, SledLog},
     },
+    quarantine::Quarantine,
     routing::{Limits, Listener, Live},
     state::{Keep, StoreError},
     telemetry::{Metrics, systemd},
@@ -151,6 +152,7 @@ impl App {
 
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
+        let quarantine = Arc::new(Quarantine::open(&config.store.path.join("quarantine"), metrics.clone())?);
         let keys = Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), config.keys.clone());
         let ingress = Ingress::open(Setup {
             live: live.clone(),
@@ -162,6 +164,7 @@ impl App {
             metrics: metrics.clone(),
             proxy: Arc::new(ThroughEngine(engine.clone())),
             duplicates: signals,
+            quarantine: quarantine.clone(),
             spool_dir: config.store.path.join("spool"),
             sequence_file: config.store.path.join("sequences.json"),
         })?;
@@ -191,6 +194,8 @@ impl App {
             running: running.clone(),
             evaluator,
             ingress: ingress.clone(),
+            operators_gate: gate(&ingress, &shards.any()),
+            quarantine,
             probe,
             samples: Arc::new(Samples::default()),
             node,
@@ -285,6 +290,7 @@ impl App {
         let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
         let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
+            instance.quarantine.close();
             if let Err(error) = instance.ingress.sequences().close() {
                 tracing::warn!(%error, "numbers that are missing are not known after the next start");
             }
@@ -343,12 +349,7 @@ fn open_doors(
     metrics: Arc<Metrics>,
     ingress: Arc<Ingress>,
 ) -> io::Result<Server> {
-    let mut gates = Vec::new();
-    for handle in shards.handles() {
-        let lane = AckLane::new();
-        handle.spawn(lane.clone().run());
-        gates.push(Gate::new(ingress.clone(), lane));
-    }
+    let gates: Vec<Arc<Gate>> = shards.handles().iter().map(|shard| gate(&ingress, shard)).collect();
     let on_broken = Arc::new(move |info: &ConnectionInfo, broken: Broken| {
         let caller = Caller::new(info.peer, info.tls);
         let (word, status) = match broken {
@@ -373,6 +374,13 @@ fn open_doors(
         gate.expect("at least one shard").service(caller)
     };
     Server::start(shards, sockets, limits, metrics, on_broken, factory)
+}
+
+/// A gate whose answers come through a runtime.
+fn gate(ingress: &Arc<Ingress>, runtime: &tokio::runtime::Handle) -> Arc<Gate> {
+    let lane = AckLane::new();
+    runtime.spawn(lane.clone().run());
+    Gate::new(ingress.clone(), lane)
 }
 
 fn address_of(listener: &Listener) -> (listen::Address, Option<Arc<rustls::ServerConfig>>) {

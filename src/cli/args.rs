@@ -90,6 +90,14 @@ selects deliveries that exist now. --reason is no filter here: it is recorded an
   stagepost refused
   stagepost refused -f --json")]
     Refused(RefusedArgs),
+    /// Refused requests that were kept: list them, judge them again, take them after all
+    #[command(after_help = "Examples:
+  stagepost quarantine
+  stagepost quarantine show 01KDYAK3SFZZZG0000000000M1 --http
+  stagepost quarantine recheck --source stripe
+  stagepost quarantine recheck --source stripe --since 2h --admit
+  stagepost quarantine delete --until 7d --yes")]
+    Quarantine(Box<QuarantineArgs>),
     /// Check the stored log; report damage by id
     #[command(after_help = "Examples:
   stagepost verify --data /var/lib/stagepost
@@ -226,6 +234,57 @@ pub(super) struct VerifyArgs {
     /// One JSON object
     #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
+}
+
+/// `quarantine` alone lists.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct QuarantineArgs {
+    #[command(subcommand)]
+    pub(super) verb: Option<QuarantineVerb>,
+    #[command(flatten)]
+    pub(super) list: QuarantineListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QuarantineVerb {
+    /// What is kept, newest first
+    List(QuarantineListArgs),
+    /// One request as it was received
+    Show(ShowArgs),
+    /// What today's secrets and routes say; --admit takes those that pass
+    #[command(after_help = "Examples:
+  stagepost quarantine recheck
+  stagepost quarantine recheck --source stripe --admit
+
+A timestamp is compared with the time of receipt. What is admitted becomes an event with its original time of receipt,
+unless its source knows it already, and leaves the quarantine.")]
+    Recheck(RecheckArgs),
+    /// Remove requests for good
+    Delete(SelectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuarantineListArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    #[command(flatten)]
+    pub(super) filters: FilterArgs,
+    /// How many
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, help_heading = "Options")]
+    pub(super) count: u64,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecheckArgs {
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    /// Take those that pass into the log
+    #[arg(long, help_heading = "Options")]
+    pub(super) admit: bool,
 }
 
 /// Ids or filters, and what all commands that change something have.

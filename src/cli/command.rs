@@ -13,7 +13,7 @@ use super::{
 use crate::admin::wire::{Act, Acted, Verb};
 
 /// A replay of more than this many deliveries is asked about.
-const REPLAY_UNASKED_MAX: u64 = 100;
+pub(super) const REPLAY_UNASKED_MAX: u64 = 100;
 
 pub(super) fn replay(args: &ReplayArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let asked = asked(Verb::Replay, &args.select, terminal)?;
@@ -53,7 +53,7 @@ fn asked(verb: Verb, args: &SelectArgs, terminal: &mut Terminal<'_>) -> Result<A
 }
 
 /// The ids, those from standard input in place of `-`: the first word of each line, or the `id` of a JSON object.
-fn ids(given: &[String], terminal: &mut Terminal<'_>) -> Result<Vec<String>, Failure> {
+pub(super) fn ids(given: &[String], terminal: &mut Terminal<'_>) -> Result<Vec<String>, Failure> {
     let mut ids = Vec::new();
     for id in given {
         if id != "-" {

@@ -12,6 +12,7 @@ mod host;
 mod instance;
 mod log;
 mod print;
+mod quarantine;
 mod show;
 mod simple;
 mod status;
@@ -116,6 +117,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Release(args) => command::release(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
+        Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     admin::{
-        EventId, FindError, IdError, Reads, find,
+        EventId, FindError, IdError, KeptError, QUARANTINED, Reads, find, quarantined_body, quarantined_show,
         wire::{Attempt, Show, ShownDelivery},
     },
     log::ReadError,
@@ -30,8 +30,26 @@ const NOT_REPEATED: [&str; 9] =
 
 pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    if id.is_quarantined() {
+        let told = format!("{id} is in quarantine and not in the log: use `stagepost quarantine show {id}`");
+        return Err(Failure::new(Exit::NoSuchId, told));
+    }
     let instance = Instance::find(&args.place, host)?;
-    let stored = Stored::open(&instance, host, id)?;
+    print(args, &Stored::open(&instance, host, id)?, terminal)
+}
+
+/// `stagepost quarantine show`: the same about a request in quarantine.
+pub(super) fn quarantined(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    if !id.is_quarantined() {
+        let told = format!("{id} is no id of the quarantine: use `stagepost show {id}`");
+        return Err(Failure::new(Exit::NoSuchId, told));
+    }
+    let instance = Instance::find(&args.place, host)?;
+    print(args, &Stored::open(&instance, host, id)?, terminal)
+}
+
+fn print(args: &ShowArgs, stored: &Stored<'_>, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     if args.body {
         raw(terminal.out, &stored.body(args.reveal)?, terminal.out_is_terminal)?;
         return Ok(Exit::Done);
@@ -62,6 +80,8 @@ fn whole_or_partly(show: &Show) -> Exit {
 enum Stored<'a> {
     Online(Client<'a>, EventId),
     Offline(Box<dyn Reads>, Box<crate::admin::Found>),
+    /// A request in the quarantine of a stopped instance.
+    Kept(Box<dyn Reads>, EventId),
 }
 
 impl<'a> Stored<'a> {
@@ -70,6 +90,9 @@ impl<'a> Stored<'a> {
         match client.get_bytes("/livez") {
             Err(why) if why.exit == Exit::NotRunning => {
                 let reads = instance.offline(host, why)?;
+                if id.is_quarantined() {
+                    return Ok(Self::Kept(reads, id));
+                }
                 let found = find(&*reads, id).map_err(not_found)?;
                 Ok(Self::Offline(reads, Box::new(found)))
             }
@@ -79,17 +102,33 @@ impl<'a> Stored<'a> {
 
     fn show(&self, reveal: bool) -> Result<Show, Failure> {
         match self {
-            Self::Online(client, id) => client.get(&format!("/v1/events/{id}?reveal={reveal}")),
+            Self::Online(client, id) => client.get(&format!("{}{id}?reveal={reveal}", place(*id))),
+            Self::Kept(reads, id) => quarantined_show(&**reads, *id, reveal).map_err(not_kept),
             Self::Offline(reads, found) => crate::admin::show(&**reads, found, reveal).map_err(unreadable),
         }
     }
 
     fn body(&self, reveal: bool) -> Result<Bytes, Failure> {
         match self {
-            Self::Online(client, id) => client.get_bytes(&format!("/v1/events/{id}/body?reveal={reveal}")),
+            Self::Online(client, id) => client.get_bytes(&format!("{}{id}/body?reveal={reveal}", place(*id))),
+            Self::Kept(reads, id) => quarantined_body(&**reads, *id, reveal).map_err(not_kept),
             Self::Offline(reads, found) => crate::admin::body(&*reads.log(), &found.event, reveal).map_err(unreadable),
         }
     }
+}
+
+/// Where the instance shows what an id leads to.
+const fn place(id: EventId) -> &'static str {
+    if id.is_quarantined() { "/v1/quarantine/" } else { "/v1/events/" }
+}
+
+fn not_kept(error: KeptError) -> Failure {
+    let exit = match error {
+        KeptError::NoSuch(_) => Exit::NoSuchId,
+        KeptError::Damaged(_) => Exit::Damage,
+        KeptError::Io(_) => Exit::Io,
+    };
+    Failure::new(exit, error.to_string())
 }
 
 fn not_found(error: FindError) -> Failure {
@@ -118,16 +157,46 @@ fn page(show: &Show, colours: bool) -> String {
     let mut line = |name: &str, value: &str| {
         let _infallible = writeln!(page, "{name:<11}{value}");
     };
-    line("Event", &escaped(&event.id));
+    let is_kept = event.state == QUARANTINED;
+    line(if is_kept { "Request" } else { "Event" }, &escaped(&event.id));
     line("Received", &format!("{} from {}", event.received_at, escaped(&show.client)));
     line("Source", &escaped(&event.source));
     if let Some(kind) = &event.event_type {
         line("Type", &escaped(kind));
     }
-    line("Request", &escaped(&format!("{} {}{query} ({})", event.method, event.path, show.scheme)));
-    line("Verified", &escaped(&format!("{} by {}{secret}", show.verification.result, show.verification.scheme)));
+    line(
+        if is_kept { "HTTP" } else { "Request" },
+        &escaped(&format!("{} {}{query} ({})", event.method, event.path, show.scheme)),
+    );
+    let verification = &show.verification;
+    match is_kept {
+        false => line("Verified", &escaped(&format!("{} by {}{secret}", verification.result, verification.scheme))),
+        true => {
+            let status = show.answered.as_deref().unwrap_or_default();
+            line(
+                "Refused",
+                &escaped(&format!("{} by {}, answered {status}", verification.result, verification.scheme)),
+            );
+        }
+    }
     line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
     line("State", &state(&event.state, 0, colours));
+    if let Some(parent) = &event.parent {
+        let item = event.item.map_or(String::new(), |item| format!("item {item} of "));
+        line("Batch", &format!("{item}{}", escaped(parent)));
+    }
+    if let Some(tenant) = &event.tenant {
+        line("Tenant", &escaped(tenant));
+    }
+    if let Some(version) = &show.schema_version {
+        line("Schema", &format!("version {}", escaped(version)));
+    }
+    if let Some(violation) = &event.violation {
+        line("Violation", &escaped(violation));
+    }
+    if !event.tags.is_empty() {
+        line("Tags", &escaped(&event.tags.join(", ")));
+    }
     if show.duplicates > 0 {
         line("Duplicates", &show.duplicates.to_string());
     }
@@ -137,6 +206,10 @@ fn page(show: &Show, colours: bool) -> String {
     }
     if !show.hidden.is_empty() {
         page.push_str("  (--reveal shows what is hidden)\n");
+    }
+    if is_kept {
+        let _infallible = writeln!(page, "\n`stagepost quarantine recheck {}` judges it again", escaped(&event.id));
+        return page;
     }
     page.push_str("\nDeliveries\n");
     if event.deliveries.is_empty() {

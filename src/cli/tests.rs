@@ -268,3 +268,61 @@ fn hold_says_what_it_held_and_its_reason_is_no_filter() {
     }
     assert_eq!(running.run(&["hold", "--upstream", "nowhere"]).exit, Exit::Usage);
 }
+
+#[test]
+fn the_quarantine_is_listed_shown_judged_admitted_and_deleted() {
+    let (fake, ids, _directory) = crate::admin::quarantine_tests::keeping(&["7", "forged", "8"]);
+    let running = Running::new(fake);
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+
+    let listed = running.run(&["quarantine"]);
+    assert_eq!((listed.exit, listed.out.lines().count()), (Exit::Done, 3), "{}", listed.err);
+    assert!(listed.out.contains("bad_signature") && listed.out.contains("192.0.2.7, POST /hooks/stripe"));
+    let json = running.run(&["quarantine", "list", "--json", "-n", "1"]).out;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["id"], ids[2].as_str());
+    assert_eq!(running.run(&["quarantine", "--state", "dead"]).exit, Exit::Usage);
+
+    let page = running.run(&["quarantine", "show", &ids[0]]);
+    assert!(page.out.contains("bad_signature by stripe, answered 401"), "{}", page.out);
+    assert!(page.out.contains("[hidden]") && !page.out.contains("sesame"));
+    assert_eq!(running.run(&["quarantine", "show", &ids[0], "--body"]).out, "7");
+    assert!(running.run(&["quarantine", "show", &ids[0], "--http", "--reveal"]).out.contains("x-signature: sesame"));
+    assert_eq!(running.run(&["show", &ids[0]]).exit, Exit::NoSuchId);
+    assert_eq!(running.run(&["quarantine", "show", "01KDYAK3SF0000000000000001"]).exit, Exit::NoSuchId);
+    assert_eq!(running.run(&["quarantine", "show", "not-an-id"]).exit, Exit::Usage);
+
+    let rechecked = running.run(&["quarantine", "recheck"]);
+    assert_eq!(rechecked.exit, Exit::Partly);
+    assert!(rechecked.out.ends_with("2 requests would be taken now, 1 still refused\n"), "{}", rechecked.out);
+    assert_eq!(running.run(&["quarantine", "recheck", "--admit"]).exit, Exit::Usage);
+    assert_eq!(running.run(&["quarantine", "recheck", "--admit", "--all", "--dry-run"]).out, rechecked.out);
+    let admitted = running.run_with(&format!("{}\n", ids[0]), false, &["quarantine", "recheck", "-", "--admit"]);
+    assert_eq!(admitted.exit, Exit::Done, "{}", admitted.err);
+    assert!(
+        admitted.out.contains("admitted as ") && admitted.out.ends_with("1 request in the log now, 0 still refused\n")
+    );
+    assert_eq!(running.run(&["quarantine", "recheck", &ids[0]]).exit, Exit::NoSuchId);
+
+    assert_eq!(running.run(&["quarantine", "delete"]).exit, Exit::Usage);
+    assert_eq!(running.run_with("", false, &["quarantine", "delete", &ids[1]]).exit, Exit::Usage);
+    assert_eq!(running.run_with("no\n", true, &["quarantine", "delete", &ids[1]]).exit, Exit::Partly);
+    assert_eq!(running.run_with("yes\n", true, &["quarantine", "delete", &ids[1]]).out, "1 request deleted\n");
+    assert_eq!(running.run(&["quarantine", "delete", &ids[1], "--yes"]).exit, Exit::NoSuchId);
+    assert_eq!(running.run(&["quarantine", "--json"]).out.lines().count(), 1);
+}
+
+#[test]
+fn more_than_a_hundred_admissions_are_asked_about() {
+    let bodies: Vec<String> = (1..=102).map(|n| n.to_string()).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    let (fake, _ids, _directory) = crate::admin::quarantine_tests::keeping(&bodies);
+    let running = Running::new(fake);
+    let admit = ["quarantine", "recheck", "--admit", "--all"];
+    let unasked = running.run_with("", false, &admit);
+    assert_eq!(unasked.exit, Exit::Usage);
+    assert!(unasked.err.contains("admit 102 requests"), "{}", unasked.err);
+    assert_eq!(running.run_with("n\n", true, &admit).exit, Exit::Partly);
+    let all = running.run_with("y\n", true, &admit);
+    assert!(all.out.ends_with("102 requests in the log now, 0 still refused\n"), "{}", all.out);
+    assert_eq!(running.run(&["quarantine"]).out, "");
+}

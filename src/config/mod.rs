@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
 
+mod batch;
 mod build;
 mod context;
 mod door;
@@ -120,7 +121,7 @@ fn finish(cx: Context<'_>, table: &Table, path: &Path) -> Result<Loaded, Problem
 fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing::Table)> {
     let whole = Place { file: Arc::from(path), line: 0 };
     let root = Section::root(cx, table, whole.clone());
-    let server = server::Server::read(root.section("server"));
+    let server = server::Server::read(root.section("server"), root.section("quarantine"));
     let listen = listen::read(&root);
     let store = server::store(root.section("store"));
     let admin = server::admin(root.section("admin"), &store, &listen);

@@ -139,6 +139,11 @@ impl<'a> Section<'a> {
         self.measure(key, Some(default), units::parse_byte_rate, show).unwrap_or_default()
     }
 
+    /// Requests in a second, such as `"20/s"`.
+    pub(super) fn rate(&self, key: &'static str, default: &str) -> u64 {
+        self.measure(key, Some(default), units::parse_rate, |&value| format!("{value}/s")).unwrap_or_default()
+    }
+
     fn measure<T>(
         &self,
         key: &'static str,

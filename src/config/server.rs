@@ -11,13 +11,19 @@ use super::{
         Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
     },
 };
-use crate::routing::{Limits, Privacy};
+use crate::routing::{Limits, Privacy, QuarantinePolicy, Unmatched};
 
 /// The longest path of a Unix socket on Linux, in bytes.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The smallest segment that is ever made, in bytes.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// The smallest quarantine, in bytes: a few of the largest requests.
+const QUARANTINE_BYTES_MIN: u64 = 1 << 20;
+
+/// The largest body that is kept in quarantine, in bytes: larger ones are spooled (see `log::PART_BYTES`).
+const QUARANTINE_BODY_BYTES_MAX: u64 = 256 << 10;
 
 /// The least and the most bytes of events that may wait for a commit. They wait in memory.
 const QUEUE_BYTES_MIN: u64 = 1 << 20;
@@ -35,7 +41,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn read(section: Section<'_>) -> Self {
+    pub(super) fn read(section: Section<'_>, quarantine: Section<'_>) -> Self {
         let max_body = section.size("max_body", "10MiB");
         let limits = Limits {
             max_connections: as_usize(section.count("max_connections", 10_000, 1..=1_000_000)),
@@ -51,6 +57,7 @@ impl Server {
                 section.print("trusted_proxies", "[]");
                 Vec::new()
             }),
+            quarantine: quarantine_policy(quarantine, unmatched(&section)),
         };
         if !(8 << 10..=192 << 10).contains(&limits.max_header_bytes) {
             section.problem(
@@ -69,6 +76,30 @@ impl Server {
         section.finish();
         Self { limits, max_body, soft_bounce, shutdown }
     }
+}
+
+fn unmatched(section: &Section<'_>) -> Unmatched {
+    let choices = [("refuse", Unmatched::Refuse), ("store", Unmatched::Store)];
+    section.choice("unmatched", "refuse", &choices).unwrap_or(Unmatched::Refuse)
+}
+
+/// `[quarantine]`.
+fn quarantine_policy(section: Section<'_>, unmatched: Unmatched) -> QuarantinePolicy {
+    let policy = QuarantinePolicy {
+        max_size: section.size("max_size", "64MiB"),
+        max_body: section.size("max_body", "256KiB"),
+        rate: section.rate("rate", "20/s"),
+        total_rate: section.byte_rate("total_rate", "4MiB/s"),
+        unmatched,
+    };
+    if !(QUARANTINE_BYTES_MIN..=1 << 30).contains(&policy.max_size) {
+        section.problem("max_size", "must lie between 1MiB and 1GiB; quarantine = false at a source switches it off");
+    }
+    if policy.max_body > QUARANTINE_BODY_BYTES_MAX {
+        section.problem("max_body", "must be at most 256KiB: larger bodies are not held in one piece");
+    }
+    section.finish();
+    policy
 }
 
 /// `[store]`.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    door,
+    batch, door,
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     expr::Expr,
     preset::Preset,
-    routing::{DedupeRule, KeySelector, OnDuplicate, PathPattern, Reply, Route, Source},
+    routing::{DedupeRule, KeySelector, OnDuplicate, OnViolation, PathPattern, Reply, Route, SchemaRule, Source},
 };
 
 /// The longest name of a source, route or upstream, in bytes: names are metric labels.
@@ -71,8 +71,16 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let reply = reply(&section, preset);
     let max_body = max_body(&section, server, preset);
     let guard = door::guard(&section);
+    let split = batch::split(&section, preset);
+    let schema = batch::schema(&section);
     let record_safe = section.flag("record_safe", true);
     let reply_timeout = positive(&section, "reply_timeout", "30s");
+    let is_verified = read.verifier.as_ref().is_some_and(|verifier| verifier.scheme() != "none");
+    let quarantine = section.flag("quarantine", is_verified);
+    let to_quarantine = |rule: &SchemaRule| rule.on_violation == OnViolation::Quarantine;
+    if section.has("quarantine") && !quarantine && schema.as_ref().is_some_and(to_quarantine) {
+        section.problem("quarantine", "is false, but schema.on_violation keeps violations there; use \"reject\"");
+    }
     let place = section.place.clone();
     let numbering = door::numbering(&section, preset);
     section.finish();
@@ -83,10 +91,13 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         dedupe,
         event_type,
         types,
+        split,
+        schema,
         reply,
         max_body,
         record_safe,
         reply_timeout,
+        quarantine,
         guard,
         challenge: read.challenge,
         items: preset.and_then(|preset| preset.items).map(|items| items.rule()),

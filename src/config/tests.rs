@@ -1,5 +1,6 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
+mod batch;
 mod door;
 mod errors;
 mod outside;

@@ -1,8 +1,12 @@
-//! Owns the written forms of durations (`"10s"`), sizes (`"10MiB"`) and byte rates (`"1KiB/s"`), both ways.
+//! Owns the written forms of durations (`"10s"`), sizes (`"10MiB"`), rates (`"100/s"`) and byte rates
+//! (`"1KiB/s"`), both ways.
 //!
 //! Promises that what is printed reads back as the same value. Other forms (bare numbers, `MB`, `1h30m`) are refused.
 
 use std::time::Duration;
+
+/// The highest rate of things in a second.
+const RATE_MAX: u64 = 1_000_000;
 
 const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
@@ -27,6 +31,15 @@ pub(super) fn parse_byte_rate(text: &str) -> Result<u64, String> {
     text.strip_suffix("/s")
         .and_then(|size| parse(size, &SIZES))
         .ok_or_else(|| format!("\"{text}\" is no rate of bytes; write a size a second, such as \"1KiB/s\""))
+}
+
+/// Things in a second: a whole number and `/s`.
+pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
+    text.strip_suffix("/s")
+        .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|number| number.parse().ok())
+        .filter(|rate| (1..=RATE_MAX).contains(rate))
+        .ok_or_else(|| format!("\"{text}\" is no rate; write a whole number a second, such as \"100/s\""))
 }
 
 /// The shortest exact form of a duration.
@@ -75,6 +88,10 @@ mod tests {
             assert!(parse_size(text).is_err(), "{text}");
         }
         assert!(parse_byte_rate("1KiB").is_err());
+        assert_eq!(parse_rate("100/s"), Ok(100));
+        for text in ["100", "0/s", "-1/s", "+1/s", "1.5/s", "6/m", "/s", "1000001/s"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub struct Pos {
     pub seq: Seq,
 }
 
+/// The partition of ids that lead to the quarantine and not to the log: no log has so many partitions.
+pub const QUARANTINE: u16 = u16::MAX;
+
 /// The id of an event, as users see it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
@@ -37,7 +40,22 @@ pub struct IdError(pub String);
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LENGTH: usize = 26;
 
+/// The partition in the ids of batches: no log has it, so that such an id never leads to an event.
+pub const BATCH_PARTITION: u16 = 0xFFFE;
+
 impl EventId {
+    /// Whether it leads to the quarantine.
+    #[must_use]
+    pub const fn is_quarantined(self) -> bool {
+        self.pos.partition == QUARANTINE
+    }
+
+    /// The id of a batch that was split into events.
+    #[must_use]
+    pub const fn of_batch(time: Timestamp, random: u64) -> Self {
+        Self { time, pos: Pos { partition: BATCH_PARTITION, seq: random } }
+    }
+
     /// The id as 26 ASCII characters.
     #[must_use]
     pub fn to_ascii(self) -> [u8; LENGTH] {

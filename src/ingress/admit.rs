@@ -1,6 +1,6 @@
 //! Owns the admission pipeline: [`Gate::admit`] reads as the specification, its helpers do one step each.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{header, request::Parts};
@@ -13,17 +13,19 @@ use super::{
     client::Caller,
     door::Doors,
     head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
+    items::Looked,
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
     secret_path,
 };
 use crate::{
     clock::Timestamp,
-    event::{Body, Event, EventId, Pos, Proxy, Scheme, Verification},
+    event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
-    routing::{Challenge, Lookup, Matched, OnDuplicate, Source},
-    verify::{Check, Head, Verified},
+    quarantine::Purpose,
+    routing::{Challenge, DedupeRule, Lookup, Matched, OnDuplicate, Source, SplitRule},
+    verify::{self, Check, Head, Verified},
 };
 
 /// How far a request came, for the record of refusals.
@@ -35,14 +37,22 @@ pub(super) struct Progress {
     pub(super) read: u64,
 }
 
+/// What is left of a request that was refused after reading, for the quarantine.
+pub(super) struct Left {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// None if it is larger than is kept in one piece.
+    pub(super) body: Option<Bytes>,
+}
+
 /// What is known of a request once its body is read and verified.
-struct Admitted<'a> {
-    received_at: Timestamp,
+pub(super) struct Admitted<'a> {
+    pub(super) received_at: Timestamp,
     client: Arc<str>,
     proxy: Option<Proxy>,
     scheme: Scheme,
     verified: Verified,
-    body: Received<'a>,
+    pub(super) body: Received<'a>,
     generation: u64,
 }
 
@@ -70,10 +80,11 @@ impl Gate {
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
-        let received_at = ingress.clock.now();
+        let received_at = caller.again().map_or_else(|| ingress.clock.now(), |again| again.received_at);
         let by_path = secret_path::unlock(source, head, &mut captures, received_at)?;
         let head = &*head;
-        if let Some(guard) = &source.guard {
+        // Address and certificate were those of the connection, and held before anything was kept.
+        if let Some(guard) = source.guard.as_ref().filter(|_| caller.again().is_none()) {
             may_speak(guard, caller, &head.headers, &table.limits.trusted_proxies)?;
         }
         if let Some(rule) = &source.challenge
@@ -89,7 +100,7 @@ impl Gate {
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = match by_path {
             Some(verified) => Check::decided(verified),
-            None => source.verifier.begin(&about, received_at).map_err(Refusal::Unverified)?,
+            None => source.verifier.begin(&about, received_at).map_err(|refusal| Refusal::Unverified(refusal, None))?,
         };
 
         let room = Room {
@@ -103,11 +114,17 @@ impl Gate {
         };
         let received = body::read(body, &room, &mut check, &mut progress.read).await?;
         let (verified, received) = if check.needs_body() {
-            Box::pin(self.judge(check, received)).await?
+            Box::pin(self.judge(check, received, received_at)).await?
         } else {
-            (check.finish(&[]).map_err(Refusal::Unverified)?, received)
+            let verified = check.finish(&[]);
+            (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
-        if let (Some(rule), Content::Whole(body)) = (&source.challenge, &received.content)
+        let rehearsing = caller.again().is_some_and(|again| again.purpose == Purpose::Recheck);
+        if rehearsing && source.schema.is_none() {
+            return Ok(Taken::Rehearsed);
+        }
+        // A recheck has no effects, and answering a challenge may have some.
+        if let (Some(rule), Content::Whole(body), false) = (&source.challenge, &received.content, rehearsing)
             && let Some(answer) = match rule.kind {
                 Challenge::Sns => self.subscribe(source, body)?,
                 _ => challenge::of_body(rule, head, body)?,
@@ -121,9 +138,12 @@ impl Gate {
         let asked = source.event_type.is_some()
             || source.dedupe.is_some()
             || source.numbering.is_some()
+            || source.split.is_some()
+            || source.schema.is_some()
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
+        let mut admitted =
+            Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -132,39 +152,52 @@ impl Gate {
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
-        let input = Ask { head, body: &whole, captures: &captures, source, received_at };
+        // The window of what comes from quarantine begins now.
+        let now = caller.again().map_or(received_at, |_| ingress.clock.now());
+        let input = Ask { head, body: &whole, captures: &captures, source, received_at, now, item: None };
+        let mut extras = None;
+        if source.split.is_some() || source.schema.is_some() {
+            match Box::pin(self.look_into(doors, &input, &mut admitted, rehearsing)).await? {
+                Looked::Items(taken) => return Ok(taken),
+                Looked::Whole(_) if rehearsing => return Ok(Taken::Rehearsed),
+                Looked::Whole(found) => extras = found,
+            }
+        }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
         if let Some((key, _)) = &mut dedupe
-            && let Some((first, body_differs)) = ingress.log.seen(key, received_at).map_err(Refusal::Seen)?
+            && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
             return Ok(self.known(doors, source, first, body_differs));
         }
         let key = dedupe.map(|(key, _)| key);
-        match self.store(source, head, &captures, event_type.as_deref(), key, &admitted).await? {
+        match self.store(&input, event_type.as_deref(), key, extras.as_deref(), &admitted).await? {
             Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs)),
             Appended::Appended(id) => {
-                if let Some(door) = doors.door(source) {
-                    door.count_type(event_type.as_deref());
-                    if let Some(numbering) = source.numbering.as_ref().filter(|numbering| numbering.consecutive)
-                        && let Ok(Some(number)) = self.select(&numbering.key, &input).await
-                    {
-                        door.note_number(&number);
-                    }
-                }
+                self.count_accepted(doors, &input, event_type.as_deref()).await;
                 Ok(Taken::Accepted(id))
             }
+        }
+    }
+
+    /// Counts an event by its type, and looks at its number.
+    pub(super) async fn count_accepted(&self, doors: &Doors, ask: &Ask<'_>, event_type: Option<&str>) {
+        let Some(door) = doors.door(ask.source) else { return };
+        door.count_type(event_type);
+        if let Some(numbering) = ask.source.numbering.as_ref().filter(|numbering| numbering.consecutive)
+            && let Ok(Some(number)) = self.select(&numbering.key, ask).await
+        {
+            door.note_number(&number);
         }
     }
 
     /// Appends the event and waits until it is durable.
     async fn store(
         &self,
-        source: &Source,
-        head: &Parts,
-        captures: &[(Box<str>, Box<str>)],
+        ask: &Ask<'_>,
         event_type: Option<&str>,
         dedupe: Option<DedupeKey>,
+        extras: Option<&Extras>,
         admitted: &Admitted<'_>,
     ) -> Result<Appended, Refusal> {
         let (inline, parts) = match &admitted.body.content {
@@ -174,27 +207,7 @@ impl Gate {
             }
             Content::Spooled(_) => return Err(Refusal::Spool(std::io::Error::other("the body is still in the spool"))),
         };
-        let payload = Accepting {
-            received_at: admitted.received_at,
-            source: &source.name,
-            event_type,
-            method: &head.method,
-            scheme: admitted.scheme,
-            path: head.uri.path(),
-            query: head.uri.query(),
-            headers: &head.headers,
-            client: &admitted.client,
-            proxy: admitted.proxy.as_ref(),
-            captures,
-            verification_scheme: admitted.verified.scheme,
-            verification_secret: admitted.verified.secret.as_deref(),
-            config_generation: admitted.generation,
-            dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at, key.body)),
-            extras: None,
-            body: inline,
-            body_length: admitted.body.length,
-        }
-        .encode();
+        let payload = admitted.encode(ask, event_type, dedupe, extras, (inline, admitted.body.length));
         let (done, acked) = Done::through(&self.lane);
         self.ingress.log.append(Append {
             parts,
@@ -219,7 +232,16 @@ impl Gate {
         admitted: Admitted<'_>,
     ) -> Result<Taken, Refusal> {
         let id = if source.record_safe {
-            match self.store(source, head, &captures, None, None, &admitted).await? {
+            let ask = Ask {
+                head,
+                body: &body,
+                captures: &captures,
+                source,
+                received_at: admitted.received_at,
+                now: admitted.received_at,
+                item: None,
+            };
+            match self.store(&ask, None, None, None, &admitted).await? {
                 Appended::Appended(id) => Some(id),
                 // Without a key there is nothing to be a duplicate of.
                 Appended::Duplicate { first, .. } => Some(first),
@@ -261,7 +283,7 @@ impl Gate {
 
     /// The event type; None if the source has no rule or the rule finds nothing. A type is a convenience: whatever
     /// goes wrong with it never keeps an event out.
-    async fn event_type(&self, input: &Ask<'_>) -> Option<String> {
+    pub(super) async fn event_type(&self, input: &Ask<'_>) -> Option<String> {
         let found = self.select(input.source.event_type.as_ref()?, input).await;
         found.unwrap_or_else(|error| {
             tracing::debug!(%error, source = &*input.source.name, "the event type could not be evaluated");
@@ -272,28 +294,38 @@ impl Gate {
     /// The dedupe key, and what a resend does; None if the source does not deduplicate or the request has no key.
     async fn dedupe_key(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<(DedupeKey, OnDuplicate)>, Refusal> {
         let Some(rule) = &input.source.dedupe else { return Ok(None) };
+        let text = self.key_text(doors, input).await?;
+        Ok(text.map(|text| (self.keyed(input, rule, &text, input.body), rule.on_duplicate)))
+    }
+
+    /// What makes two requests, or two items, one event; None if there is no such rule or nothing is found.
+    pub(super) async fn key_text(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<String>, Refusal> {
+        let Some(rule) = &input.source.dedupe else { return Ok(None) };
         if rule.on_duplicate == OnDuplicate::Accept {
             return Ok(None);
         }
-        let key = match self.select(&rule.key, input).await {
-            Err(error @ EvalError::Unavailable(_)) => return Err(Refusal::Key(error)),
+        match self.select(&rule.key, input).await {
+            Err(error @ EvalError::Unavailable(_)) => Err(Refusal::Key(error)),
             // What the sender sent makes the expression fail: the request has no key.
             Err(_) | Ok(None) => {
                 if let Some(door) = doors.door(input.source) {
                     door.metrics.without_key.inc();
                 }
-                return Ok(None);
+                Ok(None)
             }
-            Ok(Some(key)) => key,
-        };
+            Ok(Some(key)) => Ok(Some(key)),
+        }
+    }
+
+    /// The key as the log knows it.
+    pub(super) fn keyed(&self, input: &Ask<'_>, rule: &DedupeRule, text: &str, body: &[u8]) -> DedupeKey {
         let log = &self.ingress.log;
-        let key = DedupeKey {
-            fingerprint: log.fingerprint(&input.source.name, key.as_bytes()),
-            expires_at: input.received_at.after(rule.window),
-            body: log.fingerprint("", input.body) as u64,
+        DedupeKey {
+            fingerprint: log.fingerprint(&input.source.name, text.as_bytes()),
+            expires_at: input.now.after(rule.window),
+            body: log.fingerprint("", body) as u64,
             runs_version: 0,
-        };
-        Ok(Some((key, rule.on_duplicate)))
+        }
     }
 
     pub(super) async fn evaluate(&self, expr: &Expr, ask: &Ask<'_>) -> Result<Output, EvalError> {
@@ -315,7 +347,7 @@ impl Gate {
     }
 
     /// A resend: told to whoever revives, answered like the first.
-    fn known(&self, doors: &Doors, source: &Arc<Source>, first: EventId, body_differs: bool) -> Taken {
+    pub(super) fn known(&self, doors: &Doors, source: &Arc<Source>, first: EventId, body_differs: bool) -> Taken {
         if let Some(door) = doors.door(source) {
             door.metrics.duplicates.inc();
         }
@@ -323,6 +355,59 @@ impl Gate {
             self.ingress.duplicates.duplicate(first, body_differs, rule.on_duplicate);
         }
         Taken::Duplicate(first)
+    }
+}
+
+impl Left {
+    /// The refusal of a request whose body was read to its end.
+    pub(super) fn unverified(received: &Received<'_>, received_at: Timestamp, refusal: verify::Refusal) -> Refusal {
+        let body = match &received.content {
+            Content::Whole(bytes) => Some(bytes.clone()),
+            Content::Spooled(_) | Content::Parts(_) => None,
+        };
+        Refusal::Unverified(refusal, Some(Box::new(Self { received_at, body })))
+    }
+}
+
+impl fmt::Debug for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never a body.
+        f.debug_struct("Left").field("received_at", &self.received_at).finish_non_exhaustive()
+    }
+}
+
+impl Admitted<'_> {
+    /// The payload of the entry: the request as it was received, and what was found out about it. `body` is its pieces
+    /// (None: it stands in parts) and its length.
+    pub(super) fn encode(
+        &self,
+        ask: &Ask<'_>,
+        event_type: Option<&str>,
+        dedupe: Option<DedupeKey>,
+        extras: Option<&Extras>,
+        (body, body_length): (Option<&[Bytes]>, u64),
+    ) -> Bytes {
+        Accepting {
+            received_at: self.received_at,
+            source: &ask.source.name,
+            event_type,
+            method: &ask.head.method,
+            scheme: self.scheme,
+            path: ask.head.uri.path(),
+            query: ask.head.uri.query(),
+            headers: &ask.head.headers,
+            client: &self.client,
+            proxy: self.proxy.as_ref(),
+            captures: ask.captures,
+            verification_scheme: self.verified.scheme,
+            verification_secret: self.verified.secret.as_deref(),
+            config_generation: self.generation,
+            dedupe: dedupe.map(|key| (key.fingerprint, key.expires_at, key.body)),
+            extras,
+            body,
+            body_length,
+        }
+        .encode()
     }
 }
 
@@ -339,6 +424,7 @@ impl Progress {
 }
 
 /// What an expression may ask about.
+#[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub(super) head: &'a Parts,
     /// In one piece.
@@ -346,4 +432,8 @@ pub(super) struct Ask<'a> {
     pub(super) captures: &'a [(Box<str>, Box<str>)],
     pub(super) source: &'a Arc<Source>,
     pub(super) received_at: Timestamp,
+    /// Later than that, if it comes from quarantine: dedupe windows begin here.
+    pub(super) now: Timestamp,
+    /// It is an item of a batch that is split so; `body` is the item then.
+    pub(super) item: Option<&'a SplitRule>,
 }

@@ -57,6 +57,11 @@ impl Received<'_> {
         Ok(self)
     }
 
+    /// Charges what is made of the body.
+    pub(super) fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.memory.grow(bytes).map_err(|_no_room| Refusal::NoMemory)
+    }
+
     /// The body in one piece, for expressions and upstreams; a body in parts is copied, and the copy is charged.
     pub(super) fn whole(&mut self) -> Result<Bytes, Refusal> {
         match &self.content {

@@ -77,8 +77,8 @@ pub(super) fn of_head(
             let Some(value) = only(&head.headers, &OKTA_CHALLENGE)? else { return Ok(None) };
             if head.headers.contains_key(header::AUTHORIZATION) {
                 let about = Head { method: &head.method, path: head.uri.path(), query: None, headers: &head.headers };
-                let check = source.verifier.begin(&about, now).map_err(Refusal::Unverified)?;
-                check.finish(&[]).map_err(Refusal::Unverified)?;
+                let check = source.verifier.begin(&about, now).map_err(|refusal| Refusal::Unverified(refusal, None))?;
+                check.finish(&[]).map_err(|refusal| Refusal::Unverified(refusal, None))?;
             }
             let value = echoed(value)?;
             Ok(Some(json(&serde_json::json!({ "verification": value }))))

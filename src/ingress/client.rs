@@ -10,7 +10,9 @@ use ipnet::IpNet;
 
 use super::certificate;
 use crate::{
-    event::{Proxy, Scheme},
+    clock::Timestamp,
+    event::{Event, Proxy, Scheme},
+    quarantine::Purpose,
     routing::Certificate,
 };
 
@@ -21,6 +23,16 @@ pub struct Caller {
     shown: Arc<str>,
     scheme: Scheme,
     certificate: Option<Arc<Certificate>>,
+    again: Option<Again>,
+}
+
+/// A request that does not come over a connection but out of quarantine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    /// When it was received.
+    pub(super) received_at: Timestamp,
+    /// What it is looked at for.
+    pub(super) purpose: Purpose,
 }
 
 impl Caller {
@@ -29,7 +41,23 @@ impl Caller {
     pub fn new(peer: Option<SocketAddr>, tls: bool) -> Self {
         let address = peer.map(|peer| peer.ip().to_canonical());
         let shown = address.map_or_else(|| "unix".into(), |address| address.to_string().into());
-        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http }, certificate: None }
+        Self { address, shown, scheme: if tls { Scheme::Https } else { Scheme::Http }, certificate: None, again: None }
+    }
+
+    /// The sender of a request out of quarantine: the trusted proxy that handed it to us then, or the client itself.
+    pub(super) fn of(event: &Event, purpose: Purpose) -> Self {
+        let (address, scheme) = match &event.proxy {
+            Some(proxy) => (&proxy.address, proxy.scheme),
+            None => (&event.client, event.scheme),
+        };
+        let peer = address.parse().ok().map(|address| SocketAddr::new(address, 0));
+        let again = Some(Again { received_at: event.received_at, purpose });
+        Self { again, ..Self::new(peer, scheme == Scheme::Https) }
+    }
+
+    /// If the request comes out of quarantine: since when, and what for.
+    pub(super) const fn again(&self) -> Option<&Again> {
+        self.again.as_ref()
     }
 
     /// With the certificate (DER) that the peer has shown and the listener has verified, if there is one.

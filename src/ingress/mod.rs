@@ -8,6 +8,7 @@
 //! `debug`; the setting `diagnostics.access` is a filter on that target.
 
 mod admit;
+mod again;
 mod body;
 mod budget;
 mod certificate;
@@ -15,6 +16,8 @@ mod challenge;
 mod client;
 mod door;
 mod head;
+mod items;
+mod kept;
 mod outside;
 mod proxy;
 mod refused;
@@ -51,6 +54,7 @@ use crate::{
     jitter::Jitter,
     keys::Keys,
     log::{AckLane, Log},
+    quarantine::Quarantine,
     routing::Live,
     telemetry::{Counter, Metrics},
 };
@@ -75,6 +79,8 @@ pub struct Setup {
     pub proxy: Arc<dyn Proxy>,
     /// Is told about resends.
     pub duplicates: Arc<dyn DuplicateSink>,
+    /// Keeps refused requests.
+    pub quarantine: Arc<Quarantine>,
     /// `DATA/spool`: where large bodies wait to be verified. What lies in it is removed.
     pub spool_dir: PathBuf,
     /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
@@ -92,6 +98,7 @@ pub struct Ingress {
     metrics: Arc<Metrics>,
     proxy: Arc<dyn Proxy>,
     duplicates: Arc<dyn DuplicateSink>,
+    quarantine: Arc<Quarantine>,
     memory: Budget,
     spool_budget: Budget,
     spool: Spool,
@@ -122,6 +129,7 @@ impl Ingress {
             metrics: setup.metrics,
             proxy: setup.proxy,
             duplicates: setup.duplicates,
+            quarantine: setup.quarantine,
             memory: Budget::memory(),
             spool_budget: Budget::spool(),
             spool: Spool::open(setup.spool_dir)?,
@@ -224,13 +232,32 @@ impl Gate {
                 );
                 taken.answer(source.and_then(|source| source.reply.as_ref()))
             }
-            Err(refusal) => {
-                let close = refusal.ends_connection() || progress.leaves_much(&head, body.is_end_stream());
-                self.record(&doors, caller, &head, &progress, &refusal);
-                let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
-                refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)
-            }
+            // Boxed: what is rare does not make the future of every request larger.
+            Err(refusal) => Box::pin(self.refuse(&doors, caller, &head, &mut body, progress, refusal)).await,
         }
+    }
+
+    /// Answers a refused request, once it is in quarantine if it is of a kind that is kept.
+    async fn refuse<B>(
+        &self,
+        doors: &Doors,
+        caller: &Caller,
+        head: &Parts,
+        body: &mut B,
+        mut progress: Progress,
+        refusal: Refusal,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        if kept::is_kept(&refusal, head, progress.source.as_ref(), &doors.table) {
+            self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
+        }
+        let close = refusal.ends_connection() || progress.leaves_much(head, body.is_end_stream());
+        self.record(doors, caller, head, &progress, &refusal);
+        let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
+        refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)
     }
 
     /// Counts and remembers a refusal.

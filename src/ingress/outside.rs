@@ -7,11 +7,13 @@ use http::{Response, StatusCode};
 
 use super::{
     Gate,
+    admit::Left,
     body::Received,
     challenge,
     reply::{Refusal, ReplyBody},
 };
 use crate::{
+    clock::Timestamp,
     routing::Source,
     verify::{Check, Verified, subscription},
 };
@@ -22,15 +24,22 @@ impl Gate {
         &self,
         mut check: Check,
         received: Received<'a>,
+        received_at: Timestamp,
     ) -> Result<(Verified, Received<'a>), Refusal> {
         let mut received = received.into_memory().await?;
         let body = received.whole()?;
-        if let Some(wanted) = check.wants(&body).map_err(Refusal::Unverified)? {
+        let wanted = match check.wants(&body) {
+            Ok(wanted) => wanted,
+            Err(refusal) => return Err(Left::unverified(&received, received_at, refusal)),
+        };
+        if let Some(wanted) = wanted {
             let document = self.ingress.keys.get(&wanted).await.map_err(Refusal::Keys)?;
             check.provide(document);
         }
-        let verified = check.finish(&body).map_err(Refusal::Unverified)?;
-        Ok((verified, received))
+        match check.finish(&body) {
+            Ok(verified) => Ok((verified, received)),
+            Err(refusal) => Err(Left::unverified(&received, received_at, refusal)),
+        }
     }
 
     /// Answers a verified message of SNS that asks to confirm a subscription; None if it is none. Without

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
-use super::challenge::Fault;
+use super::{admit::Left, challenge::Fault};
 use crate::{
     event::EventId,
     expr::EvalError,
@@ -24,6 +24,7 @@ use crate::{
     keys::KeysError,
     log::{AppendError, ReadError},
     routing::Reply,
+    schema::Violation,
     telemetry::RequestResult,
     verify,
 };
@@ -61,8 +62,16 @@ pub(super) enum Refusal {
     TooLarge,
     #[error("gRPC is not taken")]
     Grpc,
+    #[error("the batch has more items than the source's max_items, or its items and their headers are too large")]
+    TooManyItems,
+    #[error("the source's schema does not accept the body: {violation}")]
+    Schema {
+        violation: Violation,
+        /// What is to be kept in quarantine.
+        keep: Option<Box<Left>>,
+    },
     #[error("the verifier refused the request: {}", .0.as_str())]
-    Unverified(verify::Refusal),
+    Unverified(verify::Refusal, Option<Box<Left>>),
     #[error("the secret segment of the path is wrong")]
     PathSecret,
     #[error("the client's address is not among the source's allow")]
@@ -108,9 +117,10 @@ impl Refusal {
                 StatusCode::BAD_REQUEST
             }
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::TooManyItems => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Schema { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unverified(_) => StatusCode::UNAUTHORIZED,
+            Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NoMemory
             | Self::NoSpool
@@ -135,7 +145,9 @@ impl Refusal {
             Self::Method { .. } => "method_not_allowed",
             Self::TooLarge => "body_too_large",
             Self::Grpc => "grpc",
-            Self::Unverified(refusal) => refusal.as_str(),
+            Self::Unverified(refusal, _) => refusal.as_str(),
+            Self::TooManyItems => "too_many_items",
+            Self::Schema { .. } => "schema",
             Self::PathSecret => "wrong_path_secret",
             Self::Address => "address_not_allowed",
             Self::Certificate => "client_certificate_not_allowed",
@@ -159,7 +171,7 @@ impl Refusal {
     /// What the operator can do about it, if that is known.
     pub(super) const fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Unverified(refusal) => refusal.advice(),
+            Self::Unverified(refusal, _) => refusal.advice(),
             _ => None,
         }
     }
@@ -174,9 +186,10 @@ impl Refusal {
             Self::Challenge(Fault::Malformed) => RequestResult::Malformed,
             Self::DotSegments | Self::Host | Self::Length | Self::MalformedBody => RequestResult::Malformed,
             Self::Method { .. } => RequestResult::MethodNotAllowed,
-            Self::TooLarge => RequestResult::TooLarge,
+            Self::TooLarge | Self::TooManyItems => RequestResult::TooLarge,
+            Self::Schema { .. } => RequestResult::Unprocessable,
             Self::Grpc => RequestResult::Unsupported,
-            Self::Unverified(_) => RequestResult::Unauthorized,
+            Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory
@@ -195,7 +208,8 @@ impl Refusal {
     pub(super) fn answer(&self, close: bool, scheme: &str, jitter: &Jitter) -> Response<ReplyBody> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
-        let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}}}"#, status.as_u16());
+        let detail = self.detail();
+        let problem = format!(r#"{{"type":"about:blank","title":"{title}","status":{}{detail}}}"#, status.as_u16());
         let mut response = Response::new(ReplyBody::from(Bytes::from(problem)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -212,7 +226,7 @@ impl Refusal {
             Self::Challenge(Fault::Origin) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
-            Self::Unverified(_) => {
+            Self::Unverified(..) => {
                 headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -222,6 +236,16 @@ impl Refusal {
             _ => {}
         }
         response
+    }
+
+    /// What the sender is told beyond the status, as a member of the problem.
+    fn detail(&self) -> String {
+        let text = match self {
+            Self::Schema { violation, .. } => violation.as_str(),
+            Self::TooManyItems => "the batch has more items than are taken at once; send smaller batches",
+            _ => return String::new(),
+        };
+        serde_json::to_string(text).map_or_else(|_| String::new(), |text| format!(r#","detail":{text}"#))
     }
 
     /// Whether the connection can't go on after this answer, whatever is left of the request.
@@ -248,6 +272,8 @@ pub(super) enum Taken {
     Duplicate(EventId),
     /// Answered by the upstream; the id if it was stored.
     Proxied(Option<EventId>, Response<ReplyBody>),
+    /// Nothing: it came from quarantine, to see whether it would be taken. Never reaches a sender.
+    Rehearsed,
     /// A challenge, answered and forgotten.
     Challenged(Response<ReplyBody>),
 }
@@ -256,7 +282,7 @@ impl Taken {
     /// The metric label.
     pub(super) const fn result(&self) -> RequestResult {
         match self {
-            Self::Accepted(_) => RequestResult::Accepted,
+            Self::Accepted(_) | Self::Rehearsed => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
             Self::Challenged(_) => RequestResult::Challenge,
@@ -267,6 +293,7 @@ impl Taken {
     pub(super) fn answer(self, own: Option<&Reply>) -> Response<ReplyBody> {
         match self {
             Self::Accepted(id) => acknowledge(id, StatusCode::ACCEPTED, own),
+            Self::Rehearsed => Response::new(ReplyBody::from(Bytes::new())),
             Self::Duplicate(first) => {
                 let mut response = acknowledge(first, StatusCode::OK, own);
                 response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));

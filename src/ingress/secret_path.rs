@@ -37,6 +37,12 @@ pub(super) fn unlock(
     if dots { Err(Refusal::DotSegments) } else { Ok(Some(verified)) }
 }
 
+/// Whether a segment of a path is a secret of some source: then the request is shown and kept nowhere as it is.
+pub(super) fn holds_secret(table: &Table, path: &str) -> bool {
+    let is_secret = |segment: &str| table.sources.iter().any(|source| source.verifier.is_path_secret(segment));
+    path.split('/').any(|segment| !segment.is_empty() && is_secret(segment))
+}
+
 /// The beginning of a path as the record of refusals may show it: segments that are secrets of some source are
 /// replaced, whoever asked for whatever.
 pub(super) fn shown(table: &Table, path: &str) -> String {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Gate, admit::Ask};
 use crate::{
     expr::{EvalError, decode_body},
-    routing::{BATCH, ItemRule, KeySelector},
+    routing::{BATCH, ItemRule, Items, KeySelector},
     verify::notifications,
 };
 
@@ -89,6 +89,10 @@ fn of_batch(
     input: &Ask<'_>,
     find: impl Fn(&ItemRule, &[u8]) -> Option<String>,
 ) -> Result<Option<String>, EvalError> {
+    if let Some(split) = input.item {
+        let Items::Json(whole) = &split.items else { return Ok(None) };
+        return Ok(rule.inside(whole).and_then(|rule| find(&rule, input.body)));
+    }
     let body = decode_body(&input.head.headers, input.body, input.source.max_body)?;
     Ok(find(rule, &body))
 }

@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 
 use super::{
-    Acked, Append, AppendError, Appended, Class, DedupeKey, Done, ENTRY_BYTES_MAX, Entry, Follower, Kind, Log,
-    NewEntry, ReadError, memory::MemoryLog, sled::tests::Scratch,
+    Acked, Append, AppendError, Appended, BATCH_APPENDS_MAX, BATCH_BYTES_MAX, Class, DedupeKey, Done, ENTRY_BYTES_MAX,
+    Entry, Follower, Kind, Log, NewEntry, ReadError, memory::MemoryLog, sled::tests::Scratch,
 };
 use crate::{clock::Timestamp, event::EventId};
 
@@ -139,6 +139,105 @@ fn concurrent_equal_keys_are_accepted_once(log: Arc<dyn Log>) {
     assert_eq!(accepted.load(Ordering::Relaxed), 50);
 }
 
+/// Payload, parts and key of one append of a batch.
+type Piece<'a> = (Bytes, &'a [Bytes], Option<DedupeKey>);
+
+fn append_all(log: &dyn Log, batch: &[Piece<'_>]) -> Vec<Acked> {
+    let (appends, answers): (Vec<Append>, Vec<_>) = batch
+        .iter()
+        .map(|(payload, parts, dedupe)| {
+            let (done, answer) = Done::channel();
+            let parts = parts.iter().map(|part| NewEntry { kind: Kind::Part, payload: part.clone() }).collect();
+            let entry = NewEntry { kind: Kind::Accepted, payload: payload.clone() };
+            (Append { parts, entry, dedupe: *dedupe, class: Class::Event, time: T, done }, answer)
+        })
+        .unzip();
+    log.append_all(appends);
+    answers.into_iter().map(|answer| answer.blocking_recv().unwrap_or(Err(AppendError::Closed))).collect()
+}
+
+#[derive(Default)]
+struct Calls(Mutex<Vec<Vec<Bytes>>>);
+
+impl Follower for Calls {
+    fn committed(&self, entries: Vec<Entry>) {
+        self.0.lock().unwrap().push(entries.into_iter().map(|entry| entry.payload).collect());
+    }
+}
+
+fn a_batch_is_stored_in_order_and_told_at_once(log: Arc<dyn Log>) {
+    let calls = Arc::new(Calls::default());
+    log.follow(calls.clone());
+    // More bytes than a frame has room for, and more entries.
+    let payloads: Vec<Bytes> = (0..1_500_u32).map(|n| Bytes::from(n.to_be_bytes().repeat(300))).collect();
+    let batch: Vec<Piece<'_>> = payloads.iter().map(|payload| (payload.clone(), &[][..], None)).collect();
+    let ids: Vec<EventId> = append_all(&*log, &batch).into_iter().map(id).collect();
+    assert!(ids.windows(2).all(|pair| pair[0].pos.seq + 1 == pair[1].pos.seq));
+    for (id, payload) in ids.iter().zip(&payloads) {
+        assert_eq!(log.read(id.pos.seq).unwrap().payload, payload);
+    }
+    while calls.0.lock().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(*calls.0.lock().unwrap(), [payloads]);
+    log.append_all(Vec::new());
+}
+
+fn a_known_key_leaves_out_only_its_own_append_of_a_batch(log: Arc<dyn Log>) {
+    let later = Timestamp::from_millis(T.as_millis() + 1000);
+    let first = id(append(&*log, "old", &[], Some(key(1, 1, later))));
+    let piece = |text: &'static str, key: Option<DedupeKey>| (Bytes::from_static(text.as_bytes()), &[][..], key);
+    let answers = append_all(
+        &*log,
+        &[
+            piece("a", Some(key(2, 2, later))),
+            piece("old", Some(key(1, 1, later))),
+            piece("b", Some(key(2, 3, later))),
+            piece("c", None),
+        ],
+    );
+    let a = id(answers[0]);
+    assert_eq!(answers[1], Ok(Appended::Duplicate { first, body_differs: false }));
+    assert_eq!(answers[2], Ok(Appended::Duplicate { first: a, body_differs: true }));
+    let stored: Vec<Bytes> = everything(&*log).into_iter().map(|entry| entry.payload).collect();
+    assert_eq!(stored, ["old", "a", "c"]);
+    let again = append_all(&*log, &[piece("a", Some(key(2, 2, later))), piece("old", Some(key(1, 1, later)))]);
+    assert!(again.iter().all(|answer| matches!(answer, Ok(Appended::Duplicate { body_differs: false, .. }))));
+    assert_eq!(everything(&*log).len(), 3);
+}
+
+fn a_batch_with_parts_keeps_them_before_its_entries(log: Arc<dyn Log>) {
+    let parts: Vec<Bytes> = (0..5_u8).map(|n| Bytes::from(vec![n; 100_000])).collect();
+    let pieces: Vec<Piece<'_>> = vec![
+        (Bytes::from_static(b"one"), &parts[..3], None),
+        (Bytes::from_static(b"two"), &[], None),
+        (Bytes::from_static(b"three"), &parts[3..], None),
+    ];
+    let ids: Vec<EventId> = append_all(&*log, &pieces).into_iter().map(id).collect();
+    for (id, (payload, parts, _)) in ids.iter().zip(&pieces) {
+        let entry = log.read(id.pos.seq).unwrap();
+        assert_eq!(entry.payload, payload);
+        let stored: Vec<Bytes> = entry.refs.iter().map(|seq| log.read(*seq).unwrap().payload).collect();
+        assert_eq!(stored, *parts);
+    }
+}
+
+fn a_batch_that_is_too_large_is_refused_whole(log: Arc<dyn Log>) {
+    let later = Timestamp::from_millis(T.as_millis() + 1000);
+    let fits = (Bytes::from_static(b"fits"), &[][..], Some(key(1, 1, later)));
+    let of = |bytes: usize| (Bytes::from(vec![1; bytes]), &[][..], None);
+    let refused =
+        |batch: Vec<Piece<'_>>| append_all(&*log, &batch).iter().all(|answer| *answer == Err(AppendError::TooLarge));
+    assert!(refused(vec![fits.clone(), of(ENTRY_BYTES_MAX + 1)]));
+    assert!(refused(vec![of(BATCH_BYTES_MAX / 7 + 1); 7]));
+    assert!(refused(vec![of(1); BATCH_APPENDS_MAX + 1]));
+    assert_eq!(everything(&*log).len(), 0);
+    let ids = append_all(&*log, &[fits, of(ENTRY_BYTES_MAX)]);
+    assert!(ids.into_iter().map(id).count() == 2, "the key of a refused batch is not known");
+    let largest = vec![of(BATCH_BYTES_MAX / BATCH_APPENDS_MAX); BATCH_APPENDS_MAX];
+    assert!(append_all(&*log, &largest).into_iter().map(id).count() == BATCH_APPENDS_MAX);
+}
+
 macro_rules! contract {
     ($($promise:ident),* $(,)?) => {
         mod in_memory {
@@ -158,4 +257,8 @@ contract!(
     parts_stand_before_the_entry_that_refers_to_them,
     an_entry_that_is_too_large_is_refused_alone,
     concurrent_equal_keys_are_accepted_once,
+    a_batch_is_stored_in_order_and_told_at_once,
+    a_known_key_leaves_out_only_its_own_append_of_a_batch,
+    a_batch_with_parts_keeps_them_before_its_entries,
+    a_batch_that_is_too_large_is_refused_whole,
 );

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Append, AppendError, Appended, Class, DedupeKey, ENTRY_BYTES_MAX, Entry, Follower, Kind, Log, LogStats, ReadError,
-    dedupe,
+    Append, AppendError, Appended, BATCH_APPENDS_MAX, BATCH_BYTES_MAX, Class, DedupeKey, ENTRY_BYTES_MAX, Entry,
+    Follower, Kind, Log, LogStats, ReadError, dedupe,
 };
 use crate::{
     clock::Timestamp,
@@ -28,7 +28,8 @@ pub struct MemoryLog {
 struct State {
     entries: Vec<Entry>,
     keys: HashMap<u128, (EventId, Timestamp, u64)>,
-    waiting: Vec<Append>,
+    /// Each is one decision.
+    waiting: Vec<Vec<Append>>,
     next_seq: Seq,
     last_time: Timestamp,
     refuse: Option<AppendError>,
@@ -77,29 +78,26 @@ impl MemoryLog {
     pub fn commit(&self) {
         let (mut acks, mut told) = (Vec::new(), Vec::new());
         let mut state = self.lock();
-        for append in std::mem::take(&mut state.waiting) {
-            let Append { parts, entry, dedupe, class, time, done } = append;
-            if let Some(error) = state.refuse.filter(|_| class == Class::Event) {
-                acks.push((done, Err(error)));
+        for batch in std::mem::take(&mut state.waiting) {
+            if let Some(error) = state.refusal(&batch) {
+                acks.extend(batch.into_iter().map(|append| (append.done, Err(error))));
                 continue;
             }
-            if entry.payload.len() > ENTRY_BYTES_MAX {
-                acks.push((done, Err(AppendError::TooLarge)));
-                continue;
+            for Append { parts, entry, dedupe, time, done, .. } in batch {
+                if let Some((first, body_differs)) = dedupe.and_then(|key| state.duplicate(&key, time)) {
+                    acks.push((done, Ok(Appended::Duplicate { first, body_differs })));
+                    continue;
+                }
+                state.last_time = state.last_time.max(time);
+                let refs =
+                    parts.into_iter().map(|part| state.push(part.kind, part.payload, Vec::new(), &mut told)).collect();
+                let seq = state.push(entry.kind, entry.payload, refs, &mut told);
+                let id = EventId { time: state.last_time, pos: Pos { partition: 0, seq } };
+                if let Some(key) = dedupe {
+                    state.keys.insert(key.fingerprint, (id, key.expires_at, key.body));
+                }
+                acks.push((done, Ok(Appended::Appended(id))));
             }
-            if let Some((first, body_differs)) = dedupe.and_then(|key| state.duplicate(&key, time)) {
-                acks.push((done, Ok(Appended::Duplicate { first, body_differs })));
-                continue;
-            }
-            state.last_time = state.last_time.max(time);
-            let refs =
-                parts.into_iter().map(|part| state.push(part.kind, part.payload, Vec::new(), &mut told)).collect();
-            let seq = state.push(entry.kind, entry.payload, refs, &mut told);
-            let id = EventId { time: state.last_time, pos: Pos { partition: 0, seq } };
-            if let Some(key) = dedupe {
-                state.keys.insert(key.fingerprint, (id, key.expires_at, key.body));
-            }
-            acks.push((done, Ok(Appended::Appended(id))));
         }
         drop(state);
         for (done, acked) in acks {
@@ -125,6 +123,18 @@ impl State {
         seq
     }
 
+    fn refusal(&self, batch: &[Append]) -> Option<AppendError> {
+        let payloads = batch.iter().map(|append| append.entry.payload.len());
+        let bytes: usize = payloads.clone().sum();
+        let is_too_large = payloads.max().is_some_and(|largest| largest > ENTRY_BYTES_MAX)
+            || (batch.len() > 1 && bytes > BATCH_BYTES_MAX)
+            || batch.len() > BATCH_APPENDS_MAX;
+        match batch.first()?.class {
+            Class::Event if self.refuse.is_some() => self.refuse,
+            _ => is_too_large.then_some(AppendError::TooLarge),
+        }
+    }
+
     fn duplicate(&self, key: &DedupeKey, now: Timestamp) -> Option<(EventId, bool)> {
         let (first, expires_at, body) = self.keys.get(&key.fingerprint)?;
         (*expires_at > now).then_some((*first, *body != key.body))
@@ -133,7 +143,11 @@ impl State {
 
 impl Log for MemoryLog {
     fn append(&self, append: Append) {
-        self.lock().waiting.push(append);
+        self.append_all(vec![append]);
+    }
+
+    fn append_all(&self, batch: Vec<Append>) {
+        self.lock().waiting.push(batch);
         if self.automatic {
             self.commit();
         }

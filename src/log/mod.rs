@@ -35,6 +35,13 @@ pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
 /// Bodies above this many bytes are appended as part entries of this size.
 pub const PART_BYTES: usize = 256 * 1024;
 
+/// The payloads of one batch may have so many bytes together, parts aside: a batch is one frame, and a frame is what a
+/// crash leaves whole or not at all.
+pub const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// The most appends of one batch.
+pub const BATCH_APPENDS_MAX: usize = 10_000;
+
 /// An entry that is to be appended: its kind and its encoded payload (see [`entry`]).
 #[derive(Clone, Debug)]
 pub struct NewEntry {
@@ -177,6 +184,12 @@ pub trait Log: Send + Sync + 'static {
     /// Queues an append. Never blocks; the answer comes through `append.done` when it is durable, a duplicate, or
     /// refused. When the queue is full the answer is [`AppendError::Busy`] at once.
     fn append(&self, append: Append);
+
+    /// Queues several appends that become durable together or not at all. A known key, older or of the same batch,
+    /// leaves out only its own append; anything else that is wrong with one of them refuses all, with the same error:
+    /// [`AppendError::TooLarge`] beyond [`BATCH_BYTES_MAX`] or [`BATCH_APPENDS_MAX`]. Each append is answered through
+    /// its own `done`. Followers are told of all of them in one call.
+    fn append_all(&self, batch: Vec<Append>);
 
     /// Asks the older dedupe keys, before the append, on the caller's thread. May read the disk briefly. The
     /// committer decides alone about recent keys; the two together leave no gap.

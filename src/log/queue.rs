@@ -2,7 +2,7 @@
 //!
 //! Bounded in entries and bytes: a new event that does not fit is answered [`AppendError::Busy`] at once; upkeep is
 //! always taken, because it is bounded by the attempts in flight. Two lanes: small appends first, then one part of a
-//! large body a turn. The committer is woken only when it waits. Upkeep by itself waits a moment for company (see
+//! large body a turn. Batches are taken whole; one with parts waits in the large lane. The committer is woken only when it waits. Upkeep by itself waits a moment for company (see
 //! [`LINGER`]); an event never does, and takes the upkeep along.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Append, AppendError, Class};
+use super::{Append, AppendError, BATCH_APPENDS_MAX, BATCH_BYTES_MAX, Class, Done, ENTRY_BYTES_MAX};
 
 /// What may wait for the committer (`store.queue_events`, `store.queue_size`). A new event beyond is
 /// [`AppendError::Busy`].
@@ -34,6 +34,8 @@ impl QueueLimits {
 /// Small appends that share one barrier at the most; the rest waits for the next.
 pub const TURN_APPENDS: usize = 4096;
 
+/// Bytes of batches that share one barrier with small appends; one batch may go beyond.
+const TURN_BATCH_BYTES: usize = 1024 * 1024;
 /// Upkeep alone waits so long for more of it or for an event before it costs a barrier of its own: nobody waits for it,
 /// and each barrier makes the events that come meanwhile wait for it.
 const LINGER: Duration = Duration::from_millis(2);
@@ -52,7 +54,12 @@ pub struct Queue {
 struct Waiting {
     small: Vec<Append>,
     small_bytes: usize,
-    large: VecDeque<Append>,
+    /// Without parts.
+    batches: VecDeque<Vec<Append>>,
+    batches_appends: usize,
+    /// Large bodies, alone or as a batch.
+    large: VecDeque<Vec<Append>>,
+    /// Of batches and large bodies.
     large_bytes: usize,
     /// Something waits that somebody waits for.
     urgent: bool,
@@ -73,12 +80,22 @@ enum Committer {
 }
 
 /// What the committer got.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the committer's stack")]
 pub enum Taken {
-    /// Small appends, at most [`TURN_APPENDS`], and a large one if it was wanted; or nothing within the timeout.
-    Work(Vec<Append>, Option<Append>),
+    /// A turn's worth; or nothing within the timeout.
+    Work(Work),
     /// Closed, and nothing waits any more.
     Closed,
+}
+
+/// What the committer does in one turn.
+#[derive(Default)]
+pub struct Work {
+    /// At most [`TURN_APPENDS`].
+    pub small: Vec<Append>,
+    /// Each durable as a whole or not at all.
+    pub batches: Vec<Vec<Append>>,
+    /// An append with parts, or a batch of them, if it was wanted.
+    pub large: Option<Vec<Append>>,
 }
 
 impl Queue {
@@ -91,17 +108,7 @@ impl Queue {
     pub fn push(&self, append: Append) {
         let bytes = size(&append);
         let mut waiting = self.lock();
-        let refused = match append.class {
-            _ if waiting.closed => Some(AppendError::Closed),
-            Class::Event
-                if waiting.small.len() >= self.limits.appends
-                    || waiting.small_bytes + waiting.large_bytes + bytes > self.limits.bytes =>
-            {
-                Some(AppendError::Busy)
-            }
-            _ => None,
-        };
-        if let Some(error) = refused {
+        if let Some(error) = self.refusal(&waiting, append.class, 1, bytes) {
             drop(waiting);
             append.done.answer(Err(error));
             return;
@@ -112,8 +119,40 @@ impl Queue {
             waiting.small.push(append);
         } else {
             waiting.large_bytes += bytes;
-            waiting.large.push_back(append);
+            waiting.large.push_back(vec![append]);
         }
+        self.ring(waiting, urgent);
+    }
+
+    /// Puts a batch in its lane, or refuses all of it.
+    pub fn push_all(&self, batch: Vec<Append>) {
+        let Some(class) = batch.first().map(|append| append.class) else { return };
+        let payloads = batch.iter().map(|append| append.entry.payload.len());
+        let (largest, sum) = (payloads.clone().max().unwrap_or(0), payloads.sum::<usize>());
+        let bytes = batch.iter().map(size).sum();
+        let too_large = largest > ENTRY_BYTES_MAX || sum > BATCH_BYTES_MAX || batch.len() > BATCH_APPENDS_MAX;
+        let mut waiting = self.lock();
+        let refusal = match too_large {
+            true => Some(AppendError::TooLarge),
+            false => self.refusal(&waiting, class, batch.len(), bytes),
+        };
+        if let Some(error) = refusal {
+            drop(waiting);
+            Done::answer_all(batch.into_iter().map(|append| (append.done, Err(error))));
+            return;
+        }
+        waiting.large_bytes += bytes;
+        if batch.iter().all(|append| append.parts.is_empty()) {
+            waiting.batches_appends += batch.len();
+            waiting.batches.push_back(batch);
+        } else {
+            waiting.large.push_back(batch);
+        }
+        self.ring(waiting, true);
+    }
+
+    /// Wakes the committer if it waits for what was just put in.
+    fn ring(&self, mut waiting: MutexGuard<'_, Waiting>, urgent: bool) {
         waiting.urgent |= urgent;
         let wake = match waiting.committer {
             Committer::Works => false,
@@ -129,11 +168,28 @@ impl Queue {
         }
     }
 
+    /// Why so many appends with so many bytes can't be taken now. A batch may be as large as it likes where nothing
+    /// waits.
+    fn refusal(&self, waiting: &Waiting, class: Class, appends: usize, bytes: usize) -> Option<AppendError> {
+        let waits = waiting.small.len() + waiting.batches_appends;
+        match class {
+            _ if waiting.closed => Some(AppendError::Closed),
+            Class::Event
+                if (waits > 0 && waits + appends > self.limits.appends)
+                    || waiting.small_bytes + waiting.large_bytes + bytes > self.limits.bytes =>
+            {
+                Some(AppendError::Busy)
+            }
+            _ => None,
+        }
+    }
+
     /// Takes what waits, one turn's worth; waits itself at most `timeout` if nothing does. A large append is taken only
     /// if the committer `wants_large`. `spare`, empty, becomes the new small lane.
     pub fn take(&self, mut spare: Vec<Append>, wants_large: bool, timeout: Duration) -> Taken {
         let mut waiting = self.lock();
-        let nothing = waiting.small.is_empty() && (waiting.large.is_empty() || !wants_large);
+        let nothing =
+            waiting.small.is_empty() && waiting.batches.is_empty() && (waiting.large.is_empty() || !wants_large);
         if nothing && !waiting.closed && waiting.knocks == 0 && !timeout.is_zero() {
             waiting = self.wait(waiting, Committer::Sleeps, timeout);
         }
@@ -142,19 +198,21 @@ impl Queue {
             waiting = self.wait(waiting, Committer::Lingers, self.linger.min(timeout));
         }
         waiting.knocks = 0;
-        if waiting.closed && waiting.small.is_empty() && waiting.large.is_empty() {
+        if waiting.closed && waiting.small.is_empty() && waiting.batches.is_empty() && waiting.large.is_empty() {
             return Taken::Closed;
         }
         let large = if wants_large { waiting.large.pop_front() } else { None };
-        waiting.large_bytes = waiting.large_bytes.saturating_sub(large.as_ref().map_or(0, size));
+        let batches = waiting.take_batches();
+        let taken = batches.iter().chain(&large).flatten().map(size).sum();
+        waiting.large_bytes = waiting.large_bytes.saturating_sub(taken);
         if waiting.small.len() > TURN_APPENDS {
             spare.extend(waiting.small.drain(..TURN_APPENDS));
             waiting.small_bytes = waiting.small_bytes.saturating_sub(spare.iter().map(size).sum());
-            return Taken::Work(spare, large);
+            return Taken::Work(Work { small: spare, batches, large });
         }
         waiting.small_bytes = 0;
-        waiting.urgent = !waiting.large.is_empty();
-        Taken::Work(std::mem::replace(&mut waiting.small, spare), large)
+        waiting.urgent = !waiting.large.is_empty() || !waiting.batches.is_empty();
+        Taken::Work(Work { small: std::mem::replace(&mut waiting.small, spare), batches, large })
     }
 
     /// Wakes the committer although nothing was appended.
@@ -183,6 +241,20 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take_batches(&mut self) -> Vec<Vec<Append>> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < TURN_BATCH_BYTES
+            && let Some(batch) = self.batches.pop_front()
+        {
+            bytes += batch.iter().map(size).sum::<usize>();
+            self.batches_appends = self.batches_appends.saturating_sub(batch.len());
+            taken.push(batch);
+        }
+        taken
     }
 }
 
@@ -222,8 +294,8 @@ mod tests {
         let queue = Queue::new(limits);
         let waiting: Vec<_> = (0..limits.appends).map(|_| push(&queue, 1, 0)).collect();
         assert_eq!(push(&queue, 1, 0).try_recv(), Ok(Err(AppendError::Busy)));
-        let Taken::Work(first, None) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
-        assert_eq!(first.len(), TURN_APPENDS);
+        let Taken::Work(first) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(first.small.len(), TURN_APPENDS);
         assert!(push(&queue, 1, 0).try_recv().is_err());
         assert!(push(&queue, limits.bytes, 0).try_recv().is_ok_and(|acked| acked == Err(AppendError::Busy)));
         drop(waiting);
@@ -234,20 +306,52 @@ mod tests {
         let queue = Queue::new(QueueLimits { appends: 2, bytes: 100 });
         let is_taken = |bytes| push(&queue, bytes, 0).try_recv().is_err();
         assert!(is_taken(60) && !is_taken(41) && is_taken(40) && !is_taken(0));
-        let Taken::Work(_, None) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        let Taken::Work(_) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
         assert!(!is_taken(101) && is_taken(100));
+    }
+
+    #[test]
+    fn batches_are_handed_out_whole_and_count_for_the_limits() {
+        let queue = Queue::new(QueueLimits { appends: 5, bytes: 1_000 });
+        let batch = |count: usize, bytes: usize| {
+            let (appends, answers): (Vec<Append>, Vec<_>) = (0..count)
+                .map(|_| {
+                    let (done, answer) = Done::channel();
+                    let entry = NewEntry { kind: Kind::Accepted, payload: vec![0; bytes].into() };
+                    let append =
+                        Append { parts: vec![], entry, dedupe: None, class: Class::Event, time: Timestamp::ZERO, done };
+                    (append, answer)
+                })
+                .unzip();
+            queue.push_all(appends);
+            answers
+        };
+        let is_busy = |answers: Vec<tokio::sync::oneshot::Receiver<Acked>>| {
+            answers.into_iter().all(|mut answer| answer.try_recv() == Ok(Err(AppendError::Busy)))
+        };
+        assert!(is_busy(batch(2, 501)));
+        let _waiting = [batch(3, 10), batch(2, 10)];
+        assert!(is_busy(batch(1, 10)));
+        assert_eq!(push(&queue, 1, 0).try_recv(), Ok(Err(AppendError::Busy)));
+        let Taken::Work(work) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(work.batches.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
+        let _alone = batch(6, 10);
+        queue.close();
+        let Taken::Work(work) = queue.take(Vec::new(), true, Duration::ZERO) else { panic!() };
+        assert_eq!(work.batches.iter().map(Vec::len).collect::<Vec<_>>(), [6], "alone it is taken");
+        assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Closed));
     }
 
     #[test]
     fn large_appends_are_handed_out_one_at_a_time_and_only_when_wanted() {
         let queue = Queue::new(QueueLimits::standard());
         let _waiting = [push(&queue, 1000, 3), push(&queue, 1000, 3), push(&queue, 5, 0)];
-        let Taken::Work(small, None) = queue.take(Vec::new(), false, Duration::ZERO) else { panic!() };
-        assert_eq!(small.len(), 1);
+        let Taken::Work(work) = queue.take(Vec::new(), false, Duration::ZERO) else { panic!() };
+        assert!(work.small.len() == 1 && work.large.is_none());
         for _ in 0..2 {
-            assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, Some(_))));
+            assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(Work { large: Some(_), .. })));
         }
-        assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(_, None)));
+        assert!(matches!(queue.take(Vec::new(), true, Duration::ZERO), Taken::Work(Work { large: None, .. })));
     }
 
     /// What the committer takes if upkeep waits, and then, once it lingers, `more` comes.
@@ -256,7 +360,7 @@ mod tests {
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         std::thread::scope(|scope| {
             let committer = scope.spawn(|| match queue.take(Vec::new(), true, Duration::from_secs(3600)) {
-                Taken::Work(small, None) => small.len(),
+                Taken::Work(work) => work.small.len(),
                 _ => 0,
             });
             while queue.lock().committer != Committer::Lingers {
@@ -290,6 +394,6 @@ mod tests {
         let queue = Queue::new(QueueLimits::standard());
         let _upkeep = push_as(&queue, Class::Upkeep, 1, 0);
         let taken = queue.take(Vec::new(), true, Duration::from_secs(3600));
-        assert!(matches!(taken, Taken::Work(small, None) if small.len() == 1));
+        assert!(matches!(taken, Taken::Work(work) if work.small.len() == 1));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
+mod batch;
 mod challenge;
 mod changes;
 mod guard;
@@ -17,14 +18,17 @@ mod tests;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };
-pub use policy::{BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, Reply};
-pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, Numbering};
+pub use policy::{
+    BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
+};
+pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

@@ -5,6 +5,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+/// What is kept of refused requests: `[quarantine]` and `server.unmatched`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuarantinePolicy {
+    /// Bytes of the ring on disk.
+    pub max_size: u64,
+    /// Bytes of the largest body that is kept.
+    pub max_body: u64,
+    /// Requests a second of one client.
+    pub rate: u64,
+    /// Bytes a second of all clients together.
+    pub total_rate: u64,
+    /// What happens to requests that no source takes, besides the 404.
+    pub unmatched: Unmatched,
+}
+
+/// What happens to requests that no source takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Nothing: not even their bodies are read.
+    Refuse,
+    /// They are kept in quarantine.
+    Store,
+}
+
 /// Why a setting makes no policy. The messages name the key.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PolicyError {

@@ -31,28 +31,57 @@ pub struct ItemRule {
     pub kind: Option<Box<str>>,
 }
 
+/// Why a body gives no items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoItems {
+    /// It is no such batch, or has no items.
+    NoBatch,
+    /// It has more than were asked for.
+    TooMany,
+}
+
 impl ItemRule {
     /// The items as they stand in the body, in order; None if the body is no such batch, has no items, or has more than
     /// [`BATCH_ITEMS_MAX`].
     #[must_use]
     pub fn items<'b>(&self, body: &'b [u8]) -> Option<Vec<&'b RawValue>> {
-        let whole: &RawValue = serde_json::from_slice(body).ok()?;
+        self.items_up_to(body, BATCH_ITEMS_MAX).ok()
+    }
+
+    /// The items as they stand in the body, in order: at least one, at most `most`.
+    ///
+    /// # Errors
+    /// [`NoItems`].
+    pub fn items_up_to<'b>(&self, body: &'b [u8], most: usize) -> Result<Vec<&'b RawValue>, NoItems> {
+        let whole: &RawValue = serde_json::from_slice(body).map_err(|_| NoItems::NoBatch)?;
         let mut found = vec![whole];
         for step in steps(&self.array) {
             let mut next = Vec::new();
             for raw in found {
                 match step {
-                    Step::Each => next.extend(serde_json::from_str::<Vec<&RawValue>>(raw.get()).ok()?),
+                    Step::Each => {
+                        let elements: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| NoItems::NoBatch)?;
+                        next.extend(elements);
+                    }
                     // An element of a mixed batch may lack what others have.
                     Step::Name(name) => next.extend(member(raw, name)),
                 }
-                if next.len() > BATCH_ITEMS_MAX {
-                    return None;
+                if next.len() > most {
+                    return Err(NoItems::TooMany);
                 }
             }
             found = next;
         }
-        (!found.is_empty()).then_some(found)
+        if found.is_empty() { Err(NoItems::NoBatch) } else { Ok(found) }
+    }
+
+    /// The same rule for one item of a batch that was split where `whole` says: what is left of the way to the items.
+    /// None if the two ways part.
+    #[must_use]
+    pub fn inside(&self, whole: &Self) -> Option<Self> {
+        let rest = self.array.strip_prefix(&*whole.array)?;
+        let array = if rest.is_empty() { rest } else { rest.strip_prefix('.')? };
+        Some(Self { array: array.into(), ..self.clone() })
     }
 
     /// An item's key: its parts as JSON texts, so that two different lists never look alike. None if a part is missing,
@@ -198,6 +227,22 @@ mod tests {
         let many = |count: usize| format!("[{}]", vec!["1"; count].join(","));
         assert_eq!(items("[]", &many(BATCH_ITEMS_MAX)).unwrap().len(), BATCH_ITEMS_MAX);
         assert_eq!(items("[]", &many(BATCH_ITEMS_MAX + 1)), None);
+    }
+
+    #[test]
+    fn what_is_left_of_the_way_leads_on_inside_an_item() {
+        let whole = rule("entry[]", &[], None);
+        let deeper = rule("entry[].changes[]", &["id"], Some("field"));
+        let inside = deeper.inside(&whole).unwrap();
+        assert_eq!(&*inside.array, "changes[]");
+        assert_eq!(inside.keys_of(br#"{"changes":[{"id":1},{"id":2}]}"#).as_deref(), Some("1\n2"));
+        let same = rule("[]", &["id"], Some("event")).inside(&rule("[]", &[], None)).unwrap();
+        assert_eq!(same.keys_of(br#"{"id":7}"#).as_deref(), Some("7"));
+        assert_eq!(same.types_of(br#"{"event":"open"}"#).as_deref(), Some("open"));
+        assert_eq!(rule("entries[]", &[], None).inside(&rule("entry[]", &[], None)), None);
+        assert_eq!(whole.inside(&deeper), None);
+        assert_eq!(whole.items_up_to(br#"{"entry":[1,2,3]}"#, 2).unwrap_err(), NoItems::TooMany);
+        assert_eq!(whole.items_up_to(b"{}", 2).unwrap_err(), NoItems::NoBatch);
     }
 
     #[test]

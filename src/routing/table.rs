@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern,
-    Reply, RetryPolicy,
+    QuarantinePolicy, Reply, RetryPolicy, SchemaRule, SplitRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -58,6 +58,10 @@ pub struct Source {
     pub event_type: Option<KeySelector>,
     /// Types that are counted under their own name; any other is `other`.
     pub types: Vec<Box<str>>,
+    /// A batch becomes one event for each item.
+    pub split: Option<SplitRule>,
+    /// What is asked of bodies, or of items.
+    pub schema: Option<SchemaRule>,
     /// In place of the default answer.
     pub reply: Option<Reply>,
     /// Bytes.
@@ -66,6 +70,8 @@ pub struct Source {
     pub record_safe: bool,
     /// How long a sender of a safe method waits for the upstream.
     pub reply_timeout: Duration,
+    /// Requests that the verifier refuses are kept apart for the operator.
+    pub quarantine: bool,
     /// What must hold besides the verifier; None: nothing.
     pub guard: Option<Guard>,
     /// What the provider asks before it sends events; None: nothing is a challenge.
@@ -77,7 +83,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated, 10 MiB.
+    /// A source with the defaults of the contract: any method, unverified, nothing deduplicated or kept apart, 10 MiB.
     #[must_use]
     pub fn new(name: &str, pattern: PathPattern) -> Self {
         Self {
@@ -89,10 +95,13 @@ impl Source {
             dedupe: None,
             event_type: None,
             types: Vec::new(),
+            split: None,
+            schema: None,
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
             reply_timeout: Duration::from_secs(30),
+            quarantine: false,
             guard: None,
             challenge: None,
             items: None,
@@ -269,6 +278,8 @@ pub struct Limits {
     pub spool_size: u64,
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// What is kept of refused requests (`[quarantine]`).
+    pub quarantine: QuarantinePolicy,
 }
 
 /// What is hidden when stored requests are shown.

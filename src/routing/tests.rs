@@ -23,6 +23,13 @@ fn limits() -> Limits {
         body_memory: 1 << 20,
         spool_size: 1 << 20,
         trusted_proxies: vec![],
+        quarantine: crate::routing::QuarantinePolicy {
+            max_size: 1 << 20,
+            max_body: 64 << 10,
+            rate: 20,
+            total_rate: 1 << 20,
+            unmatched: crate::routing::Unmatched::Refuse,
+        },
     }
 }
 

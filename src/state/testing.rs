@@ -193,6 +193,10 @@ impl Log for TestLog {
         append.done.answer(Ok(Appended::Appended(id)));
     }
 
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
+
     fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }

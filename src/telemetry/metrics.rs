@@ -187,6 +187,47 @@ pub struct Metrics {
     pub keys_not_fetched: Counter,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
+    /// Requests in quarantine.
+    pub quarantine_entries: Gauge,
+    /// Bytes of the quarantine's files.
+    pub quarantine_bytes: Gauge,
+    /// Refused requests that are not in quarantine (any more), by index of [`QuarantineDrop`].
+    pub quarantine_drops: [Counter; QuarantineDrop::ALL.len()],
+}
+
+/// Why a refused request is not in quarantine (any more); a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum QuarantineDrop {
+    /// Its client, or all together, sent more than the rate.
+    Rate,
+    /// Its body is larger than `quarantine.max_body`, or could not be read.
+    Unread,
+    /// More waited to be written than the queue may hold.
+    Busy,
+    /// The disk did not take it.
+    Unwritable,
+    /// Newer ones pushed it out.
+    Overflow,
+    /// A file was found damaged at a start: one for each, however many were in it.
+    Damaged,
+}
+
+impl QuarantineDrop {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 6] = [Self::Rate, Self::Unread, Self::Busy, Self::Unwritable, Self::Overflow, Self::Damaged];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Unread => "unread",
+            Self::Busy => "busy",
+            Self::Unwritable => "unwritable",
+            Self::Overflow => "overflow",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// What became of a request at the front door; a metric label.
@@ -208,11 +249,12 @@ pub enum RequestResult {
     UpstreamFailed,
     Disconnected,
     Challenge,
+    Unprocessable,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -228,6 +270,7 @@ impl RequestResult {
         Self::UpstreamFailed,
         Self::Disconnected,
         Self::Challenge,
+        Self::Unprocessable,
     ];
 
     /// The label.
@@ -249,6 +292,7 @@ impl RequestResult {
             Self::UpstreamFailed => "upstream_failed",
             Self::Disconnected => "disconnected",
             Self::Challenge => "challenge",
+            Self::Unprocessable => "unprocessable",
         }
     }
 }
@@ -264,6 +308,10 @@ pub struct SourceMetrics {
     pub duplicates: Counter,
     /// Requests whose dedupe key was missing, null, empty or no scalar.
     pub without_key: Counter,
+    /// Violations of the source's schema.
+    pub violations: Counter,
+    /// Bodies that were to be split and are no batch.
+    pub unsplit: Counter,
     /// Gaps in the numbers of the sender's events.
     pub gaps: Counter,
     /// Numbers that are missing now.
@@ -300,6 +348,20 @@ pub struct UpstreamMetrics {
 }
 
 impl Metrics {
+    /// The counter of requests that are not in quarantine for this reason.
+    #[must_use]
+    pub const fn quarantine_drop(&self, why: QuarantineDrop) -> &Counter {
+        let [rate, unread, busy, unwritable, overflow, damaged] = &self.quarantine_drops;
+        match why {
+            QuarantineDrop::Rate => rate,
+            QuarantineDrop::Unread => unread,
+            QuarantineDrop::Busy => busy,
+            QuarantineDrop::Unwritable => unwritable,
+            QuarantineDrop::Overflow => overflow,
+            QuarantineDrop::Damaged => damaged,
+        }
+    }
+
     /// The handle of a configured source. Never call with a name from outside.
     #[must_use]
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {

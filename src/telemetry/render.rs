@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::{Histogram, Metrics, RequestResult, Scale, SourceMetrics, UpstreamMetrics};
+use super::{Histogram, Metrics, QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics};
 use crate::event::Outcome;
 
 const OUTCOMES: [Outcome; 4] = [Outcome::Delivered, Outcome::Deferred, Outcome::Refused, Outcome::Degraded];
@@ -24,6 +24,7 @@ impl Metrics {
         sources(&mut out, &self.all_sources());
         upstreams(&mut out, &self.all_upstreams());
         self.store(&mut out);
+        self.quarantine(&mut out);
         self.process(&mut out);
         out.0
     }
@@ -43,6 +44,17 @@ impl Metrics {
             "Entries that did not fit in memory on their way to the planner and were read from the log again.",
             self.feed_overflows.get(),
         );
+    }
+
+    fn quarantine(&self, out: &mut Text) {
+        let (entries, bytes) = (self.quarantine_entries.get(), self.quarantine_bytes.get());
+        out.single("stagepost_quarantine_entries", "gauge", "Refused requests in quarantine.", entries);
+        out.single("stagepost_quarantine_bytes", "gauge", "Bytes of the quarantine's files.", bytes);
+        let name = "stagepost_quarantine_dropped_total";
+        out.family(name, "counter", "Refused requests that were not kept in quarantine, or no longer are.");
+        for why in QuarantineDrop::ALL {
+            out.sample(name, &[("reason", why.as_str())], self.quarantine_drop(why).get());
+        }
     }
 
     fn process(&self, out: &mut Text) {
@@ -110,6 +122,15 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     out.family("stagepost_without_key_total", "counter", "Events without a usable dedupe key.");
     for (source, metrics) in all {
         out.sample("stagepost_without_key_total", &[("source", source)], metrics.without_key.get());
+    }
+    let violations = "Violations of the source's schema: bodies, or items of batches.";
+    out.family("stagepost_schema_violations_total", "counter", violations);
+    for (source, metrics) in all {
+        out.sample("stagepost_schema_violations_total", &[("source", source)], metrics.violations.get());
+    }
+    out.family("stagepost_unsplit_total", "counter", "Bodies that were to be split and are no batch: stored whole.");
+    for (source, metrics) in all {
+        out.sample("stagepost_unsplit_total", &[("source", source)], metrics.unsplit.get());
     }
     out.family("stagepost_gaps_total", "counter", "Gaps in the numbers of senders who count their events.");
     for (source, metrics) in all {

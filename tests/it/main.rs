@@ -15,6 +15,7 @@ mod harness;
 
 mod admin;
 mod bad_input;
+mod batches;
 mod config;
 mod delivery;
 mod disk;
@@ -23,6 +24,7 @@ mod front_door;
 mod log;
 mod operator;
 mod permission;
+mod quarantine;
 mod restart;
 mod routing;
 mod sdk;

@@ -39,6 +39,13 @@ pub fn table(live: &[&str], generation: u64) -> Arc<Table> {
             body_memory: 1 << 20,
             spool_size: 1 << 20,
             trusted_proxies: Vec::new(),
+            quarantine: stagepost::routing::QuarantinePolicy {
+                max_size: 1 << 20,
+                max_body: 64 << 10,
+                rate: 20,
+                total_rate: 1 << 20,
+                unmatched: stagepost::routing::Unmatched::Refuse,
+            },
         },
     }))
 }

@@ -75,6 +75,9 @@ impl Log for FakeLog {
         append.done.answer(Ok(Appended::Appended(EventId { time: append.time, pos })));
         self.attempted.send_modify(|all| all.push((seq, attempted)));
     }
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
     fn seen(&self, _: &mut DedupeKey, _: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }
@@ -283,6 +286,13 @@ pub(crate) fn table(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Table {
             body_memory: 1,
             spool_size: 1,
             trusted_proxies: Vec::new(),
+            quarantine: crate::routing::QuarantinePolicy {
+                max_size: 1 << 20,
+                max_body: 64 << 10,
+                rate: 20,
+                total_rate: 1 << 20,
+                unmatched: crate::routing::Unmatched::Refuse,
+            },
         },
     })
 }

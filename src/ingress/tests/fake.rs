@@ -122,6 +122,10 @@ impl Log for FakeLog {
         }
     }
 
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
+
     fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         self.older.lock().unwrap().map_err(|()| ReadError::Missing(0))
     }
@@ -208,6 +212,7 @@ pub(super) struct Door {
     pub(super) time: Arc<ManualClock>,
     pub(super) live: Live,
     reports: Arc<Reports>,
+    pub(super) quarantine: Arc<Quarantine>,
     spool: tempfile::TempDir,
 }
 
@@ -234,6 +239,8 @@ impl Door {
         let (log, metrics, reports) = (FakeLog::new(), Arc::new(Metrics::default()), Arc::new(Reports::default()));
         let (clock, time) = Clock::manual(now);
         let (live, spool) = (Live::new(table(sources(), change)), tempfile::tempdir().unwrap());
+        let quarantine = Quarantine::open(&spool.path().join("quarantine"), metrics.clone()).unwrap();
+        let quarantine = Arc::new(quarantine);
         let ingress = Ingress::open(Setup {
             live: live.clone(),
             log: log.clone(),
@@ -244,6 +251,7 @@ impl Door {
             metrics: metrics.clone(),
             proxy: Arc::new(FakeProxy),
             duplicates: reports.clone(),
+            quarantine: quarantine.clone(),
             spool_dir: spool.path().join("spool"),
             sequence_file: spool.path().join("sequences.json"),
         })
@@ -252,7 +260,7 @@ impl Door {
         tokio::spawn(lane.clone().run());
         let gate = Gate::new(ingress.clone(), lane);
         let caller = Arc::new(Caller::new(Some("192.0.2.1:1234".parse().unwrap()), false));
-        Self { gate, ingress, caller, log, metrics, clock, time, live, reports, spool }
+        Self { gate, ingress, caller, log, metrics, clock, time, live, reports, quarantine, spool }
     }
 
     pub(super) fn reported(&self) -> Vec<(EventId, bool, OnDuplicate)> {
@@ -311,6 +319,13 @@ pub(super) fn table(sources: Vec<Arc<Source>>, change: impl FnOnce(&mut Limits))
         body_memory: 16 << 20,
         spool_size: 16 << 20,
         trusted_proxies: Vec::new(),
+        quarantine: crate::routing::QuarantinePolicy {
+            max_size: 1 << 20,
+            max_body: 64 << 10,
+            rate: 20,
+            total_rate: 1 << 20,
+            unmatched: crate::routing::Unmatched::Refuse,
+        },
     };
     change(&mut limits);
     Table::new(TableParts {

@@ -15,11 +15,11 @@ use crate::{
     clock::Timestamp,
     event::{EventId, Pos, Seq},
     log::{
-        Acked, Append, AppendError, Appended, Class, Done, ENTRY_BYTES_MAX, Entry, Kind,
+        Acked, Append, AppendError, Appended, Class, Done, ENTRY_BYTES_MAX, Entry, Kind, NewEntry, PART_BYTES,
         dedupe::Table,
         disk::Reserve,
-        frame::{Builder, Codec, Compressor},
-        queue::Taken,
+        frame::{Builder, Codec, Compressor, FRAME_RAW_BYTES},
+        queue::{Taken, Work as Queued},
     },
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Committer {
     frames: Vec<u8>,
     /// The turn's small appends.
     small: Vec<Append>,
+    /// The turn's batches.
+    batches: Vec<Vec<Append>>,
     /// The active segment met a full disk: nothing can be written to it any more.
     stuck: bool,
     /// A segment was finished while older keys were still being written.
@@ -58,8 +60,23 @@ pub(super) struct Committer {
 
 /// A large body on its way: its parts are committed one a turn.
 struct Large {
-    append: Append,
-    committed: Vec<Seq>,
+    /// One append, or several that are one decision.
+    batch: Vec<Append>,
+    /// Positions of the parts of each.
+    committed: Vec<Vec<Seq>>,
+}
+
+impl Large {
+    fn new(batch: Vec<Append>) -> Self {
+        let committed = batch.iter().map(|_| Vec::new()).collect();
+        Self { batch, committed }
+    }
+
+    /// The parts that are still to be committed: whose, and which.
+    fn missing(&self) -> impl Iterator<Item = (usize, &NewEntry)> {
+        let each = self.batch.iter().zip(&self.committed).enumerate();
+        each.flat_map(|(whose, (append, done))| append.parts.iter().skip(done.len()).map(move |part| (whose, part)))
+    }
 }
 
 /// One turn's frames and everything that waits for them.
@@ -94,6 +111,7 @@ impl Committer {
             raw: Vec::new(),
             frames: Vec::new(),
             small: Vec::new(),
+            batches: Vec::new(),
             stuck: false,
             freeze_due,
             large: None,
@@ -110,9 +128,9 @@ impl Committer {
             match self.shared.queue.take(std::mem::take(&mut self.small), idle, timeout) {
                 Taken::Closed if idle => return,
                 Taken::Closed => {}
-                Taken::Work(small, large) => {
-                    self.small = small;
-                    self.large = self.large.take().or(large.map(|append| Large { append, committed: Vec::new() }));
+                Taken::Work(Queued { small, batches, large }) => {
+                    (self.small, self.batches) = (small, batches);
+                    self.large = self.large.take().or(large.map(Large::new));
                 }
             }
             if self.shared.poisoned.load(Ordering::SeqCst) {
@@ -121,7 +139,7 @@ impl Committer {
                 continue;
             }
             self.forget();
-            if !self.small.is_empty() || self.large.is_some() {
+            if !self.small.is_empty() || !self.batches.is_empty() || self.large.is_some() {
                 self.turn();
             }
             self.tend_table();
@@ -132,8 +150,8 @@ impl Committer {
     fn turn(&mut self) {
         let mut turn = Turn { end: self.next_seq, last_time: self.last_time, ..Turn::default() };
         self.frames.clear();
-        let (begun, small) = (self.shared.clock.elapsed(), self.small.len());
-        let part = self.encode(&mut turn);
+        let (begun, small) = (self.shared.clock.elapsed(), self.small.len() + self.batches.len());
+        let parts = self.encode(&mut turn);
         if turn.frames.is_empty() {
             Done::answer_all(turn.acks.into_iter());
             return;
@@ -158,8 +176,10 @@ impl Committer {
         self.shared.end.store(turn.end, Ordering::Release);
         self.shared.metrics.commit_entries.observe_number(turn.entries.len() as u64);
         Done::answer_all(turn.acks.into_iter());
-        if let (Some(seq), Some(large)) = (part, &mut self.large) {
-            large.committed.push(seq);
+        if let (false, Some(large)) = (parts.is_empty(), &mut self.large) {
+            for (whose, seq) in parts {
+                large.committed.get_mut(whose).into_iter().for_each(|committed| committed.push(seq));
+            }
             let now = self.shared.clock.elapsed();
             let pause = if small > 0 { now.saturating_sub(begun) * LARGE_PAUSE } else { Duration::ZERO };
             self.large_after = now + pause;
@@ -169,41 +189,80 @@ impl Committer {
         }
     }
 
-    /// Encodes the turn's frames. Gives the position of a large body's part, if one is among them.
-    fn encode(&mut self, turn: &mut Turn) -> Option<Seq> {
+    /// Encodes the turn's frames. Gives the positions of parts of large bodies among them, and whose they are.
+    fn encode(&mut self, turn: &mut Turn) -> Vec<(usize, Seq)> {
         let mut builder = Builder::reusing(std::mem::take(&mut self.raw), self.next_seq, turn.last_time);
         let mut small = std::mem::take(&mut self.small);
         for append in small.drain(..) {
             if let Some(append) = self.admit(append, turn, builder.next_seq()) {
-                let entry = place(&append, builder.next_seq(), self.shared.partition, turn, Vec::new());
-                builder.push(entry.kind, entry.time, &entry.refs, &entry.payload);
-                turn.acks.push((append.done, Ok(Appended::Appended(entry.id()))));
-                turn.entries.push(entry);
+                self.put(&mut builder, turn, append, Vec::new());
                 builder = self.close_if_full(builder, turn, false);
             }
         }
         self.small = small;
-        let part = self.encode_large(&mut builder, turn);
+        for batch in std::mem::take(&mut self.batches) {
+            let refs = batch.iter().map(|_| Vec::new()).collect();
+            builder = self.encode_batch(builder, turn, batch, refs);
+        }
+        let (mut builder, parts) = self.encode_large(builder, turn);
         builder = self.close_if_full(builder, turn, true);
         turn.end = builder.next_seq();
         self.raw = builder.into_memory();
-        part
+        parts
     }
 
-    /// One part of the first large body; or the entry itself, once all of its parts are durable.
-    fn encode_large(&mut self, builder: &mut Builder, turn: &mut Turn) -> Option<Seq> {
+    /// A batch, in one frame: that is what a crash leaves whole or not at all.
+    fn encode_batch(
+        &mut self,
+        mut builder: Builder,
+        turn: &mut Turn,
+        batch: Vec<Append>,
+        refs: Vec<Vec<Seq>>,
+    ) -> Builder {
+        let older = match batch.iter().map(|append| self.look_up(append)).collect::<Result<Vec<_>, _>>() {
+            Ok(older) => older,
+            Err(error) => {
+                Done::answer_all(batch.into_iter().map(|append| (append.done, Err(error))));
+                return builder;
+            }
+        };
+        let bytes: usize = batch.iter().map(|append| append.entry.payload.len()).sum();
+        if builder.raw_bytes() + bytes > FRAME_RAW_BYTES {
+            builder = self.close_if_full(builder, turn, true);
+        }
+        for ((append, refs), older) in batch.into_iter().zip(refs).zip(older) {
+            // An earlier one of the batch may have the same key.
+            let earlier = append.dedupe.as_ref().and_then(|key| self.table.check(key, append.time));
+            if let Some((first, body_differs)) = earlier.or(older) {
+                turn.acks.push((append.done, Ok(Appended::Duplicate { first, body_differs })));
+                continue;
+            }
+            self.note_key(&append, turn, builder.next_seq());
+            self.put(&mut builder, turn, append, refs);
+        }
+        self.close_if_full(builder, turn, false)
+    }
+
+    /// Some parts of the first large body; or the entries themselves, once all of their parts are durable.
+    fn encode_large(&mut self, mut builder: Builder, turn: &mut Turn) -> (Builder, Vec<(usize, Seq)>) {
+        let mut parts = Vec::new();
         if self.shared.full.load(Ordering::Relaxed) {
             // The reserve is for settlements, not for the parts of an event that will be refused.
-            self.large.take()?.append.done.answer(Err(AppendError::Full));
-            return None;
+            let refused = self.large.take().map(|large| large.batch).unwrap_or_default();
+            Done::answer_all(refused.into_iter().map(|append| (append.done, Err(AppendError::Full))));
+            return (builder, parts);
         }
-        let large = self.large.as_ref()?;
-        if !turn.acks.is_empty() && self.shared.clock.elapsed() < self.large_after {
-            return None;
-        }
-        if let Some(part) = large.append.parts.get(large.committed.len()) {
+        let waits = !turn.acks.is_empty() && self.shared.clock.elapsed() < self.large_after;
+        let Some(large) = self.large.as_ref().filter(|_| !waits) else { return (builder, parts) };
+        let mut bytes = 0;
+        for (whose, part) in large.missing() {
+            bytes += part.payload.len();
+            if bytes > PART_BYTES && !parts.is_empty() {
+                break;
+            }
             let seq = builder.next_seq();
-            turn.last_time = turn.last_time.max(large.append.time);
+            let time = large.batch.first().map_or(turn.last_time, |append| append.time);
+            turn.last_time = turn.last_time.max(time);
             builder.push(part.kind, turn.last_time, &[], &part.payload);
             turn.entries.push(Entry {
                 pos: Pos { partition: self.shared.partition, seq },
@@ -212,16 +271,23 @@ impl Committer {
                 refs: Vec::new(),
                 payload: part.payload.clone(),
             });
-            return Some(seq);
+            parts.push((whose, seq));
         }
-        let large = self.large.take()?;
-        if let Some(append) = self.admit(large.append, turn, builder.next_seq()) {
-            let entry = place(&append, builder.next_seq(), self.shared.partition, turn, large.committed);
-            builder.push(entry.kind, entry.time, &entry.refs, &entry.payload);
-            turn.acks.push((append.done, Ok(Appended::Appended(entry.id()))));
-            turn.entries.push(entry);
+        if !parts.is_empty() {
+            return (builder, parts);
         }
-        None
+        if let Some(Large { batch, committed }) = self.large.take() {
+            builder = self.encode_batch(builder, turn, batch, committed);
+        }
+        (builder, parts)
+    }
+
+    /// Places an entry in the frame and its answer in the turn.
+    fn put(&self, builder: &mut Builder, turn: &mut Turn, append: Append, refs: Vec<Seq>) {
+        let entry = place(&append, builder.next_seq(), self.shared.partition, turn, refs);
+        builder.push(entry.kind, entry.time, &entry.refs, &entry.payload);
+        turn.acks.push((append.done, Ok(Appended::Appended(entry.id()))));
+        turn.entries.push(entry);
     }
 
     fn close_if_full(&mut self, builder: Builder, turn: &mut Turn, last: bool) -> Builder {
@@ -236,41 +302,47 @@ impl Committer {
 
     /// Size, room and dedupe. None if the append was answered already or will be with the turn.
     fn admit(&mut self, append: Append, turn: &mut Turn, seq: Seq) -> Option<Append> {
-        let refusal = match append.class {
-            _ if append.entry.payload.len() > ENTRY_BYTES_MAX => Some(AppendError::TooLarge),
-            Class::Event if self.shared.full.load(Ordering::Relaxed) => Some(AppendError::Full),
-            _ => None,
-        };
-        if let Some(error) = refusal {
-            append.done.answer(Err(error));
-            return None;
-        }
-        let Some(key) = &append.dedupe else { return Some(append) };
-        if self.table.overfull() {
-            append.done.answer(Err(AppendError::Busy));
-            return None;
-        }
-        let mut first = self.table.check(key, append.time);
-        if first.is_none() && self.table.outdated(key.runs_version) {
-            match self.shared.runs.seen(key, append.time) {
-                Ok(found) => first = found,
-                Err(error) => {
-                    tracing::error!(%error, "a run of dedupe keys can't be read; the request is refused");
-                    append.done.answer(Err(AppendError::Busy));
-                    return None;
-                }
+        match self.look_up(&append) {
+            Err(error) => {
+                append.done.answer(Err(error));
+                None
             }
-        }
-        match first {
-            Some((first, body_differs)) => {
+            Ok(Some((first, body_differs))) => {
                 turn.acks.push((append.done, Ok(Appended::Duplicate { first, body_differs })));
                 None
             }
-            None => {
-                let time = turn.last_time.max(append.time);
-                self.table.insert(key, EventId { time, pos: Pos { partition: self.shared.partition, seq } });
+            Ok(None) => {
+                self.note_key(&append, turn, seq);
                 Some(append)
             }
+        }
+    }
+
+    /// Size and room; the first event with the same key, if there is one.
+    fn look_up(&self, append: &Append) -> Result<Option<(EventId, bool)>, AppendError> {
+        match append.class {
+            _ if append.entry.payload.len() > ENTRY_BYTES_MAX => return Err(AppendError::TooLarge),
+            Class::Event if self.shared.full.load(Ordering::Relaxed) => return Err(AppendError::Full),
+            _ => {}
+        }
+        let Some(key) = &append.dedupe else { return Ok(None) };
+        if self.table.overfull() {
+            return Err(AppendError::Busy);
+        }
+        let first = self.table.check(key, append.time);
+        if first.is_some() || !self.table.outdated(key.runs_version) {
+            return Ok(first);
+        }
+        self.shared.runs.seen(key, append.time).map_err(|error| {
+            tracing::error!(%error, "a run of dedupe keys can't be read; the request is refused");
+            AppendError::Busy
+        })
+    }
+
+    fn note_key(&mut self, append: &Append, turn: &Turn, seq: Seq) {
+        if let Some(key) = &append.dedupe {
+            let time = turn.last_time.max(append.time);
+            self.table.insert(key, EventId { time, pos: Pos { partition: self.shared.partition, seq } });
         }
     }
 
@@ -387,7 +459,8 @@ impl Committer {
     }
 
     fn poison_waiting(&mut self) {
-        let waiting = self.small.drain(..).chain(self.large.take().map(|large| large.append));
+        let large = self.large.take().map(|large| large.batch);
+        let waiting = self.small.drain(..).chain(self.batches.drain(..).flatten()).chain(large.into_iter().flatten());
         for append in waiting {
             append.done.answer(Err(AppendError::Poisoned));
         }

@@ -331,6 +331,14 @@ impl Log for SledLog {
         self.shared.queue.push(append);
     }
 
+    fn append_all(&self, batch: Vec<Append>) {
+        if self.is_poisoned() {
+            Done::answer_all(batch.into_iter().map(|append| (append.done, Err(AppendError::Poisoned))));
+            return;
+        }
+        self.shared.queue.push_all(batch);
+    }
+
     fn seen(&self, key: &mut DedupeKey, now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         key.runs_version = self.shared.runs.version();
         self.shared.runs.seen(key, now).map_err(ReadError::from)

@@ -120,6 +120,10 @@ impl Log for OfflineLog {
         append.done.answer(Err(AppendError::Closed));
     }
 
+    fn append_all(&self, batch: Vec<Append>) {
+        batch.into_iter().for_each(|append| self.append(append));
+    }
+
     fn seen(&self, _key: &mut DedupeKey, _now: Timestamp) -> Result<Option<(EventId, bool)>, ReadError> {
         Ok(None)
     }

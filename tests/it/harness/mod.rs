@@ -10,7 +10,7 @@ use std::{thread, time::Duration};
 use stagepost::clock::Clock;
 
 pub use authority::{Authority, Identity};
-pub use relay::{BINARY, Relay, cli, cli_with_input};
+pub use relay::{BINARY, Output, Relay, cli, cli_with_input};
 pub use sender::{Connection, Request, Response, exchange, sign, signed};
 pub use upstream::{Answer, Upstream};
 
