@@ -56,7 +56,7 @@ fn twenty_thousand_paths_and_as_many_tenants_make_no_metrics() {
     let path = |number: usize| {
         let word = word(number);
         // One in four is nobody's.
-        let root = if number % 4 == 0 { "" } else { "/any" };
+        let root = if number.is_multiple_of(4) { "" } else { "/any" };
         Request::post(&format!("{root}/{word}?{word}=1"), format!(r#"{{"kind":"{number}"}}"#))
             .header("Host", format!("h{number}.test"))
     };
