@@ -23,4 +23,5 @@ pub mod routing;
 pub mod schema;
 pub mod state;
 pub mod telemetry;
+pub mod tenant;
 pub mod verify;

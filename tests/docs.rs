@@ -159,7 +159,7 @@ fn a_line_of_shell_is_taken_apart() {
 }
 
 /// The sections of docs/configuration.md, and a text that leads the reading of keys into each.
-const SECTIONS: [(&str, &str); 24] = [
+const SECTIONS: [(&str, &str); 27] = [
     ("[server]", "[server]\n"),
     ("[[listen]]", "[[listen]]\n"),
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
@@ -176,6 +176,9 @@ const SECTIONS: [(&str, &str); 24] = [
         "[source.app.verify]\nscheme = 'hmac'\nheader = 'X'\n[source.app.verify.timestamp]\n",
     ),
     ("[source.NAME.client_certificate]", "[source.app.client_certificate]\n"),
+    ("[source.NAME.tenant]", "[source.app.tenant]\n"),
+    ("[source.NAME.tenant.limits.TENANT]", "[source.app.tenant.limits.acme]\n"),
+    ("[source.NAME.loop]", "[source.app.loop]\n"),
     ("[source.NAME.sequence]", "[source.app.sequence]\n"),
     ("[source.NAME.schema]", "[source.app.schema]\n"),
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),

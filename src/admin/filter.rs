@@ -99,7 +99,8 @@ impl Compiled {
     #[must_use]
     pub fn takes_event(&self, event: &Event) -> bool {
         let filters = &self.filters;
-        let tenant = || event.captures.iter().find(|(name, _)| &**name == "tenant").map(|(_, value)| &**value);
+        let captured = || event.captures.iter().find(|(name, _)| &**name == "tenant").map(|(_, value)| &**value);
+        let tenant = || event.extras.as_ref().and_then(|extras| extras.tenant.as_deref()).or_else(captured);
         filters.source.as_deref().is_none_or(|source| source == &*event.source)
             && filters.event_type.as_deref().is_none_or(|wanted| event.event_type.as_deref() == Some(wanted))
             && filters.since.is_none_or(|since| event.received_at >= since)

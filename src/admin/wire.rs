@@ -291,7 +291,7 @@ pub struct Filters {
     /// The event type.
     #[serde(rename = "type")]
     pub event_type: Option<String>,
-    /// What the path captured as `tenant`.
+    /// Whose event it is, as the source's `tenant` says; without that what the path captured as `tenant`.
     pub tenant: Option<String>,
     /// The state of the event or of one of its deliveries.
     pub state: Option<String>,

@@ -70,6 +70,8 @@ pub struct Decision {
     pub targets: Vec<Box<str>>,
     /// Of these, deliveries that are dead before they begin.
     pub dead: Vec<(Box<str>, Reason)>,
+    /// All others are held before they begin.
+    pub held: Option<Reason>,
     /// A route took it and discarded it on purpose.
     pub ignored: bool,
 }
@@ -124,7 +126,7 @@ impl Routes {
         let later = failed.iter().find_map(|(_, why)| if let NoAnswer::Later(why) = why { Some(why) } else { None });
         match later {
             Some(why) => Verdict::Later(why.clone()),
-            None => Verdict::Decided(decide(&matched, &failed)),
+            None => Verdict::Decided(as_the_door_said(event, decide(&matched, &failed))),
         }
     }
 }
@@ -181,6 +183,18 @@ fn decide(matched: &[&Route], failed: &[(&Route, &NoAnswer)]) -> Decision {
         }
     }
     decision.ignored = decision.targets.is_empty() && matched.iter().any(|route| route.to.is_empty());
+    decision
+}
+
+/// What was decided about the event when it came in: part of a loop, or beyond what its tenant may send.
+fn as_the_door_said(event: &Event, mut decision: Decision) -> Decision {
+    let Some(extras) = &event.extras else { return decision };
+    if let Some(why) = &extras.cut {
+        for upstream in decision.targets.clone() {
+            add_dead(&mut decision, &upstream, Reason::with("loop", why));
+        }
+    }
+    decision.held = extras.hold.as_deref().map(Reason::new);
     decision
 }
 

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod again;
+mod door;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
 

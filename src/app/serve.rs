@@ -37,6 +37,7 @@ use crate::{
     routing::{Limits, Listener, Live},
     state::{Keep, StoreError},
     telemetry::{Metrics, systemd},
+    tenant,
 };
 
 /// How often the watchdog and the poison are looked at.
@@ -167,6 +168,7 @@ impl App {
             quarantine: quarantine.clone(),
             spool_dir: config.store.path.join("spool"),
             sequence_file: config.store.path.join("sequences.json"),
+            tenant_file: config.store.path.join("tenants.json"),
         })?;
         let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
@@ -231,6 +233,8 @@ impl App {
         // After a pause of the whole process the committer gets its time too.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(watch::EVERY);
+        let mut save = tokio::time::interval(tenant::SAVE_EVERY);
+        save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut beats, mut looks) = (self.log.beats(), 0);
         systemd::ready();
         let ended = loop {
@@ -246,6 +250,10 @@ impl App {
                 _ = look.tick() => {
                     let (running, watch) = (self.running.clone(), self.options.watch);
                     let _done = tokio::task::spawn_blocking(move || running.reload_if_changed(watch)).await;
+                }
+                _ = save.tick() => {
+                    let instance = self.instance.clone();
+                    let _done = tokio::task::spawn_blocking(move || save_tenants(&instance)).await;
                 }
                 _ = tick.tick() => {
                     let beat = self.log.beats();
@@ -294,6 +302,7 @@ impl App {
             if let Err(error) = instance.ingress.sequences().close() {
                 tracing::warn!(%error, "numbers that are missing are not known after the next start");
             }
+            save_tenants(&instance);
             drop(janitor);
             agenda.stop();
             log.close();
@@ -307,6 +316,12 @@ impl App {
         let (shards, delivery) = (self.shards, self.delivery_shards);
         let _done = tokio::task::spawn_blocking(move || drop((shards, delivery))).await;
         tracing::info!("stopped");
+    }
+}
+
+fn save_tenants(instance: &Instance) {
+    if let Err(error) = instance.ingress.tenants().save() {
+        tracing::warn!(%error, "what tenants have spent today can't be written: a restart would forget it");
     }
 }
 

@@ -103,6 +103,33 @@ selects deliveries that exist now. --reason is no filter here: it is recorded an
   stagepost verify --data /var/lib/stagepost
   stagepost verify --repair")]
     Verify(VerifyArgs),
+    /// Say why the signature of a captured request does not match
+    #[command(after_help = "Examples:
+  stagepost verify-signature 01KDYAK3SF0000000000000001
+  stagepost verify-signature --source stripe request.http
+  stagepost show 01KDYAK3SF0000000000000001 --http --reveal | stagepost verify-signature --source stripe -
+
+A file holds a request as `show --http` writes it: request line, headers, an empty line, the body byte for byte.
+The exit status is 0 if the request verifies, else 1. Timestamps of files are judged by today's clock or by --at,
+those of events by when they came.")]
+    VerifySignature(VerifySignatureArgs),
+    /// Sign a sample and send it in at the front door
+    #[command(after_help = "Examples:
+  stagepost send --source stripe
+  stagepost send --source github --type issues.opened --body issue.json
+  stagepost send --source stripe --bad-signature
+  stagepost send --source stripe --to https://hooks.example.com
+
+The exit status is 0 if the answer is the one to be expected: a success, or the refusal that was asked for.")]
+    Send(SendArgs),
+    /// Begin with a provider: configuration, what to do there, and the first event
+    #[command(after_help = "Examples:
+  stagepost init stripe --to http://127.0.0.1:3000
+  stagepost init square --to http://127.0.0.1:3000 --public-url https://hooks.example.com/hooks/square
+  stagepost init github --to http://127.0.0.1:3000 --config github.toml --no-wait
+
+Writes a configuration, prints what to do at the provider, and waits for the first event and its delivery.")]
+    Init(InitArgs),
 }
 
 /// `stagepost run`.
@@ -287,6 +314,76 @@ pub(super) struct RecheckArgs {
     pub(super) admit: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct VerifySignatureArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The source that should take it [default: the event's own]
+    #[arg(long, value_name = "NAME")]
+    pub(super) source: Option<String>,
+    /// A file, an event, a request in quarantine, or - for standard input
+    #[arg(value_name = "FILE|ID")]
+    pub(super) request: String,
+    /// Judge timestamps by this time: RFC 3339 with zone, or 10m ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) at: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The source that is to take it
+    #[arg(long, value_name = "NAME")]
+    pub(super) source: String,
+    /// The event type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) kind: Option<String>,
+    /// Send this file in place of the sample; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) body: Option<PathBuf>,
+    /// Spoil the signature
+    #[arg(long, group = "fault")]
+    pub(super) bad_signature: bool,
+    /// Sign as if it were long ago
+    #[arg(long, group = "fault")]
+    pub(super) stale: bool,
+    /// Send it twice
+    #[arg(long, group = "fault")]
+    pub(super) duplicate: bool,
+    /// Send it there: http://HOST:PORT, https://HOST:PORT or unix:PATH [default: the first listener]
+    #[arg(long, value_name = "URL")]
+    pub(super) to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The provider, as verify.scheme calls it
+    pub(super) preset: String,
+    /// Forward its events there
+    #[arg(long, value_name = "URL")]
+    pub(super) to: String,
+    /// Take them at this path [default: /hooks/PRESET]
+    #[arg(long, value_name = "PATH")]
+    pub(super) path: Option<String>,
+    /// The whole URL as it will be registered with the provider
+    #[arg(long, value_name = "URL")]
+    pub(super) public_url: Option<String>,
+    /// Write this file
+    #[arg(long, value_name = "FILE", default_value = "stagepost.toml")]
+    pub(super) config: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Do not wait for the first event
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
 /// Ids or filters, and what all commands that change something have.
 #[derive(Debug, Args)]
 pub(super) struct SelectArgs {
@@ -351,7 +448,7 @@ pub(super) struct FilterArgs {
     /// The event type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// What the path captured as {tenant}
+    /// Whose event it is (the source's tenant, or what the path captured as {tenant})
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
     /// pending, held, review, dead, delivered, superseded, ignored, unrouted

@@ -68,7 +68,8 @@ impl<'a> Client<'a> {
 
     /// Waits, between two questions of a follower.
     pub(super) fn pause(&self, time: std::time::Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        // Inside the block: a sleep is made on the runtime that it runs on.
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     fn bytes(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
@@ -170,6 +171,11 @@ mod tests {
             let failure = refused(StatusCode::from_u16(status).unwrap(), body);
             assert_eq!((failure.exit, failure.message.as_str()), (exit, "what\na\nb"));
         }
+    }
+
+    #[test]
+    fn a_follower_can_wait_between_two_questions() {
+        Client::new(Path::new("absent.sock")).unwrap().pause(std::time::Duration::from_millis(1));
     }
 
     #[test]

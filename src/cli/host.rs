@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{
     Exit, Failure,
     args::RunArgs,
+    ask::{Capture, Explained, SampleAsk, Sampled},
     instance::{Checked, Damage, Host, Located, VerifyReport},
+    sources,
 };
 use crate::{
     admin::Reads,
@@ -95,6 +97,14 @@ impl Host for Engine {
             damage: damage.collect(),
             repaired,
         })
+    }
+
+    fn explain_request(&self, config: Option<&Path>, source: &str, request: &Capture) -> Result<Explained, Failure> {
+        sources::explain(&find(config)?.ok_or_else(no_config)?, source, request)
+    }
+
+    fn sample(&self, config: Option<&Path>, ask: &SampleAsk) -> Result<Sampled, Failure> {
+        sources::sample(&find(config)?.ok_or_else(no_config)?, ask)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Exit, Failure,
     args::{RunArgs, Where},
+    ask::{Capture, Explained, SampleAsk, Sampled},
 };
 use crate::admin::Reads;
 
@@ -49,6 +50,22 @@ pub trait Host {
     /// # Errors
     /// As for [`Host::offline`]; damage is not an error but in the report.
     fn verify(&self, data: &Path, repair: bool) -> Result<VerifyReport, Failure>;
+
+    /// Says why a captured request would be refused by a source of the configuration.
+    ///
+    /// # Errors
+    /// The configuration can't be read or is wrong, or has no such source.
+    fn explain_request(&self, _config: Option<&Path>, _source: &str, _request: &Capture) -> Result<Explained, Failure> {
+        Err(without_engine())
+    }
+
+    /// Makes a sample of the events of a source of the configuration.
+    ///
+    /// # Errors
+    /// As for [`Host::explain_request`]; or its scheme can't be signed for.
+    fn sample(&self, _config: Option<&Path>, _ask: &SampleAsk) -> Result<Sampled, Failure> {
+        Err(without_engine())
+    }
 }
 
 /// A configuration that may be used.

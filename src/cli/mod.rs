@@ -5,16 +5,22 @@
 //! Deliberately absent: any decision about deliveries; the instance makes them.
 
 mod args;
+pub mod ask;
 mod client;
 mod command;
+mod diagnose;
 mod exit;
 mod host;
+mod init;
 mod instance;
 mod log;
 mod print;
 mod quarantine;
+mod recipes;
+mod send;
 mod show;
 mod simple;
+mod sources;
 mod status;
 mod units;
 
@@ -119,6 +125,9 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),
+        Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
+        Verb::Send(args) => send::send(args, host, terminal),
+        Verb::Init(args) => init::init(args, host, terminal),
     }
 }
 

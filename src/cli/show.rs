@@ -70,6 +70,19 @@ fn print(args: &ShowArgs, stored: &Stored<'_>, terminal: &mut Terminal<'_>) -> R
     Ok(whole_or_partly(&shown))
 }
 
+/// An event as it was received, as HTTP/1.1 and with credentials: its source, when it came, and the bytes.
+pub(super) fn received(
+    id: EventId,
+    place: &super::args::Where,
+    host: &dyn Host,
+) -> Result<(String, crate::admin::Timestamp, Vec<u8>), Failure> {
+    let instance = Instance::find(place, host)?;
+    let stored = Stored::open(&instance, host, id)?;
+    let shown = stored.show(true)?;
+    let bytes = http(&shown, &stored.body(true)?);
+    Ok((shown.event.source.clone(), shown.event.received_at, bytes))
+}
+
 /// Of an event whose attempts can't all be read, the rest was shown.
 fn whole_or_partly(show: &Show) -> Exit {
     let is_whole = show.event.deliveries.iter().all(|delivery| delivery.damaged.is_none());

@@ -12,8 +12,10 @@ mod context;
 mod door;
 mod files;
 mod find;
+mod front;
 mod interpolate;
 mod keys;
+mod limits;
 mod listen;
 mod outside;
 mod patience;
@@ -39,6 +41,7 @@ use std::{
 };
 
 pub use find::{NotFound, find};
+pub use front::front_client;
 pub use problem::{Place, Problem, Problems};
 pub use reload::{ReloadReport, diff};
 pub use settings::{

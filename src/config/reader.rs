@@ -139,6 +139,11 @@ impl<'a> Section<'a> {
         self.measure(key, Some(default), units::parse_byte_rate, show).unwrap_or_default()
     }
 
+    /// Events a second, such as `"100/s"`, without a default.
+    pub(super) fn optional_rate(&self, key: &'static str) -> Option<u64> {
+        self.measure(key, None, units::parse_rate, |rate| format!("{rate}/s"))
+    }
+
     /// Requests in a second, such as `"20/s"`.
     pub(super) fn rate(&self, key: &'static str, default: &str) -> u64 {
         self.measure(key, Some(default), units::parse_rate, |&value| format!("{value}/s")).unwrap_or_default()

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    batch, door,
+    batch, door, limits,
     problem::Place,
     reader::{Section, quoted},
     route,
@@ -83,6 +83,9 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     }
     let place = section.place.clone();
     let numbering = door::numbering(&section, preset);
+    let rate = limits::rate(&section, None);
+    let tenants = limits::tenants(&section, pattern.as_ref());
+    let loops = limits::loops(&section);
     section.finish();
     let source = Source {
         host,
@@ -102,6 +105,9 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         challenge: read.challenge,
         items: preset.and_then(|preset| preset.items).map(|items| items.rule()),
         numbering,
+        rate,
+        tenants,
+        loops,
         ..Source::new(name, pattern?)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));

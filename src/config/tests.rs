@@ -198,6 +198,9 @@ fn the_commented_example_names_every_key() {
         "[source.app.sequence]\n",
         "[source.app.dedupe]\n",
         "[source.app.reply]\n",
+        "[source.app.loop]\n",
+        "[source.app.tenant]\n",
+        "[source.app.tenant.limits.acme]\n",
         "[upstream.billing]\n",
         "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n",
         "[upstream.billing.retry]\n",
@@ -245,8 +248,24 @@ fn the_printed_configuration_loads_again_and_prints_the_same() {
         methods = ['POST', 'GET']
         type = {{ header = 'X-Event' }}
         dedupe = {{ header = 'X-Id', window = '90m', on_duplicate = 'accept' }}
+        rate = '500/s'
+        burst = 2000
+        loop = {{ max_hops = 3 }}
         reply = {{ status = 201, headers = {{ X-B = 'b' }}, body = \"line\\n\" }}
         verify = {{ scheme = 'hmac', header = 'X-Sig', secrets = ['file:token'] }}
+        [source.api.tenant]
+        capture = 'tenant'
+        rate = '100/s'
+        budget = 1000
+        cost = '.size // 1'
+        over = 'tag'
+        max_tenants = 5
+        [source.api.tenant.limits.acme]
+        rate = '5/s'
+        burst = 50
+        over = 'hold'
+        [source.api.tenant.limits.'big corp']
+        budget = 0
         [[route]]
         source = 'api'
         to = ['billing']

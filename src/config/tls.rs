@@ -35,6 +35,11 @@ impl Certificates {
         self.0.store(newer.0.load_full());
     }
 
+    /// What servers show: the first certificate of each chain.
+    pub(super) fn end_entities(&self) -> Vec<CertificateDer<'static>> {
+        self.0.load().iter().filter_map(|certificate| certificate.cert.first().cloned()).collect()
+    }
+
     /// The first certificate that is valid for the name; without a name or a match the first of all.
     pub(super) fn choose(&self, name: Option<&str>) -> Option<Certificate> {
         let list = self.0.load();
@@ -163,7 +168,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("reading {}: {error}", path.display()))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

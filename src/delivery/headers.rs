@@ -16,6 +16,8 @@ use crate::{
 const EVENT_ID: HeaderName = HeaderName::from_static("stagepost-event-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("stagepost-attempt");
 const RECEIVED_AT: HeaderName = HeaderName::from_static("stagepost-received-at");
+pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("stagepost-origin");
+const HOPS: HeaderName = HeaderName::from_static("stagepost-hops");
 const REPLAY: HeaderName = HeaderName::from_static("stagepost-replay");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -107,6 +109,8 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
     let id_text = std::str::from_utf8(&id).unwrap_or_default();
     insert(headers, EVENT_ID, HeaderValue::from_bytes(&id).ok());
     headers.insert(ATTEMPT, HeaderValue::from(job.number));
+    let hops = event.extras.as_ref().and_then(|extras| extras.hops).unwrap_or(0);
+    headers.insert(HOPS, HeaderValue::from(hops.saturating_add(1)));
     insert(headers, RECEIVED_AT, text(|out| write!(out, "{}", event.received_at)));
     if job.replays > 0 {
         headers.insert(REPLAY, HeaderValue::from(job.replays));
@@ -230,6 +234,16 @@ mod tests {
             assert!(!headers.contains_key(name) || name == "stagepost-event-id", "{name}");
         }
         assert_eq!(all(&headers, "stagepost-event-id"), [rig::event(1).id.to_string()]);
+    }
+
+    #[test]
+    fn the_relays_on_the_way_are_counted() {
+        assert_eq!(all(&built(&[], |_| {}), "stagepost-hops"), ["1"]);
+        let headers = built(&[("stagepost-hops", "77")], |job| {
+            let extras = crate::event::Extras { hops: Some(2), ..Default::default() };
+            job.event = Event { extras: Some(extras.into()), ..(*job.event).clone() }.into();
+        });
+        assert_eq!(all(&headers, "stagepost-hops"), ["3"]);
     }
 
     #[test]

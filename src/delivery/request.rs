@@ -13,12 +13,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     client::MakeRequest,
-    headers::{self, BodyForm},
+    headers::{self, BodyForm, ORIGIN},
 };
 use crate::{
     event::{Body, Change, Event, Job, Reason, Sent},
     expr::{EvalError, Evaluator, Expr, Input},
-    log::{Log, ReadError, read_body},
+    log::{Log, ReadError, origin, read_body},
     routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream, without_secret},
     verify::PATH_SCHEME,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Draft<'a> {
     target: Bytes,
     body: Bytes,
     form: BodyForm,
+    /// What tells that this relay sent it.
+    origin: u128,
     /// Gives the memory of a large body back with the draft.
     _memory: Option<SemaphorePermit<'a>>,
 }
@@ -90,7 +92,8 @@ pub(crate) async fn prepare<'a>(
     };
     let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
     let target = target(&job.event, upstream, route);
-    Ok(Draft { job, upstream, route, method, target, body, form, _memory: memory })
+    let origin = origin(&**log, &job.event.source, job.event.id);
+    Ok(Draft { job, upstream, route, method, target, body, form, origin, _memory: memory })
 }
 
 impl Draft<'_> {
@@ -134,6 +137,9 @@ impl MakeRequest for Draft<'_> {
     fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
         let edit = self.route.map(|route| &route.headers);
         let mut headers = headers::build(self.job, self.form, edit, &self.upstream.headers);
+        if let Ok(origin) = HeaderValue::try_from(format!("{:032x}", self.origin)) {
+            headers.insert(ORIGIN, origin);
+        }
         let host = self.host(&headers);
         let uri = if http2 {
             headers.remove(header::HOST);

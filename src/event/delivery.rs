@@ -46,7 +46,7 @@ pub struct Reason {
 }
 
 /// Every reason code there is; anything else read from disk becomes `other`.
-const CODES: [&str; 12] = [
+const CODES: [&str; 15] = [
     "refused",
     "given_up",
     "transform_failed",
@@ -59,6 +59,9 @@ const CODES: [&str; 12] = [
     "body_unreadable",
     "redirect",
     "other",
+    "loop",
+    "over_rate",
+    "over_budget",
 ];
 
 impl Reason {

@@ -62,6 +62,12 @@ pub struct Extras {
     /// How many relays it came through before this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hops: Option<u32>,
+    /// Its deliveries are held from the beginning: the code of the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Box<str>>,
+    /// It is part of a loop and its deliveries are dead from the beginning: what was noticed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Box<str>>,
 }
 
 impl Extras {

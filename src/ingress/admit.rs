@@ -14,6 +14,7 @@ use super::{
     door::Doors,
     head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     items::Looked,
+    limits,
     proxy::{ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
     secret_path,
@@ -25,6 +26,7 @@ use crate::{
     log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     quarantine::Purpose,
     routing::{Challenge, DedupeRule, Lookup, Matched, OnDuplicate, Source, SplitRule},
+    tenant,
     verify::{self, Check, Head, Verified},
 };
 
@@ -54,6 +56,14 @@ pub(super) struct Admitted<'a> {
     verified: Verified,
     pub(super) body: Received<'a>,
     generation: u64,
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+impl Admitted<'_> {
+    /// Whether it is part of a loop.
+    pub(super) fn is_cut(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.cut.is_some())
+    }
 }
 
 impl Gate {
@@ -93,6 +103,9 @@ impl Gate {
             return Ok(Taken::Challenged(answer));
         }
         takes_method(source, &head.method)?;
+        if caller.again().is_none() {
+            self.has_room(doors, source)?;
+        }
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
@@ -132,6 +145,11 @@ impl Gate {
         {
             return Ok(Taken::Challenged(answer));
         }
+        // What an operator admits was held up already.
+        if caller.again().is_none() {
+            self.take_room(doors, source)?;
+        }
+        let hops = tenant::hops(&head.headers);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies);
         let mut body = received.into_memory().await?;
@@ -140,27 +158,35 @@ impl Gate {
             || source.numbering.is_some()
             || source.split.is_some()
             || source.schema.is_some()
+            || limits::looks_inside(source, hops)
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
-        let mut admitted =
-            Admitted { received_at, client, proxy, scheme, verified, body, generation: table.generation };
+        let (generation, extras) = (table.generation, None);
+        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
 
-        if is_safe(&head.method) {
+        if let Some(hops) = hops {
+            let input =
+                Ask { head, body: &whole, captures: &captures, source, received_at, now: received_at, item: None };
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
+            admitted.extras = Some(Box::pin(self.relayed(doors, &input, hops)).await);
+        }
+        if is_safe(&head.method) {
+            if admitted.is_cut() {
+                return Err(Refusal::Loop);
+            }
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
         // The window of what comes from quarantine begins now.
         let now = caller.again().map_or(received_at, |_| ingress.clock.now());
         let input = Ask { head, body: &whole, captures: &captures, source, received_at, now, item: None };
-        let mut extras = None;
         if source.split.is_some() || source.schema.is_some() {
             match Box::pin(self.look_into(doors, &input, &mut admitted, rehearsing)).await? {
                 Looked::Items(taken) => return Ok(taken),
-                Looked::Whole(_) if rehearsing => return Ok(Taken::Rehearsed),
-                Looked::Whole(found) => extras = found,
+                Looked::Whole if rehearsing => return Ok(Taken::Rehearsed),
+                Looked::Whole => {}
             }
         }
         let event_type = self.event_type(&input).await;
@@ -168,11 +194,17 @@ impl Gate {
         if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs));
+            return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
         }
-        let key = dedupe.map(|(key, _)| key);
-        match self.store(&input, event_type.as_deref(), key, extras.as_deref(), &admitted).await? {
-            Appended::Duplicate { first, body_differs } => Ok(self.known(doors, source, first, body_differs)),
+        let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
+        let stored = match &source.tenants {
+            None => self.store(&input, kind, key, &admitted).await?,
+            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, key, &mut admitted)).await?,
+        };
+        match stored {
+            Appended::Duplicate { first, body_differs } => {
+                Ok(self.known(doors, source, first, body_differs, admitted.is_cut()))
+            }
             Appended::Appended(id) => {
                 self.count_accepted(doors, &input, event_type.as_deref()).await;
                 Ok(Taken::Accepted(id))
@@ -192,12 +224,11 @@ impl Gate {
     }
 
     /// Appends the event and waits until it is durable.
-    async fn store(
+    pub(super) async fn store(
         &self,
         ask: &Ask<'_>,
         event_type: Option<&str>,
         dedupe: Option<DedupeKey>,
-        extras: Option<&Extras>,
         admitted: &Admitted<'_>,
     ) -> Result<Appended, Refusal> {
         let (inline, parts) = match &admitted.body.content {
@@ -207,7 +238,8 @@ impl Gate {
             }
             Content::Spooled(_) => return Err(Refusal::Spool(std::io::Error::other("the body is still in the spool"))),
         };
-        let payload = admitted.encode(ask, event_type, dedupe, extras, (inline, admitted.body.length));
+        let body = (inline, admitted.body.length);
+        let payload = admitted.encode(ask, event_type, dedupe, admitted.extras.as_deref(), body);
         let (done, acked) = Done::through(&self.lane);
         self.ingress.log.append(Append {
             parts,
@@ -241,7 +273,7 @@ impl Gate {
                 now: admitted.received_at,
                 item: None,
             };
-            match self.store(&ask, None, None, None, &admitted).await? {
+            match self.store(&ask, None, None, &admitted).await? {
                 Appended::Appended(id) => Some(id),
                 // Without a key there is nothing to be a duplicate of.
                 Appended::Duplicate { first, .. } => Some(first),
@@ -269,7 +301,7 @@ impl Gate {
             },
             config_generation: admitted.generation,
             dedupe: None,
-            extras: None,
+            extras: admitted.extras,
             body: Body::Inline(body),
         };
         let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone() };
@@ -346,13 +378,21 @@ impl Gate {
         }
     }
 
-    /// A resend: told to whoever revives, answered like the first.
-    pub(super) fn known(&self, doors: &Doors, source: &Arc<Source>, first: EventId, body_differs: bool) -> Taken {
+    /// A resend: told to whoever revives, answered like the first. One that is `cut` out of a loop revives nothing.
+    pub(super) fn known(
+        &self,
+        doors: &Doors,
+        source: &Arc<Source>,
+        first: EventId,
+        body_differs: bool,
+        cut: bool,
+    ) -> Taken {
         if let Some(door) = doors.door(source) {
             door.metrics.duplicates.inc();
         }
         if let Some(rule) = &source.dedupe {
-            self.ingress.duplicates.duplicate(first, body_differs, rule.on_duplicate);
+            let on_duplicate = if cut { OnDuplicate::Ignore } else { rule.on_duplicate };
+            self.ingress.duplicates.duplicate(first, body_differs, on_duplicate);
         }
         Taken::Duplicate(first)
     }

@@ -6,6 +6,7 @@ use super::sequence::{Sequence, Sequences};
 use crate::{
     routing::{Source, Table},
     telemetry::{Counter, Metrics, RequestResult, SourceMetrics},
+    tenant::{Standing, Tenants},
 };
 
 /// A routing table with the metric handles of its sources.
@@ -21,18 +22,22 @@ pub(super) struct Door {
     named: HashMap<Box<str>, Arc<Counter>>,
     other: Arc<Counter>,
     sequence: Option<Arc<Sequence>>,
+    /// What is used up, if anything is limited.
+    standing: Option<Arc<Standing>>,
 }
 
 impl Doors {
-    pub(super) fn new(table: Arc<Table>, metrics: &Metrics, sequences: &Sequences) -> Self {
+    pub(super) fn new(table: Arc<Table>, metrics: &Metrics, sequences: &Sequences, tenants: &Tenants) -> Self {
         let door = |source: &Arc<Source>| {
             let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
             let sequence = counts.then(|| sequences.of(&source.name));
+            let limited = source.rate.is_some() || source.tenants.is_some();
+            let standing = limited.then(|| tenants.of(&source.name));
             let metrics = metrics.source(&source.name);
             if let Some(sequence) = &sequence {
                 sequence.show(&metrics);
             }
-            (key(source), Arc::new(Door::new(metrics, &source.types, sequence)))
+            (key(source), Arc::new(Door { standing, ..Door::new(metrics, &source.types, sequence) }))
         };
         let by_source = table.sources.iter().map(door).collect();
         Self { table, by_source }
@@ -51,7 +56,12 @@ impl Door {
             let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
             (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
-        Self { metrics, named, other, sequence }
+        Self { metrics, named, other, sequence, standing: None }
+    }
+
+    /// What is used up of the source's limits.
+    pub(super) fn standing(&self) -> Option<&Standing> {
+        self.standing.as_deref()
     }
 
     /// Counts what became of a request.

@@ -8,19 +8,22 @@
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::{
     Gate,
     admit::{Admitted, Ask, Left},
     door::Doors,
+    limits::give_back,
     reply::{Refusal, Taken},
 };
 use crate::{
     event::{EventId, Extras},
     expr::{EvalError, decode_body},
-    log::{Append, AppendError, Appended, BATCH_BYTES_MAX, Class, DedupeKey, Done, Kind, NewEntry, PART_BYTES},
+    log::{Acked, Append, AppendError, Appended, BATCH_BYTES_MAX, Class, DedupeKey, Done, Kind, NewEntry, PART_BYTES},
     routing::{ItemForm, Items, KeySelector, NoItems, OnViolation, SchemaRule, Source, SplitRule},
     schema::Violation,
+    tenant::Receipt,
     verify::{Notification, notifications},
 };
 
@@ -40,8 +43,8 @@ const UNSPLIT: &str = "unsplit";
 pub(super) enum Looked {
     /// It was a batch: its items are stored.
     Items(Taken),
-    /// It is to be stored as it is, with what was found.
-    Whole(Option<Box<Extras>>),
+    /// It is to be stored as it is; what was found is among its extras.
+    Whole,
 }
 
 /// What stands in a body.
@@ -72,10 +75,8 @@ impl Gate {
         rehearsing: bool,
     ) -> Result<Looked, Refusal> {
         let source = input.source;
-        let mut extras = Extras {
-            schema_version: source.schema.as_ref().and_then(|rule| version(rule, &input.head.headers)),
-            ..Extras::default()
-        };
+        let mut extras = admitted.extras.take().unwrap_or_default();
+        extras.schema_version = source.schema.as_ref().and_then(|rule| version(rule, &input.head.headers));
         let (asked, body, encoding) = (source.clone(), input.body.clone(), encoding(&input.head.headers));
         if !encoding.is_empty() {
             admitted.body.charge(source.max_body.min(body.len() as u64 * 10))?;
@@ -97,7 +98,8 @@ impl Gate {
                     extras.tags.push(UNSPLIT.into());
                     doors.door(source).into_iter().for_each(|door| door.metrics.unsplit.inc());
                 }
-                Ok(Looked::Whole((!extras.is_empty()).then(|| Box::new(extras))))
+                admitted.extras = Some(extras).filter(|extras| !extras.is_empty());
+                Ok(Looked::Whole)
             }
         }
     }
@@ -116,27 +118,74 @@ impl Gate {
         let bytes: usize = items.iter().map(|item| item.body.len()).sum();
         admitted.body.charge(2 * bytes as u64 + items.len() as u64 * header_bytes(input.head))?;
         let head = head_of_items(input.head);
-        let parent: Box<str> = EventId::of_batch(input.received_at, ingress.jitter.next_u64()).to_string().into();
+        let parent = EventId::of_batch(input.received_at, ingress.jitter.next_u64()).to_string();
+        let base = Extras { parent: Some(parent.into()), ..extras.clone() };
         let keys = self.item_keys(doors, input, &head, rule, &items).await?;
         let in_parts = bytes > INLINE_BATCH_BYTES;
 
-        let (mut first, mut batch, mut waiting, mut payloads) = (None, Vec::new(), Vec::new(), 0);
-        for (index, (Item { inner, body, violation, .. }, mut key)) in items.into_iter().zip(keys).enumerate() {
+        let asked = Batch { input, head: &head, rule, extras: &base, in_parts };
+        let mut gathered = Gathered::default();
+        if let Err(refusal) = self.gather(doors, &asked, admitted, items.into_iter().zip(keys), &mut gathered).await {
+            gathered.items.into_iter().for_each(|item| give_back(doors, input.source, item.receipt));
+            return Err(refusal);
+        }
+        ingress.log.append_all(gathered.appends);
+
+        let (mut first, mut stored, mut failed) = (gathered.known, None, None);
+        for Waiting { acked, event_type, inner, receipt } in gathered.items {
+            let appended = acked.await.unwrap_or(Err(AppendError::Closed));
+            if !matches!(appended, Ok(Appended::Appended(_))) {
+                give_back(doors, input.source, receipt);
+            }
+            match appended {
+                Err(error) => failed = Some(Refusal::Append(error)),
+                Ok(Appended::Duplicate { first: known, body_differs }) => {
+                    first.get_or_insert(self.known(doors, input.source, known, body_differs, base.cut.is_some()));
+                }
+                Ok(Appended::Appended(id)) => {
+                    let ask = Ask { head: &head, body: &inner, item: Some(rule), ..*input };
+                    self.count_accepted(doors, &ask, event_type.as_deref()).await;
+                    stored.get_or_insert(Taken::Accepted(id));
+                }
+            }
+        }
+        if let Some(refusal) = failed {
+            return Err(refusal);
+        }
+        // A batch has at least one item, so that there is one or the other.
+        stored.or(first).ok_or(Refusal::Append(AppendError::Closed))
+    }
+
+    /// Makes an append of each item that is not known yet, and charges its tenant.
+    async fn gather(
+        &self,
+        doors: &Doors,
+        asked: &Batch<'_>,
+        admitted: &Admitted<'_>,
+        items: impl Iterator<Item = (Item, Option<DedupeKey>)>,
+        gathered: &mut Gathered,
+    ) -> Result<(), Refusal> {
+        let (ingress, input, mut payloads) = (&*self.ingress, asked.input, 0);
+        for (index, (Item { inner, body, violation, .. }, mut key)) in items.enumerate() {
             if let Some(key) = &mut key
                 && let Some((known, differs)) = ingress.log.seen(key, input.now).map_err(Refusal::Seen)?
             {
-                first.get_or_insert(self.known(doors, input.source, known, differs));
+                let cut = asked.extras.cut.is_some();
+                gathered.known.get_or_insert(self.known(doors, input.source, known, differs, cut));
                 continue;
             }
-            let ask = Ask { head: &head, body: &inner, item: Some(rule), ..*input };
+            let ask = Ask { head: asked.head, body: &inner, item: Some(asked.rule), ..*input };
             let event_type = self.event_type(&ask).await;
-            let extras = Extras {
-                parent: Some(parent.clone()),
+            let mut extras = Extras {
                 item: u32::try_from(index).ok(),
                 violation: violation.map(|violation| violation.as_str().into()),
-                ..extras.clone()
+                ..asked.extras.clone()
             };
-            let (pieces, parts) = match in_parts || body.len() > PART_BYTES {
+            let receipt = match &input.source.tenants {
+                None => None,
+                Some(rule) => self.charge(doors, rule, &ask, &mut extras).await?,
+            };
+            let (pieces, parts) = match asked.in_parts || body.len() > PART_BYTES {
                 true => (None, parts_of(&body)),
                 false => (Some(std::slice::from_ref(&body)), Vec::new()),
             };
@@ -146,29 +195,13 @@ impl Gate {
             let (done, acked) = Done::through(&self.lane);
             let entry = NewEntry { kind: Kind::Accepted, payload };
             let time = admitted.received_at;
-            batch.push(Append { parts, entry, dedupe: key, class: Class::Event, time, done });
-            waiting.push((acked, event_type, inner));
+            gathered.appends.push(Append { parts, entry, dedupe: key, class: Class::Event, time, done });
+            gathered.items.push(Waiting { acked, event_type, inner, receipt });
         }
-        if payloads > BATCH_BYTES_MAX {
-            return Err(Refusal::TooManyItems);
+        match payloads > BATCH_BYTES_MAX {
+            true => Err(Refusal::TooManyItems),
+            false => Ok(()),
         }
-        ingress.log.append_all(batch);
-
-        let mut stored = None;
-        for (acked, event_type, inner) in waiting {
-            match acked.await.unwrap_or(Err(AppendError::Closed)).map_err(Refusal::Append)? {
-                Appended::Duplicate { first: known, body_differs } => {
-                    first.get_or_insert(self.known(doors, input.source, known, body_differs));
-                }
-                Appended::Appended(id) => {
-                    let ask = Ask { head: &head, body: &inner, item: Some(rule), ..*input };
-                    self.count_accepted(doors, &ask, event_type.as_deref()).await;
-                    stored.get_or_insert(Taken::Accepted(id));
-                }
-            }
-        }
-        // A batch has at least one item, so that there is one or the other.
-        stored.or(first).ok_or(Refusal::Append(AppendError::Closed))
     }
 
     /// The dedupe key of each item.
@@ -206,6 +239,34 @@ impl Gate {
             |(text, item): (Option<String>, &Item)| text.map(|text| self.keyed(input, dedupe, &text, &item.inner));
         Ok(texts.into_iter().zip(items).map(key).collect())
     }
+}
+
+/// A batch whose items become events.
+struct Batch<'a> {
+    input: &'a Ask<'a>,
+    head: &'a Parts,
+    rule: &'a SplitRule,
+    /// What all items share.
+    extras: &'a Extras,
+    in_parts: bool,
+}
+
+/// What becomes of the items of a batch.
+#[derive(Default)]
+struct Gathered {
+    /// The answer, if none is new: to the first that is known.
+    known: Option<Taken>,
+    appends: Vec<Append>,
+    /// One for each append.
+    items: Vec<Waiting>,
+}
+
+/// An item on its way into the log.
+struct Waiting {
+    acked: oneshot::Receiver<Acked>,
+    event_type: Option<String>,
+    inner: Bytes,
+    receipt: Option<Receipt>,
 }
 
 /// Whether a selector looks at the item rather than at the request that brought it.

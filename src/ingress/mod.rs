@@ -18,6 +18,7 @@ mod door;
 mod head;
 mod items;
 mod kept;
+mod limits;
 mod outside;
 mod proxy;
 mod refused;
@@ -40,6 +41,7 @@ pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
+use tokio::sync::Semaphore;
 
 use self::{
     admit::Progress,
@@ -55,8 +57,9 @@ use crate::{
     keys::Keys,
     log::{AckLane, Log},
     quarantine::Quarantine,
-    routing::Live,
+    routing::{Live, Table},
     telemetry::{Counter, Metrics},
+    tenant::Tenants,
 };
 
 /// What admission works with.
@@ -85,6 +88,8 @@ pub struct Setup {
     pub spool_dir: PathBuf,
     /// `DATA/sequences.json`: what an orderly end leaves behind about numbers that are missing.
     pub sequence_file: PathBuf,
+    /// `DATA/tenants.json`: what tenants have spent today.
+    pub tenant_file: PathBuf,
 }
 
 /// The front door of the process.
@@ -104,6 +109,9 @@ pub struct Ingress {
     spool: Spool,
     refused: Refused,
     sequences: Sequences,
+    tenants: Tenants,
+    /// Event ids that are looked up to find a loop.
+    lookups: Arc<Semaphore>,
 }
 
 /// The front door as one shard uses it: what is shared is read, what is written is the shard's own.
@@ -135,6 +143,8 @@ impl Ingress {
             spool: Spool::open(setup.spool_dir)?,
             refused: Refused::default(),
             sequences: Sequences::open(setup.sequence_file),
+            tenants: Tenants::open(setup.tenant_file),
+            lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
         }))
     }
 
@@ -148,6 +158,12 @@ impl Ingress {
     #[must_use]
     pub const fn sequences(&self) -> &Sequences {
         &self.sequences
+    }
+
+    /// What senders have used up of their limits.
+    #[must_use]
+    pub const fn tenants(&self) -> &Tenants {
+        &self.tenants
     }
 
     /// Records a request that never became one (not HTTP, header block too large or too slow); `reason` is a word.
@@ -167,11 +183,17 @@ impl Ingress {
     }
 }
 
+impl Ingress {
+    fn doors(&self, table: Arc<Table>) -> Doors {
+        Doors::new(table, &self.metrics, &self.sequences, &self.tenants)
+    }
+}
+
 impl Gate {
     /// A gate for one shard. `lane` is the shard's; its [`AckLane::run`] must run there.
     #[must_use]
     pub fn new(ingress: Arc<Ingress>, lane: Arc<AckLane>) -> Arc<Self> {
-        let doors = ArcSwap::from_pointee(Doors::new(ingress.live.snapshot(), &ingress.metrics, &ingress.sequences));
+        let doors = ArcSwap::from_pointee(ingress.doors(ingress.live.snapshot()));
         Arc::new(Self { ingress, lane, doors })
     }
 
@@ -297,7 +319,7 @@ impl Gate {
         if Arc::ptr_eq(&doors.table, &table) {
             return doors;
         }
-        let doors = Arc::new(Doors::new(table, &self.ingress.metrics, &self.ingress.sequences));
+        let doors = Arc::new(self.ingress.doors(table));
         self.doors.store(doors.clone());
         doors
     }

@@ -9,6 +9,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -98,6 +99,10 @@ pub(super) enum Refusal {
     Seen(#[source] ReadError),
     #[error("the dedupe key can't be evaluated: {0}")]
     Key(#[source] EvalError),
+    #[error("more than the source or its tenant may send ({word}); it may again in {wait:?}")]
+    Limited { word: &'static str, wait: Duration },
+    #[error("the request came back to this relay")]
+    Loop,
     #[error("the upstream can't be reached: {0}")]
     Unreachable(String),
     #[error("the upstream did not answer in time")]
@@ -122,6 +127,9 @@ impl Refusal {
             Self::Grpc => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unverified(..) => StatusCode::UNAUTHORIZED,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            // RFC 5842, section 7.2.
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoMemory
             | Self::NoSpool
             | Self::Spool(_)
@@ -153,6 +161,8 @@ impl Refusal {
             Self::Certificate => "client_certificate_not_allowed",
             Self::Challenge(fault) => fault.as_str(),
             Self::TooSlow => "body_too_slow",
+            Self::Limited { word, .. } => word,
+            Self::Loop => "loop",
             Self::Disconnected => "disconnected",
             Self::NoMemory => "body_memory_full",
             Self::NoSpool => "spool_full",
@@ -191,6 +201,8 @@ impl Refusal {
             Self::Grpc => RequestResult::Unsupported,
             Self::Unverified(..) => RequestResult::Unauthorized,
             Self::TooSlow => RequestResult::TimedOut,
+            Self::Limited { .. } => RequestResult::Limited,
+            Self::Loop => RequestResult::Loop,
             Self::Disconnected => RequestResult::Disconnected,
             Self::NoMemory
             | Self::NoSpool
@@ -228,6 +240,11 @@ impl Refusal {
             }
             Self::Unverified(..) => {
                 headers.insert(header::WWW_AUTHENTICATE, wanted(scheme));
+            }
+            // Whole seconds, so that the next try is not a moment too early.
+            Self::Limited { wait, .. } => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                headers.insert(header::RETRY_AFTER, seconds.max(1).into());
             }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
                 let (least, most) = RETRY_AFTER_S;

@@ -3,6 +3,7 @@
 mod challenges;
 mod fake;
 mod kept;
+mod limits;
 mod outside;
 mod wire;
 

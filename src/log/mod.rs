@@ -246,6 +246,14 @@ pub trait Log: Send + Sync + 'static {
     fn writable(&self) -> Result<(), AppendError>;
 }
 
+/// The mark that this log puts on what is sent for an event of a source: nobody else can make it, and it tells the same
+/// event when it comes back to the same source.
+#[must_use]
+pub fn origin(log: &dyn Log, source: &str, id: EventId) -> u128 {
+    // No source is called like this.
+    log.fingerprint("\0origin", &[&id.to_ascii(), source.as_bytes()].concat())
+}
+
 /// Reads an event and decodes it.
 ///
 /// # Errors

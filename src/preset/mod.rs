@@ -8,6 +8,7 @@
 //! out rather than guessed.
 
 mod others;
+pub mod samples;
 mod signed;
 mod stamped;
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod challenge;
 mod changes;
 mod guard;
 mod index;
+mod limits;
 mod pattern;
 mod policy;
 mod provider;
@@ -22,6 +23,7 @@ pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
+pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };

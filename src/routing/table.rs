@@ -6,8 +6,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, Numbering, PathEdit, PathPattern,
-    QuarantinePolicy, Reply, RetryPolicy, SchemaRule, SplitRule,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, PathEdit,
+    PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -80,6 +80,12 @@ pub struct Source {
     pub items: Option<ItemRule>,
     /// How its events are numbered.
     pub numbering: Option<Numbering>,
+    /// How many requests it takes; None: any number.
+    pub rate: Option<Rate>,
+    /// Whose events they are and what each may send; None: nobody is told apart.
+    pub tenants: Option<TenantRule>,
+    /// When a request is a loop; None: never.
+    pub loops: Option<LoopRule>,
 }
 
 impl Source {
@@ -106,6 +112,9 @@ impl Source {
             challenge: None,
             items: None,
             numbering: None,
+            rate: None,
+            tenants: None,
+            loops: Some(LoopRule::standard()),
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, EventId, Job, Outcome, Pos, Scheme, Sent, Seq},
+    event::{Attempt, Change, EventId, Extras, Job, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
         entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
@@ -64,6 +64,11 @@ impl TestLog {
         self.put(Kind::Accepted, accepted(source, &Method::POST, b"{}"))
     }
 
+    /// Accepts a request about which the door had something to say.
+    pub(crate) fn accept_noticed(&self, source: &str, extras: &Extras) -> Seq {
+        self.put(Kind::Accepted, accepting(source, &Method::POST, 2, Some(b"{}"), Some(extras)))
+    }
+
     /// Accepts a request whose body stands in a part of its own.
     pub(crate) fn accept_large(&self, source: &str, body: &'static [u8]) -> Seq {
         let part = self.put(Kind::Part, Bytes::from_static(body));
@@ -72,7 +77,7 @@ impl TestLog {
 
     /// Accepts a request whose body stands (or does not) in that part.
     pub(crate) fn accept_with_part(&self, source: &str, length: u64, part: Seq) -> Seq {
-        let payload = accepting(source, &Method::POST, length, None);
+        let payload = accepting(source, &Method::POST, length, None, None);
         let seq = self.put_with(Kind::Accepted, payload, vec![part]);
         let entry = self.all().pop().unwrap();
         if let Some(follower) = &*self.follower.lock().unwrap() {
@@ -134,10 +139,16 @@ impl TestLog {
 }
 
 pub(crate) fn accepted(source: &str, method: &Method, body: &'static [u8]) -> Bytes {
-    accepting(source, method, body.len() as u64, Some(body))
+    accepting(source, method, body.len() as u64, Some(body), None)
 }
 
-fn accepting(source: &str, method: &Method, body_length: u64, body: Option<&'static [u8]>) -> Bytes {
+fn accepting(
+    source: &str,
+    method: &Method,
+    body_length: u64,
+    body: Option<&'static [u8]>,
+    extras: Option<&Extras>,
+) -> Bytes {
     let body = body.map(|body| [Bytes::from_static(body)]);
     Accepting {
         received_at: Timestamp::from_millis(1),
@@ -155,7 +166,7 @@ fn accepting(source: &str, method: &Method, body_length: u64, body: Option<&'sta
         verification_secret: None,
         config_generation: 1,
         dedupe: None,
-        extras: None,
+        extras,
         body: body.as_ref().map(|body| &body[..]),
         body_length,
     }

@@ -146,6 +146,12 @@ impl<S: Scale> Histogram<S> {
     }
 }
 
+/// What becomes of events of a tenant over its limit; a metric label.
+pub const OVER: [&str; 3] = ["rejected", "held", "tagged"];
+
+/// Percent of a budget at which a warning is given; a metric label.
+pub const BUDGET_LEVELS: [&str; 3] = ["75", "90", "100"];
+
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
@@ -181,6 +187,8 @@ pub struct Metrics {
     pub last_reload_success: Gauge,
     /// Hash of the active configuration.
     pub config_hash: Mutex<String>,
+    /// Tenants that reached a share of their budget, by index of [`BUDGET_LEVELS`].
+    pub tenant_warnings: [Counter; BUDGET_LEVELS.len()],
     /// Documents with keys that were fetched.
     pub keys_fetched: Counter,
     /// Documents with keys that could not be had.
@@ -250,11 +258,13 @@ pub enum RequestResult {
     Disconnected,
     Challenge,
     Unprocessable,
+    Limited,
+    Loop,
 }
 
 impl RequestResult {
     /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Accepted,
         Self::Duplicate,
         Self::Proxied,
@@ -271,6 +281,8 @@ impl RequestResult {
         Self::Disconnected,
         Self::Challenge,
         Self::Unprocessable,
+        Self::Limited,
+        Self::Loop,
     ];
 
     /// The label.
@@ -293,6 +305,8 @@ impl RequestResult {
             Self::Disconnected => "disconnected",
             Self::Challenge => "challenge",
             Self::Unprocessable => "unprocessable",
+            Self::Limited => "limited",
+            Self::Loop => "loop",
         }
     }
 }
@@ -316,6 +330,14 @@ pub struct SourceMetrics {
     pub gaps: Counter,
     /// Numbers that are missing now.
     pub missing: Gauge,
+    /// Events of tenants over their rate or budget, by index of [`OVER`].
+    pub over_limit: [Counter; OVER.len()],
+    /// Tenants that are told apart now.
+    pub tenants: Gauge,
+    /// Tenants whose place was taken by another.
+    pub tenants_displaced: Counter,
+    /// Requests that were cut because they came back.
+    pub loops: Counter,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
     /// Absolute clock difference of signed timestamps.

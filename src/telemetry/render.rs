@@ -8,7 +8,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::{Histogram, Metrics, QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics};
+use super::{
+    BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+};
 use crate::event::Outcome;
 
 const OUTCOMES: [Outcome; 4] = [Outcome::Delivered, Outcome::Deferred, Outcome::Refused, Outcome::Degraded];
@@ -78,6 +80,10 @@ impl Metrics {
             "Requests whose trailers were dropped.",
             self.trailers_dropped.get(),
         );
+        out.family("stagepost_tenant_warnings_total", "counter", "Tenants that used up a share of their daily budget.");
+        for (level, count) in BUDGET_LEVELS.iter().zip(&self.tenant_warnings) {
+            out.sample("stagepost_tenant_warnings_total", &[("level", level)], count.get());
+        }
         out.family("stagepost_key_fetches_total", "counter", "Documents with keys that were asked for.");
         let fetched = [("fetched", &self.keys_fetched), ("failed", &self.keys_not_fetched)];
         for (result, count) in fetched {
@@ -139,6 +145,24 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     out.family("stagepost_missing_numbers", "gauge", "Numbers of events that were left out and have not come since.");
     for (source, metrics) in all {
         out.sample("stagepost_missing_numbers", &[("source", source)], metrics.missing.get());
+    }
+    out.family("stagepost_over_limit_total", "counter", "Events of tenants over their rate or budget.");
+    for (source, metrics) in all {
+        for (outcome, count) in OVER.iter().zip(&metrics.over_limit) {
+            out.sample("stagepost_over_limit_total", &[("source", source), ("outcome", outcome)], count.get());
+        }
+    }
+    out.family("stagepost_tenants", "gauge", "Tenants that are told apart.");
+    for (source, metrics) in all {
+        out.sample("stagepost_tenants", &[("source", source)], metrics.tenants.get());
+    }
+    out.family("stagepost_tenants_displaced_total", "counter", "Tenants whose place was taken by another.");
+    for (source, metrics) in all {
+        out.sample("stagepost_tenants_displaced_total", &[("source", source)], metrics.tenants_displaced.get());
+    }
+    out.family("stagepost_loops_total", "counter", "Requests that were cut because they came back.");
+    for (source, metrics) in all {
+        out.sample("stagepost_loops_total", &[("source", source)], metrics.loops.get());
     }
     out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
     for (source, metrics) in all {

@@ -345,7 +345,7 @@ fn key(primitive: Primitive, form: KeyForm, secret: &Secret) -> Result<Key, Sett
             refuse("is no P-256 public key in base64 (it begins with MFkw): paste it as the provider shows it")
         })?,
     };
-    Ok(Key { reference, checker })
+    Ok(Key { reference, checker, secret: secret.clone() })
 }
 
 /// What stands after the prefix, decoded; None if it is not there, not base64, or empty.

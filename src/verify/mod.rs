@@ -6,6 +6,7 @@
 //! never kept. Deliberately absent: replay protection beyond freshness, which is the dedupe rule's business.
 
 mod compile;
+mod diagnose;
 mod grammar;
 mod graph;
 mod headers;
@@ -31,6 +32,7 @@ mod url;
 use std::sync::Arc;
 
 pub use compile::{PresetSettings, TOLERANCE, advice};
+pub use diagnose::{Captured, Diagnosis, Mistake, SignedText};
 pub use grammar::SIGNATURES_MAX;
 pub use graph::ITEMS_MAX as GRAPH_ITEMS_MAX;
 use http::{HeaderMap, Method};
@@ -194,6 +196,16 @@ trait Special: Send + Sync {
     /// Signs a sample.
     fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
         Err(CannotSign::PrivateKey(self.scheme()))
+    }
+
+    /// The URL that it signs, if it does.
+    fn url(&self) -> Option<&url::PublicUrl> {
+        None
+    }
+
+    /// The same with another URL; None if it signs none.
+    fn with_url(&self, _url: &url::PublicUrl) -> Option<Arc<dyn Special>> {
+        None
     }
 
     /// Judges the head; keeps of it what the verdict needs.

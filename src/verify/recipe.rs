@@ -42,6 +42,8 @@ pub(super) struct Recipe {
 pub(super) struct Key {
     pub(super) reference: Arc<str>,
     pub(super) checker: Checker,
+    /// As it was configured: for explaining why something does not match.
+    pub(super) secret: Secret,
 }
 
 /// How a key checks.

@@ -264,6 +264,7 @@ impl HmacSettings {
         let key = |secret: &Secret| Key {
             reference: secret.reference().clone(),
             checker: Checker::Mac(Mac::new(self.algorithm, secret.expose())),
+            secret: secret.clone(),
         };
         Ok(Recipe {
             scheme: "hmac",

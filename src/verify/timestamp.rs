@@ -60,7 +60,7 @@ impl TimestampRule {
 
 impl TimestampUnit {
     /// Milliseconds since the epoch.
-    fn read(self, text: &[u8]) -> Option<u64> {
+    pub(super) fn read(self, text: &[u8]) -> Option<u64> {
         match self {
             Self::Seconds => digits(text).map(|number| number.saturating_mul(1000)),
             Self::Milliseconds => digits(text),

@@ -95,6 +95,15 @@ impl Special for TwilioRecipe {
         true
     }
 
+    fn url(&self) -> Option<&PublicUrl> {
+        Some(&self.url)
+    }
+
+    fn with_url(&self, url: &PublicUrl) -> Option<Arc<dyn Special>> {
+        let (keys, signature, url) = (self.keys.clone(), self.signature.clone(), url.clone());
+        Some(Arc::new(Self { scheme: self.scheme, algorithm: self.algorithm, keys, signature, url }))
+    }
+
     fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
         let scheme = self.scheme;
         let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;

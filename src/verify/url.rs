@@ -43,6 +43,11 @@ impl PublicUrl {
         Ok(Self { https, text: text.into(), authority: start..end })
     }
 
+    /// As configured, up to the query.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The URL of a request: the query is the request's own.
     pub(super) fn of(&self, head: &Head<'_>) -> String {
         with_query(&self.text, head.query)

@@ -117,6 +117,7 @@ impl Core {
             let id = self.state.intern(name);
             self.grow();
             if let Some(lane) = self.lanes.get_mut(id as usize)
+                && decision.held.is_none()
                 && decision.dead.iter().all(|(dead, _)| dead != name)
             {
                 lane.offer(event, share);
@@ -125,7 +126,7 @@ impl Core {
         self.plans.push((event.id.pos.seq, decision));
     }
 
-    /// Writes what was decided in this step: deaths first, so that no crash can leave a plan without them.
+    /// Writes what was decided in this step: deaths and holds first, so that no crash can leave a plan without them.
     pub(super) fn write_plans(&mut self) -> Result<(), StateError> {
         if self.plans.is_empty() {
             return Ok(());
@@ -141,11 +142,16 @@ impl Core {
                 self.out.append.push(NewEntry { kind: Kind::Planned, payload: entry::encode_planned(&full) });
                 numbers = 2 + decision.targets.len();
             }
-            for (upstream, reason) in decision.dead {
-                if self.died_before_its_plan(event, &upstream)? {
+            let dead = decision.dead.iter().map(|(upstream, reason)| (upstream, Change::Die(reason.clone())));
+            let held = decision.held.iter().flat_map(|reason| {
+                let alive = decision.targets.iter().filter(|name| decision.dead.iter().all(|(dead, _)| dead != *name));
+                alive.map(|upstream| (upstream, Change::Hold(reason.clone())))
+            });
+            for (upstream, change) in dead.chain(held) {
+                if self.decided_before_its_plan(event, upstream, &change)? {
                     continue;
                 }
-                let change = Change::Die(reason);
+                let upstream = upstream.clone();
                 let died = Attempted { event, upstream, attempt: None, change, previous: None, replays: None };
                 self.out.append.push(attempted(died));
             }
@@ -164,11 +170,11 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a crash came between a delivery's death and its plan: it died once, and what the filter says now
-    /// changes nothing.
-    fn died_before_its_plan(&self, event: Seq, upstream: &str) -> Result<bool, StateError> {
+    /// Whether a crash came between such a change and the plan. A delivery died once, and what the filter says now
+    /// changes nothing; it was held once, and may have been released since.
+    fn decided_before_its_plan(&self, event: Seq, upstream: &str, change: &Change) -> Result<bool, StateError> {
         let (true, Some(id)) = (self.state.has_early_record(event), self.state.id(upstream)) else { return Ok(false) };
         let record = self.state.record(Key::new(event, id))?;
-        Ok(record.is_some_and(|record| record.state == DeliveryState::Dead))
+        Ok(record.is_some_and(|record| matches!(change, Change::Hold(_)) || record.state == DeliveryState::Dead))
     }
 }

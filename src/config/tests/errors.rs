@@ -55,6 +55,41 @@ fn a_file_that_is_not_there_is_a_problem() {
 }
 
 #[test]
+fn limits_that_limit_nothing_or_name_nothing_are_refused() {
+    for (line, expected) in [
+        ("rate = '100/m'", "source.x.rate: \"100/m\" is no rate; write a whole number a second, such as \"100/s\""),
+        ("burst = 5", "source.x.burst: has no effect without rate; add rate = \"100/s\" or remove it"),
+        (
+            "tenant = { budget = 5 }",
+            "source.x.tenant.key: is missing; write key = \".account_id\" (jq), header = \"X-Tenant\" or capture = \"tenant\"",
+        ),
+        (
+            "tenant = { key = '.t', header = 'X', budget = 5 }",
+            "source.x.tenant.key: is one of key, header and capture; keep one of them",
+        ),
+        (
+            "tenant = { capture = 'tenant', budget = 5 }",
+            "source.x.tenant.capture: \"tenant\" is not captured by path; write a segment {tenant} there",
+        ),
+        (
+            "tenant = { key = '.t' }",
+            "source.x.tenant.rate: is missing, as are budget and limits, so that nothing is limited; write one of them",
+        ),
+        (
+            "tenant = { key = '.t', budget = 5, over = 'drop' }",
+            "source.x.tenant.over: over \"drop\" is not known; known: reject, hold, tag",
+        ),
+        (
+            "tenant = { key = '.t', budget = 5, limits = { acme = { budgets = 3 } } }",
+            "source.x.tenant.limits.acme.budgets: unknown key; did you mean \"budget\"?",
+        ),
+        ("loop = { max_hops = 0 }", "source.x.loop.max_hops: takes a whole number from 1 to 1000"),
+    ] {
+        check_line("[source.x]", line, expected);
+    }
+}
+
+#[test]
 fn keys_of_features_this_version_does_not_have_are_refused() {
     check_line(
         "[source.x]",
@@ -65,7 +100,6 @@ fn keys_of_features_this_version_does_not_have_are_refused() {
     for (section, line, key) in [
         ("[upstream.x]", "rate = '200/s'", "upstream.x.rate"),
         ("[upstream.x]", "sign = { secrets = ['env:A'] }", "upstream.x.sign"),
-        ("[source.x]", "tenant = '.t'", "source.x.tenant"),
         ("[admin]", "token.ops = { role = 'operate' }", "admin.token"),
     ] {
         let text = format!("[[listen]]\naddress='127.0.0.1:1'\n{section}\n{line}\npath = '/x'\nurl = 'http://x'");

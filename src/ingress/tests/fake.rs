@@ -254,6 +254,7 @@ impl Door {
             quarantine: quarantine.clone(),
             spool_dir: spool.path().join("spool"),
             sequence_file: spool.path().join("sequences.json"),
+            tenant_file: spool.path().join("tenants.json"),
         })
         .unwrap();
         let lane = AckLane::new();

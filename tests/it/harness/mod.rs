@@ -12,7 +12,7 @@ use stagepost::clock::Clock;
 pub use authority::{Authority, Identity};
 pub use relay::{BINARY, Output, Relay, cli, cli_with_input};
 pub use sender::{Connection, Request, Response, exchange, sign, signed};
-pub use upstream::{Answer, Upstream};
+pub use upstream::{Answer, Received, Upstream};
 
 /// How long anything may take on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
