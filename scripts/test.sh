@@ -30,6 +30,10 @@ command -v cc >/dev/null || missing+=(gcc)
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 # Upstreams with https:// and no authority of their own are checked against the machine's.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+# The providers' own packages, which presets are checked with.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
 [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
 if ! command -v cargo >/dev/null; then
     echo "missing: cargo; install Rust 1.90 or later, then run this again" >&2
@@ -42,6 +46,7 @@ for part in fmt clippy; do
     fi
 done
 cargo --version
+scripts/sdks.sh
 
 heading "format"
 cargo fmt --check

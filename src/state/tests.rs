@@ -64,6 +64,19 @@ fn a_delivery_delivered_at_the_first_attempt_leaves_no_record() {
 }
 
 #[test]
+fn a_delivery_whose_plan_is_in_the_log_but_not_applied_yet_waits_for_its_first_attempt() {
+    let log = TestLog::new();
+    let before = rebuilt(&log);
+    let event = log.accept("s");
+    let accepted = rebuilt(&log);
+    log.plan(event, &["a"]);
+    for state in [before, accepted] {
+        let all = deliveries(&["a".into()], &state.view(event, &|_| true).unwrap());
+        assert_eq!((all[0].status.state(), all[0].attempts), (DeliveryState::Pending, 0));
+    }
+}
+
+#[test]
 fn a_first_attempt_that_succeeds_days_later_keeps_its_time_of_settlement() {
     let log = TestLog::new();
     let event = log.accept("s");

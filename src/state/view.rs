@@ -32,7 +32,7 @@ pub struct DeliveryView {
 /// One event as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct EventView {
-    /// Routing has decided.
+    /// Routing has decided, and this is known here: what stands in the log may be newer.
     pub planned: bool,
     /// Deliveries that have something to say beyond "delivered at the first attempt".
     pub deliveries: Vec<DeliveryView>,
@@ -96,6 +96,11 @@ impl DeliveryView {
         }
     }
 
+    /// What a delivery is whose plan has only just been made.
+    fn not_attempted(upstream: Arc<str>) -> Self {
+        Self { status: Status::Pending { due: Timestamp::ZERO }, attempts: 0, ..Self::delivered_at_first(upstream) }
+    }
+
     /// What the absence of a record means for a planned delivery.
     #[must_use]
     pub fn delivered_at_first(upstream: Arc<str>) -> Self {
@@ -124,13 +129,17 @@ impl DeliveryView {
 }
 
 /// All deliveries of an event: those the plan names and those that were made later (`replay --to`). `planned` are
-/// the upstreams of its `planned` entry.
+/// the upstreams of its `planned` entry, which may not have been applied yet when the view was taken.
 #[must_use]
 pub fn deliveries(planned: &[Box<str>], view: &EventView) -> Vec<DeliveryView> {
     let known = |name: &str| view.deliveries.iter().find(|delivery| &*delivery.upstream == name);
     let mut all: Vec<DeliveryView> = planned
         .iter()
-        .map(|name| known(name).cloned().unwrap_or_else(|| DeliveryView::delivered_at_first((&**name).into())))
+        .map(|name| match known(name) {
+            Some(known) => known.clone(),
+            None if view.planned => DeliveryView::delivered_at_first((&**name).into()),
+            None => DeliveryView::not_attempted((&**name).into()),
+        })
         .collect();
     let later = view.deliveries.iter().filter(|delivery| planned.iter().all(|name| **name != *delivery.upstream));
     all.extend(later.cloned());
@@ -146,7 +155,7 @@ impl State {
     pub fn view(&self, event: Seq, live: &dyn Fn(&str) -> bool) -> Result<EventView, StateError> {
         let about = self.layers.get(Key::new(event, EVENT))?;
         let mut view = EventView {
-            planned: !self.unplanned.contains(event),
+            planned: event < self.next && !self.unplanned.contains(event),
             deleted: self.deleted.contains(event),
             duplicates: about.map_or(0, |about| about.attempts.into()),
             body_differs: about.map_or(0, |about| about.replays.into()),

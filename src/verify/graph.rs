@@ -61,11 +61,14 @@ impl Special for GraphRecipe {
     }
 
     fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
-        let refused = || CannotSign::Body(self.scheme, "a JSON object with a list `value` of objects");
+        let refused = || CannotSign::Body(self.scheme, "a JSON object with a list `value` of 1 to 10,000 objects");
         let secret = self.first.as_ref().ok_or(CannotSign::PrivateKey(self.scheme))?;
         let state = std::str::from_utf8(secret.expose()).map_err(|_| refused())?;
         let mut whole = object(self.scheme, sample.body)?;
         let items = whole.get_mut("value").and_then(serde_json::Value::as_array_mut).ok_or_else(refused)?;
+        if items.is_empty() || items.len() > ITEMS_MAX {
+            return Err(refused());
+        }
         for item in items {
             item.as_object_mut().ok_or_else(refused)?.insert("clientState".to_owned(), state.into());
         }

@@ -115,14 +115,22 @@ impl Special for MailgunRecipe {
         mac.update(token.as_bytes());
         let signature = hex::encode(mac.finish().as_slice());
         let body = if is_form(sample.headers) {
-            let form = String::from_utf8_lossy(sample.body);
-            let between = if form.is_empty() { "" } else { "&" };
-            format!("{form}{between}timestamp={timestamp}&token={token}&signature={signature}")
+            // An event that is signed again carries the fields already; the others stay as they are.
+            let mut form = Vec::with_capacity(sample.body.len() + 256);
+            for item in sample.body.split(|byte| *byte == b'&').filter(|item| !item.is_empty()) {
+                let name = form_urlencoded::parse(item).next().map(|(name, _)| name).unwrap_or_default();
+                if !["timestamp", "token", "signature"].contains(&&*name) {
+                    form.extend_from_slice(item);
+                    form.push(b'&');
+                }
+            }
+            form.extend_from_slice(format!("timestamp={timestamp}&token={token}&signature={signature}").as_bytes());
+            form
         } else {
             let mut whole = object(scheme, sample.body)?;
             let inside = serde_json::json!({ "timestamp": timestamp, "token": token, "signature": signature });
             whole.as_object_mut().and_then(|members| members.insert("signature".to_owned(), inside));
-            whole.to_string()
+            whole.to_string().into_bytes()
         };
         Ok(Signed { body: body.into(), ..sample.with_headers(Vec::new()) })
     }

@@ -44,17 +44,10 @@ struct Waiting {
     signatures: Signatures,
     /// Without and with the port.
     urls: [String; 2],
-    body: Covered,
-}
-
-/// How the signature covers the body.
-enum Covered {
-    /// Its fields are signed. One without any is covered by nothing but the hash, if the URL carries one.
-    Form(Option<[u8; 32]>),
-    /// Its hash stands in the URL.
-    Hash([u8; 32]),
-    /// Not at all: there must be none.
-    Empty,
+    /// Whether the body's fields are signed.
+    is_form: bool,
+    /// The body's hash, if the URL carries it; a body that neither is a form nor has its hash there must be empty.
+    hash: Option<[u8; 32]>,
 }
 
 impl TwilioRecipe {
@@ -137,28 +130,20 @@ impl Special for TwilioRecipe {
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {
         let signatures = self.signature.read(head.headers)?.signatures;
         self.agrees(head)?;
-        let body = match (is_form(head.headers), body_hash(head.query)?) {
-            (true, hash) => Covered::Form(hash),
-            (false, Some(hash)) => Covered::Hash(hash),
-            (false, None) => Covered::Empty,
-        };
+        let (is_form, hash) = (is_form(head.headers), body_hash(head.query)?);
         let (scheme, keys, urls) = (self.scheme, self.keys.clone(), self.url.port_variants(head));
-        Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, body })))
+        Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, is_form, hash })))
     }
 }
 
 impl Whole for Waiting {
     fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal> {
-        let fields = match &self.body {
-            Covered::Form(_) => signed_fields(body)?,
-            Covered::Hash(_) | Covered::Empty => Vec::new(),
-        };
-        let is_covered = match &self.body {
-            Covered::Form(_) if !fields.is_empty() => true,
-            Covered::Form(Some(expected)) | Covered::Hash(expected) => {
-                bool::from(Sha256::digest(body).as_slice().ct_eq(expected))
-            }
-            Covered::Form(None) | Covered::Empty => body.is_empty(),
+        let fields = if self.is_form { signed_fields(body)? } else { Vec::new() };
+        // A hash counts whatever the content type says, which nobody signed; and a form without fields is covered by
+        // nothing else.
+        let is_covered = match &self.hash {
+            Some(expected) => bool::from(Sha256::digest(body).as_slice().ct_eq(expected)),
+            None => !fields.is_empty() || body.is_empty(),
         };
         if !is_covered {
             return Err(Refusal::BadSignature);

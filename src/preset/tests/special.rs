@@ -446,3 +446,35 @@ fn a_cloud_event_may_come_without_a_secret_only_if_none_is_configured() {
     assert_eq!(verdict(&closed, None, &[], b"{}"), Err(Refusal::MissingSignature));
     assert_eq!(verdict(&closed, None, &[("authorization", "Bearer t")], b"{}"), Ok(()));
 }
+
+#[test]
+fn a_url_that_twilio_signed_with_a_hash_is_not_good_for_a_form_without_fields() {
+    let twilio = verifier("twilio", &[&secret("twilio", 1).0]);
+    let request = send("twilio", &secret("twilio", 1).1, b"{\"a\":1}", NOW);
+    let (query, signature) = (request.query.as_deref(), request.headers[1].1.as_str());
+    let sent = |kind, body| verdict(&twilio, query, &[("content-type", kind), ("x-twilio-signature", signature)], body);
+    assert_eq!(sent("application/json", b"{\"a\":1}"), Ok(()));
+    assert_eq!(sent("application/x-www-form-urlencoded", b""), Err(Refusal::BadSignature));
+    assert_eq!(sent("application/x-www-form-urlencoded", b"&"), Err(Refusal::BadSignature));
+}
+
+#[test]
+fn a_form_of_mailgun_that_is_signed_again_carries_one_signature_and_keeps_its_other_bytes() {
+    let mailgun = verifier("mailgun", &[&secret("mailgun", 1).0]);
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    let mut headers = HeaderMap::new();
+    headers.insert(kind.0, HeaderValue::from_static(kind.1));
+    let body = b"event=opened&sign%61ture=old&a=\xff&timestamp=1&token=2&signature=3&empty=";
+    let sample = Sample {
+        method: &Method::POST,
+        path: "/in",
+        query: None,
+        headers: &headers,
+        body,
+        id: "msg_1",
+        now: Timestamp::from_millis(NOW),
+    };
+    let signed = mailgun.sign(&sample).unwrap();
+    assert!(signed.body.starts_with(b"event=opened&a=\xff&empty=&timestamp=1700000000&token="), "{:?}", signed.body);
+    assert_eq!(verdict(&mailgun, None, &[kind], &signed.body), Ok(()));
+}
