@@ -4,7 +4,7 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Method, Uri};
-use serde_json::{Value, json};
+use serde_json::Value;
 use stagepost::{
     clock::Timestamp,
     verify::{Head, KeyDocument, Place, Publisher, Unproven, subscription},
@@ -63,15 +63,13 @@ fn message(body: &[u8]) -> bool {
     let headers = HeaderMap::new();
     let head = Head { method: &Method::POST, path: "/in", query: None, headers: &headers };
     let verdict = super::headers::judge(&genuine::sns(), &head, body, &[body]);
+    // The second reader is stricter about members that do not matter.
+    let Ok(said) = serde_json::from_slice::<Value>(body) else { return verdict.is_ok() };
     if let Some(asked) = subscription(body) {
-        let said: Value = serde_json::from_slice(body).unwrap();
-        assert_eq!(
-            (&said["Type"], said["TopicArn"].as_str()),
-            (&json!("SubscriptionConfirmation"), Some(&*asked.topic))
-        );
+        assert_eq!(said["Type"], "SubscriptionConfirmation");
+        assert_eq!(said["TopicArn"].as_str(), Some(&*asked.topic));
     }
     if verdict.is_ok() {
-        let said: Value = serde_json::from_slice(body).unwrap();
         let signed: Value =
             serde_json::from_str(if said["Token"].is_null() { NOTIFICATION } else { CONFIRMATION }).unwrap();
         for name in ["Message", "MessageId", "TopicArn", "Type", "Timestamp"] {
