@@ -43,9 +43,9 @@ fn counted(headers: &HeaderMap) -> Option<u32> {
     said.max(via).max(bare)
 }
 
-/// Counts how often the same body came back.
-#[derive(Debug)]
-pub struct Bounces(Mutex<Box<[Slot]>>);
+/// Counts how often the same body came back. Takes no memory until the first one does.
+#[derive(Debug, Default)]
+pub struct Bounces(Mutex<Vec<Slot>>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
@@ -54,18 +54,15 @@ struct Slot {
     count: u32,
 }
 
-impl Default for Bounces {
-    fn default() -> Self {
-        Self(Mutex::new(vec![Slot::default(); SLOTS].into()))
-    }
-}
-
 impl Bounces {
     /// Counts one more of this keyed fingerprint (of source and body); how many there were in this window. A window
     /// begins with the first. Of two bodies that share a slot the one that comes more often stays.
     #[must_use]
     pub fn count(&self, fingerprint: u128, window: Duration, now: Duration) -> u32 {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.is_empty() {
+            slots.resize(SLOTS, Slot::default());
+        }
         let index = usize::try_from(fingerprint % SLOTS as u128).unwrap_or(0);
         let Some(slot) = slots.get_mut(index) else { return 0 };
         let over = now.saturating_sub(slot.since) > window;
