@@ -32,8 +32,6 @@ command -v cc >/dev/null || missing+=(gcc)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 # The providers' own packages, which presets are checked with.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-command -v node >/dev/null || missing+=(nodejs)
-command -v npm >/dev/null || missing+=(npm)
 [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
 if ! command -v cargo >/dev/null; then
     echo "missing: cargo; install Rust 1.90 or later, then run this again" >&2

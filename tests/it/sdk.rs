@@ -93,7 +93,8 @@ fn what_the_packages_of_python_sign_is_taken_and_what_is_changed_on_the_way_is_r
 fn what_the_packages_of_node_sign_is_taken_and_what_is_changed_on_the_way_is_refused() {
     let sdks = installed("node/node_modules");
     // As an argument, so that packages are looked for where they are installed.
-    let mut command = Command::new("node");
+    let own = sdks.join("python/bin/node");
+    let mut command = Command::new(if own.exists() { own.as_os_str() } else { "node".as_ref() });
     command.args(["--input-type=module", "--eval", include_str!("../sdk/oracle.mjs")]).current_dir(sdks.join("node"));
     agree(&NODE, Oracle::start(&mut command));
 }
