@@ -537,17 +537,6 @@ impl Core {
         }
     }
 
-    /// Ends a lease; whether there was one.
-    fn end_lease(&mut self, key: Key) -> bool {
-        let Some(lane) = self.lanes.get_mut(key.upstream as usize) else { return false };
-        let sent = matches!(lane.leases.get(&key.event), Some(Lease::Sent(_)));
-        if sent {
-            lane.leases.remove(&key.event);
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-        }
-        sent
-    }
-
     /// Puts a delivery that is in nobody's hands back where its state says it belongs.
     fn reschedule(&mut self, key: Key, now: Timestamp) -> Result<(), StateError> {
         let waiting = self.state.upstream(key.upstream).is_some_and(|upstream| upstream.waiting.contains(key.event));

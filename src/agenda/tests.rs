@@ -20,14 +20,16 @@ use crate::{
         entry::{self, Action, Target},
     },
     routing::{
-        BreakerPolicy, DedupeRule, HeaderEdit, HostPolicy, KeySelector, Limits, OnDuplicate, PathEdit, PathPattern,
-        RetryPolicy, Route, Source, Table, TableParts, Target as Address, Upstream,
+        DedupeRule, KeySelector, Limits, OnDuplicate, PathEdit, PathPattern, RetryPolicy, Route, Source, Table,
+        TableParts, Target as Address, Upstream,
     },
     state::{State, testing::*},
 };
 
 mod again;
+mod backlog;
 mod door;
+mod holds;
 mod refused;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
@@ -37,16 +39,7 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn route(name: &str, source: &str, to: &[&str]) -> Route {
-    Route {
-        name: name.into(),
-        sources: Some(vec![source.into()]),
-        when: None,
-        to: to.iter().map(|name| (*name).into()).collect(),
-        transform: None,
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    Route { sources: Some(vec![source.into()]), ..Route::new(name, to.iter().map(|name| (*name).into()).collect()) }
 }
 
 fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
@@ -61,20 +54,8 @@ fn table(upstreams: &[&str], routes: Vec<Route>) -> Arc<Table> {
         })
     });
     let upstream = |name: &&str| Upstream {
-        name: (*name).into(),
-        target: Address::Http("http://127.0.0.1:1".parse().unwrap()),
-        headers: Vec::new(),
-        tls: None,
-        timeout: Duration::from_secs(10),
-        connect_timeout: Duration::from_secs(3),
-        idle_timeout: Duration::from_secs(30),
-        retry: RetryPolicy::standard(),
-        breaker: BreakerPolicy::standard(),
         concurrency: 4,
-        host: HostPolicy::Preserve,
-        path: PathEdit::default(),
-        soft_bounce: false,
-        max_reply: 1 << 20,
+        ..Upstream::new(name, Address::Http("http://127.0.0.1:1".parse().unwrap()))
     };
     Arc::new(Table::new(TableParts {
         generation: 1,
@@ -340,58 +321,6 @@ fn retries_get_a_turn_while_fresh_events_never_end_and_replays_come_last() {
 }
 
 #[test]
-fn a_held_upstream_gets_nothing_and_goes_on_by_itself_when_its_time_has_come() {
-    let mut rig = Rig::new(to_ab());
-    rig.log.command(Action::HoldUpstream { upstream: "a".into(), until_ms: Some(at(60).as_millis()), reason: None });
-    let event = rig.log.accept("s");
-    rig.settle();
-    assert_eq!(rig.take(), [job("b", event, 1)]);
-    assert_eq!(rig.state_of(event, "a"), Some(DeliveryState::Held));
-    rig.restart();
-    rig.later(61);
-    let job = rig.sent.iter().find(|job| &*job.upstream == "a").unwrap();
-    assert!(job.paused >= Duration::from_secs(60), "{:?} does not count towards giving up", job.paused);
-    assert!(rig.core.state().upstreams().iter().all(|upstream| upstream.hold.is_none()));
-}
-
-#[test]
-fn a_held_delivery_waits_for_its_release_by_hand_or_by_time() {
-    let mut rig = Rig::new(to_ab());
-    rig.core.window("a", 0);
-    let (one, two) = (rig.log.accept("t"), rig.log.accept("t"));
-    rig.settle();
-    rig.log.command(Action::Hold { targets: Rig::target(one, "a"), until_ms: None, reason: None });
-    let until_ms = Some(at(10).as_millis());
-    rig.log.command(Action::Hold { targets: Rig::target(two, "a"), until_ms, reason: None });
-    rig.core.window("a", 9);
-    rig.later(5);
-    assert!(rig.take().is_empty());
-    rig.later(6);
-    assert_eq!(rig.take(), [job("a", two, 1)]);
-    rig.log.command(Action::Release { targets: Rig::target(one, "a") });
-    rig.later(1);
-    assert_eq!(rig.take(), [job("a", one, 1)]);
-}
-
-#[test]
-fn deliveries_of_a_removed_upstream_are_held_until_it_returns() {
-    let mut rig = Rig::new(to_ab());
-    rig.core.window("b", 0);
-    let event = rig.log.accept("s");
-    rig.settle();
-    rig.take();
-    rig.table = table(&["a"], vec![route("both", "s", &["a"])]);
-    rig.settle();
-    rig.later(100);
-    assert_eq!(rig.state_of(event, "b"), Some(DeliveryState::Held));
-    assert!(rig.take().is_empty());
-    rig.table = to_ab();
-    rig.later(1);
-    assert_eq!(rig.sent[0].paused, Duration::from_secs(101));
-    assert_eq!(rig.take(), [job("b", event, 1)]);
-}
-
-#[test]
 fn a_returned_job_is_due_again_without_an_attempt() {
     let mut rig = Rig::new(to_ab());
     let event = rig.log.accept("t");
@@ -445,66 +374,6 @@ fn a_replay_to_another_upstream_makes_a_delivery() {
     rig.later(1);
     assert_eq!((rig.sent[0].replays, rig.sent[0].new_keys), (1, 1));
     assert_eq!(&*rig.sent[0].upstream, "b");
-}
-
-#[test]
-fn a_backlog_beyond_memory_is_read_back_in_order() {
-    let log = TestLog::new();
-    let events: Vec<Seq> = (0..3_000).map(|_| log.accept("t")).collect();
-    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000 };
-    let mut rig = Rig::over(log, to_ab(), bounds);
-    let mut seen = Vec::new();
-    rig.settle();
-    loop {
-        let jobs = rig.take();
-        if jobs.is_empty() {
-            break;
-        }
-        seen.extend(jobs.iter().map(|(_, event, _)| *event));
-        rig.answer(&jobs, &Change::Retry(at(100)));
-    }
-    assert_eq!(seen, events);
-    rig.later(101);
-    let mut again = Vec::new();
-    loop {
-        let jobs = rig.take();
-        if jobs.is_empty() {
-            break;
-        }
-        again.extend(jobs.iter().map(|(_, event, _)| *event));
-        rig.answer(&jobs, &Change::Delivered);
-    }
-    again.sort_unstable();
-    assert_eq!(again, events, "retries beyond the bound in memory are found in the records");
-}
-
-#[test]
-fn retries_beyond_memory_go_on_though_the_search_still_sees_those_settled_since_the_checkpoint() {
-    let log = TestLog::new();
-    let events: Vec<Seq> = (0..3_000).map(|_| log.accept("t")).collect();
-    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000 };
-    let mut rig = Rig::over(log, to_ab(), bounds);
-    rig.settle();
-    loop {
-        let jobs = rig.take();
-        if jobs.is_empty() {
-            break;
-        }
-        rig.answer(&jobs, &Change::Retry(at(100)));
-    }
-    let _written = rig.core.state_mut().freeze(0);
-    rig.later(101);
-    let mut again = Vec::new();
-    loop {
-        let jobs = rig.take();
-        if jobs.is_empty() {
-            break;
-        }
-        again.extend(jobs.iter().map(|(_, event, _)| *event));
-        rig.answer(&jobs, &Change::Delivered);
-    }
-    again.sort_unstable();
-    assert!(again == events, "{} of {} retries were sent", again.len(), events.len());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     expr::Expr,
-    routing::{HeaderEdit, PathEdit, Route},
+    routing::{HeaderEdit, Route},
 };
 
 /// Reads every `[[route]]`, in the order they stand. A route without a name is called after its number.
@@ -23,16 +23,7 @@ pub(super) fn read(root: &Section<'_>) -> Vec<(Route, Place)> {
 
 /// The route that a source's `to` stands for.
 pub(super) fn unconditional(source: &Arc<str>, to: Vec<Box<str>>) -> Route {
-    Route {
-        name: source.clone(),
-        sources: Some(vec![Box::from(&**source)]),
-        when: None,
-        to,
-        transform: None,
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    Route { sources: Some(vec![Box::from(&**source)]), ..Route::new(source, to) }
 }
 
 /// The names in a `to`, each once.
@@ -82,7 +73,7 @@ fn one(index: usize, section: Section<'_>) -> (Route, Place) {
     }
     let place = section.place.clone();
     section.finish();
-    (Route { name: name.into(), sources, when, to, transform, headers, path, method }, place)
+    (Route { sources, when, transform, headers, path, method, ..Route::new(&name, to) }, place)
 }
 
 fn never_matches(when: &Expr) -> bool {

@@ -186,6 +186,23 @@ pub struct Route {
     pub method: Option<Method>,
 }
 
+impl Route {
+    /// A route that takes every event of every source, changes nothing and leads to these upstreams.
+    #[must_use]
+    pub fn new(name: &str, to: Vec<Box<str>>) -> Self {
+        Self {
+            name: name.into(),
+            sources: None,
+            when: None,
+            to,
+            transform: None,
+            headers: HeaderEdit::default(),
+            path: PathEdit::default(),
+            method: None,
+        }
+    }
+}
+
 /// An upstream: where and how events are forwarded.
 pub struct Upstream {
     /// Its name.
@@ -216,6 +233,29 @@ pub struct Upstream {
     pub soft_bounce: bool,
     /// Bytes of an answer that is handed back to a sender.
     pub max_reply: usize,
+}
+
+impl Upstream {
+    /// An upstream with the defaults of the contract: no credentials, no TLS, the request's own path and `Host`.
+    #[must_use]
+    pub fn new(name: &str, target: Target) -> Self {
+        Self {
+            name: name.into(),
+            target,
+            headers: Vec::new(),
+            tls: None,
+            timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(30),
+            retry: RetryPolicy::standard(),
+            breaker: BreakerPolicy::standard(),
+            concurrency: 64,
+            host: HostPolicy::Preserve,
+            path: PathEdit::default(),
+            soft_bounce: false,
+            max_reply: 1 << 20,
+        }
+    }
 }
 
 /// An upstream's address.

@@ -45,16 +45,8 @@ fn table(sources: &[(&str, Option<&str>, &str)], routes: Vec<Route>) -> Table {
 }
 
 fn route(name: &str, sources: Option<&[&str]>, to: &[&str]) -> Route {
-    Route {
-        name: name.into(),
-        sources: sources.map(|names| names.iter().map(|name| (*name).into()).collect()),
-        when: None,
-        to: to.iter().map(|name| (*name).into()).collect(),
-        transform: None,
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    let sources = sources.map(|names| names.iter().map(|name| (*name).into()).collect());
+    Route { sources, ..Route::new(name, to.iter().map(|name| (*name).into()).collect()) }
 }
 
 fn transformed(name: &str, transform: &str) -> Route {

@@ -5,8 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use stagepost::{
     expr::Expr,
     routing::{
-        BreakerPolicy, DedupeRule, HeaderEdit, HostPolicy, KeySelector, Limits, OnDuplicate, PathEdit, PathPattern,
-        RetryPolicy, Route, Source, Table, TableParts, Target, Upstream,
+        DedupeRule, KeySelector, Limits, OnDuplicate, PathPattern, Route, Source, Table, TableParts, Target, Upstream,
     },
 };
 
@@ -51,16 +50,7 @@ pub fn table(live: &[&str], generation: u64) -> Arc<Table> {
 }
 
 fn route(source: &str, to: &[&str]) -> Route {
-    Route {
-        name: source.into(),
-        sources: Some(vec![source.into()]),
-        when: None,
-        to: to.iter().map(|name| (*name).into()).collect(),
-        transform: None,
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    Route { sources: Some(vec![source.into()]), ..Route::new(source, to.iter().map(|name| (*name).into()).collect()) }
 }
 
 fn source(name: &str) -> Arc<Source> {
@@ -75,20 +65,5 @@ fn source(name: &str) -> Arc<Source> {
 }
 
 fn upstream(name: &str) -> Arc<Upstream> {
-    Arc::new(Upstream {
-        name: name.into(),
-        target: Target::Http("http://127.0.0.1:1".parse().unwrap()),
-        headers: Vec::new(),
-        tls: None,
-        timeout: Duration::from_secs(10),
-        connect_timeout: Duration::from_secs(3),
-        idle_timeout: Duration::from_secs(30),
-        retry: RetryPolicy::standard(),
-        breaker: BreakerPolicy::standard(),
-        concurrency: 4,
-        host: HostPolicy::Preserve,
-        path: PathEdit::default(),
-        soft_bounce: false,
-        max_reply: 1 << 20,
-    })
+    Arc::new(Upstream { concurrency: 4, ..Upstream::new(name, Target::Http("http://127.0.0.1:1".parse().unwrap())) })
 }

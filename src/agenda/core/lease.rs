@@ -20,6 +20,17 @@ const LEASE: Duration = Duration::from_secs(15 * 60);
 const TIMEOUTS: u32 = 2;
 
 impl Core {
+    /// Ends a lease; whether there was one.
+    pub(super) fn end_lease(&mut self, key: Key) -> bool {
+        let Some(lane) = self.lanes.get_mut(key.upstream as usize) else { return false };
+        let sent = matches!(lane.leases.get(&key.event), Some(Lease::Sent(_)));
+        if sent {
+            lane.leases.remove(&key.event);
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        sent
+    }
+
     /// Takes jobs back whose settlement never came. Called now and then.
     ///
     /// # Errors

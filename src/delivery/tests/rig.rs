@@ -28,10 +28,7 @@ use crate::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, ReadError,
         entry::{Attempted, decode_attempted},
     },
-    routing::{
-        BreakerPolicy, HostPolicy, Limits, Live, PathEdit, RetryPolicy, Route, Schedule, Table, TableParts, Target,
-        Upstream,
-    },
+    routing::{BreakerPolicy, Limits, Live, RetryPolicy, Route, Schedule, Table, TableParts, Target, Upstream},
     telemetry::Metrics,
 };
 
@@ -246,10 +243,6 @@ pub(crate) fn event(seq: Seq) -> Event {
 /// An upstream that gives up patience early, for tests of failures.
 pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
     Upstream {
-        name: name.into(),
-        target,
-        headers: Vec::new(),
-        tls: None,
         timeout: PATIENCE,
         connect_timeout: PATIENCE,
         idle_timeout: PATIENCE,
@@ -261,10 +254,7 @@ pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
         },
         breaker: BreakerPolicy { failures: 5, error_rate: None, cool_down: Duration::from_secs(3600) },
         concurrency: 8,
-        host: HostPolicy::Preserve,
-        path: PathEdit::default(),
-        soft_bounce: false,
-        max_reply: 1 << 20,
+        ..Upstream::new(name, target)
     }
 }
 
