@@ -46,7 +46,7 @@ pub struct Reason {
 }
 
 /// Every reason code there is; anything else read from disk becomes `other`.
-const CODES: [&str; 15] = [
+const CODES: [&str; 27] = [
     "refused",
     "given_up",
     "transform_failed",
@@ -62,6 +62,18 @@ const CODES: [&str; 15] = [
     "loop",
     "over_rate",
     "over_budget",
+    "skipped",
+    "key_parked",
+    "stale",
+    "coalesced",
+    "not_accepted",
+    "diverted",
+    "policy",
+    "rehearsal",
+    "answered_error",
+    "subscriber_disabled",
+    "address_refused",
+    "unwritable",
 ];
 
 impl Reason {
@@ -121,9 +133,9 @@ pub enum Status {
     /// Kept back until an operator or a returning upstream lets it go.
     Held(Reason),
     /// Answered unacceptably; waits for a person.
-    Review,
-    /// A newer event took its place.
-    Superseded,
+    Review(Reason),
+    /// Another delivery took its place: a newer event's, or one to another upstream.
+    Superseded(Reason),
     /// Settled without sending: a transform said `empty`, or a route with no upstream matched.
     Ignored,
 }
@@ -177,6 +189,10 @@ pub enum Change {
     Release(Timestamp),
     /// Made due again by an operator or a resend, whatever it was.
     Replay(Timestamp),
+    /// Answered unacceptably: a person decides.
+    Review(Reason),
+    /// Another delivery takes its place.
+    Supersede(Reason),
 }
 
 /// A change that makes no sense in the state the delivery is in.
@@ -202,6 +218,8 @@ impl Status {
             (Self::Pending { .. } | Self::Held(_), Change::Die(reason)) => Ok(Self::Dead(reason)),
             (Self::Pending { .. } | Self::Held(_), Change::Ignore) => Ok(Self::Ignored),
             (Self::Pending { .. } | Self::Held(_), Change::Hold(reason)) => Ok(Self::Held(reason)),
+            (Self::Pending { .. } | Self::Held(_), Change::Review(reason)) => Ok(Self::Review(reason)),
+            (Self::Pending { .. } | Self::Held(_), Change::Supersede(reason)) => Ok(Self::Superseded(reason)),
             (Self::Held(_), Change::Release(due)) => Ok(Self::Pending { due }),
             (_, Change::Replay(due)) => Ok(Self::Pending { due }),
             (from, change) => Err(Impossible { from: from.state(), change }),
@@ -216,8 +234,8 @@ impl Status {
             Self::Delivered => DeliveryState::Delivered,
             Self::Dead(_) => DeliveryState::Dead,
             Self::Held(_) => DeliveryState::Held,
-            Self::Review => DeliveryState::Review,
-            Self::Superseded => DeliveryState::Superseded,
+            Self::Review(_) => DeliveryState::Review,
+            Self::Superseded(_) => DeliveryState::Superseded,
             Self::Ignored => DeliveryState::Ignored,
         }
     }
@@ -228,11 +246,11 @@ impl Status {
         !matches!(self, Self::Pending { .. } | Self::Held(_))
     }
 
-    /// The reason it is dead or held.
+    /// The reason it is dead, held, in review or superseded.
     #[must_use]
     pub const fn reason(&self) -> Option<&Reason> {
         match self {
-            Self::Dead(reason) | Self::Held(reason) => Some(reason),
+            Self::Dead(reason) | Self::Held(reason) | Self::Review(reason) | Self::Superseded(reason) => Some(reason),
             _ => None,
         }
     }
@@ -294,7 +312,12 @@ mod tests {
 
     #[test]
     fn a_settled_delivery_changes_only_by_replay() {
-        for settled in [Status::Delivered, Status::Dead(Reason::new("given_up")), Status::Ignored, Status::Superseded] {
+        for settled in [
+            Status::Delivered,
+            Status::Dead(Reason::new("given_up")),
+            Status::Ignored,
+            Status::Superseded(Reason::new("stale")),
+        ] {
             for change in [Change::Delivered, Change::Retry(T), Change::Release(T), Change::Ignore] {
                 assert!(settled.change(change).is_err());
             }

@@ -114,7 +114,9 @@ impl State {
             new.set_status(&status, entry.time);
         }
         new.last = Some(entry.pos.seq);
-        if !overtaken && matches!(attempted.change, Change::Die(_) | Change::Hold(_)) {
+        if !overtaken
+            && matches!(attempted.change, Change::Die(_) | Change::Hold(_) | Change::Review(_) | Change::Supersede(_))
+        {
             new.reason_at = Some(entry.pos.seq);
         }
         if let Some(attempt) = &attempted.attempt {

@@ -51,7 +51,7 @@ impl Key {
 pub struct Record {
     /// Its state.
     pub state: DeliveryState,
-    /// The stored number of the reason's code, for dead and held.
+    /// The stored number of the reason's code, for dead, held, review and superseded.
     pub reason: u8,
     /// A replay made it due; cleared by the next attempt.
     pub replayed: bool,
@@ -108,8 +108,8 @@ impl Record {
             DeliveryState::Delivered => Status::Delivered,
             DeliveryState::Dead => Status::Dead(Reason::from_number(self.reason)),
             DeliveryState::Held => Status::Held(Reason::from_number(self.reason)),
-            DeliveryState::Review => Status::Review,
-            DeliveryState::Superseded => Status::Superseded,
+            DeliveryState::Review => Status::Review(Reason::from_number(self.reason)),
+            DeliveryState::Superseded => Status::Superseded(Reason::from_number(self.reason)),
             DeliveryState::Ignored => Status::Ignored,
         }
     }
@@ -120,7 +120,7 @@ impl Record {
         self.state = status.state();
         match status {
             Status::Pending { due } => self.due = *due,
-            Status::Dead(reason) | Status::Held(reason) => {
+            Status::Dead(reason) | Status::Held(reason) | Status::Review(reason) | Status::Superseded(reason) => {
                 self.reason = reason.number();
                 if !same {
                     self.due = NEVER;

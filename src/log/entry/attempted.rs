@@ -100,6 +100,8 @@ fn encode_change(out: &mut Writer, change: &Change) {
         Change::Hold(why) => reason(out, 5, why),
         Change::Release(due) => out.pair(6, due.as_millis()),
         Change::Replay(due) => out.pair(7, due.as_millis()),
+        Change::Review(why) => reason(out, 8, why),
+        Change::Supersede(why) => reason(out, 9, why),
     }
 }
 
@@ -117,6 +119,8 @@ fn decode_change(from: &mut Reader) -> Option<Change> {
         5 => Change::Hold(reason(from)?),
         6 => Change::Release(from.time()?),
         7 => Change::Replay(from.time()?),
+        8 => Change::Review(reason(from)?),
+        9 => Change::Supersede(reason(from)?),
         _ => return None,
     })
 }
