@@ -208,8 +208,15 @@ impl Fake {
         change: Change,
         previous: Option<Seq>,
     ) -> Seq {
-        let attempted =
-            Attempted { event: id.pos.seq, upstream: upstream.into(), attempt, change, previous, replays: None };
+        let attempted = Attempted {
+            event: id.pos.seq,
+            upstream: upstream.into(),
+            attempt,
+            change,
+            previous,
+            replays: None,
+            turn: None,
+        };
         self.log.push(Kind::Attempted, entry::encode_attempted(&attempted))
     }
 

@@ -12,12 +12,14 @@ pub mod core;
 mod duplicates;
 mod feed;
 mod lane;
+mod order;
 pub mod plan;
 mod read;
 mod retry;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod turns;
 mod view;
 
 use std::{

@@ -99,7 +99,8 @@ impl Core {
     }
 
     /// Sets the gauges.
-    pub(super) fn measure(&self, metrics: &Metrics, now: crate::clock::Timestamp) {
+    pub(super) fn measure(&mut self, metrics: &Metrics, now: crate::clock::Timestamp) {
+        self.measure_order(metrics);
         for stats in self.upstream_stats() {
             let gauges = metrics.upstream(&stats.name);
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);

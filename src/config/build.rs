@@ -8,6 +8,7 @@ use std::{
 use super::{
     context::Context,
     listen::is_public,
+    order,
     problem::Place,
     reader::suggestion,
     server::QUEUE_BESIDE_BODY,
@@ -32,6 +33,8 @@ impl Parts {
         self.check_paths(cx);
         self.check_sizes(cx, store);
         self.check_use(cx);
+        let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
+        order::check(cx, &sources, self.all_routes());
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
     }

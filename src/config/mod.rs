@@ -17,6 +17,7 @@ mod interpolate;
 mod keys;
 mod limits;
 mod listen;
+mod order;
 mod outside;
 mod patience;
 mod problem;

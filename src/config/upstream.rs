@@ -17,7 +17,7 @@ use super::{
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -69,7 +69,9 @@ fn one(
     let timeout = positive(&section, "timeout", "10s");
     let connect_timeout = positive(&section, "connect_timeout", "3s");
     let idle_timeout = positive(&section, "idle_timeout", "30s");
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
+    let replays = section.accept("replay_share", Share::new(replays));
     let breaker = breaker(section.section("breaker"));
     let concurrency = section.count("concurrency", 64, 1..=65_536);
     let host = host(&section, is_https);
@@ -100,6 +102,7 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
+        turns: TurnPolicy { retries: retries?, replays: replays? },
     };
     Some((upstream, place))
 }

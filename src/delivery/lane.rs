@@ -384,7 +384,13 @@ impl Lane {
         for Evidence { event, entry } in deliveries {
             // Without its entry the delivery never died; it is still leased, and made again after a restart.
             if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq), replays: None };
+                let named = settle::Named {
+                    event,
+                    upstream: &self.name,
+                    previous: Some(id.pos.seq),
+                    replays: None,
+                    turn: None,
+                };
                 let change = Change::Replay(self.env.clock.steady());
                 self.write(settle::attempted(&named, None, change), Done::nobody());
             }

@@ -90,6 +90,7 @@ impl Engine {
             new_keys: 0,
             paused: Duration::ZERO,
             previous: None,
+            turn: None,
         };
         let draft =
             request::prepare(&job, upstream, &table, &self.0.env.log, &self.0.env.evaluator, &lane.large_bodies)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::classify::Judgement;
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, Job, Outcome, Reason, Seq},
+    event::{Attempt, Change, Job, Outcome, Reason, Seq, Turn},
     jitter::Jitter,
     log::{Kind, NewEntry, entry},
     routing::RetryPolicy,
@@ -61,12 +61,14 @@ pub(crate) struct Named<'a> {
     pub(crate) previous: Option<Seq>,
     /// See [`entry::Attempted::replays`].
     pub(crate) replays: Option<u32>,
+    /// See [`entry::Attempted::turn`].
+    pub(crate) turn: Option<&'a Turn>,
 }
 
 impl<'a> From<&'a Job> for Named<'a> {
     fn from(job: &'a Job) -> Self {
         let (event, previous) = (job.event.id.pos.seq, job.previous);
-        Self { event, upstream: &job.upstream, previous, replays: Some(job.replays) }
+        Self { event, upstream: &job.upstream, previous, replays: Some(job.replays), turn: job.turn.as_deref() }
     }
 }
 
@@ -79,6 +81,7 @@ pub(crate) fn attempted(named: &Named<'_>, attempt: Option<Attempt>, change: Cha
         change,
         previous: named.previous,
         replays: named.replays,
+        turn: named.turn.cloned(),
     };
     NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) }
 }

@@ -201,4 +201,6 @@ pub struct Job {
     pub paused: std::time::Duration,
     /// The entry of the attempt before this one.
     pub previous: Option<Seq>,
+    /// What is to be stored with its settlement, if it is one of an ordered key and there is anything to say.
+    pub turn: Option<std::sync::Arc<super::Turn>>,
 }

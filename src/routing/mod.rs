@@ -8,6 +8,7 @@ mod changes;
 mod guard;
 mod index;
 mod limits;
+mod order;
 mod pattern;
 mod policy;
 mod provider;
@@ -15,6 +16,7 @@ mod retry;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};
+pub use order::{OnFailure, OrderError, OrderKey, OrderPolicy};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };
@@ -36,6 +39,7 @@ pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
+pub use turns::{NoShare, Priority, Share, TurnPolicy};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

@@ -6,8 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, PathEdit,
-    PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy,
+    PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
+    TurnPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -184,6 +185,10 @@ pub struct Route {
     pub path: PathEdit,
     /// The method that is sent.
     pub method: Option<Method>,
+    /// One delivery of a key at a time; None: in no order.
+    pub order: Option<Arc<OrderPolicy>>,
+    /// How soon first attempts are made.
+    pub priority: Priority,
 }
 
 impl Route {
@@ -199,6 +204,8 @@ impl Route {
             headers: HeaderEdit::default(),
             path: PathEdit::default(),
             method: None,
+            order: None,
+            priority: Priority::Normal,
         }
     }
 }
@@ -233,6 +240,8 @@ pub struct Upstream {
     pub soft_bounce: bool,
     /// Bytes of an answer that is handed back to a sender.
     pub max_reply: usize,
+    /// How its attempts are divided between first attempts, retries and replays.
+    pub turns: TurnPolicy,
 }
 
 impl Upstream {
@@ -254,6 +263,7 @@ impl Upstream {
             path: PathEdit::default(),
             soft_bounce: false,
             max_reply: 1 << 20,
+            turns: TurnPolicy::standard(),
         }
     }
 }

@@ -17,6 +17,10 @@ use crate::{
     },
 };
 
+/// The stored numbers of priorities.
+const HIGH: u8 = 0;
+const LOW: u8 = 2;
+
 /// What an entry changed, for whoever schedules deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -90,6 +94,15 @@ impl State {
                 note(Note::Planned(key));
             }
         }
+        for (event, target, priority) in planned.priorities {
+            let upstream = ids.get(target as usize).and_then(|id| self.upstreams.get_mut(*id as usize));
+            let Some(upstream) = upstream.filter(|upstream| upstream.waiting.contains(event)) else { continue };
+            match priority {
+                HIGH => upstream.high.insert(event),
+                LOW => upstream.low.insert(event),
+                _ => false,
+            };
+        }
         Ok(Some(()))
     }
 
@@ -118,6 +131,20 @@ impl State {
             && matches!(attempted.change, Change::Die(_) | Change::Hold(_) | Change::Review(_) | Change::Supersede(_))
         {
             new.reason_at = Some(entry.pos.seq);
+        }
+        if let Some(turn) = &attempted.turn {
+            // What it waited for others of its key does not count towards giving up.
+            if let Some(begun) = turn.begun
+                && !overtaken
+                && (old.attempts == 0 || old.replayed)
+            {
+                new.planned_at = new.planned_at.max(begun);
+            }
+            if let (Some(version), Change::Delivered) = (&turn.version, &attempted.change)
+                && let Some(upstream) = self.upstream_mut(key.upstream)
+            {
+                upstream.newest.note(turn.key, version, entry.pos.seq);
+            }
         }
         if let Some(attempt) = &attempted.attempt {
             new.attempts = attempt.number;
@@ -210,6 +237,7 @@ impl State {
                     record.due = at.after(Duration::from_micros(spread));
                     record.planned_at = record.due;
                     record.replayed = true;
+                    record.let_go = false;
                     if created && record.origin_unknown {
                         record.attempts = 0;
                         record.origin_unknown = false;
@@ -218,6 +246,7 @@ impl State {
                     record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
                 })?;
             }
+            Action::LetGo { targets } => self.let_go(&targets, note)?,
             Action::Delete { events } => {
                 for event in events {
                     self.delete(event, entry, note)?;
@@ -263,6 +292,17 @@ impl State {
         Ok(())
     }
 
+    /// Dead deliveries that keep those behind them of their key waiting do so no longer.
+    fn let_go(&mut self, targets: &[Target], note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        for target in targets {
+            let key = Key::new(target.event, self.intern(&target.upstream));
+            let Some(old) = self.before(key)?.filter(|old| old.state == DeliveryState::Dead) else { continue };
+            self.put(key, &old, Record { let_go: true, ..old });
+            note(Note::Stopped(key));
+        }
+        Ok(())
+    }
+
     fn delete(&mut self, event: Seq, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
         if event >= entry.pos.seq {
             return Ok(());
@@ -299,12 +339,12 @@ impl State {
     }
 
     fn take_waiting(&mut self, key: Key) -> bool {
-        self.upstream_mut(key.upstream).is_some_and(|upstream| upstream.waiting.remove(key.event))
+        self.upstream_mut(key.upstream).is_some_and(|upstream| upstream.take_waiting(key.event))
     }
 
     fn put(&mut self, key: Key, old: &Record, new: Record) {
         if let Some(upstream) = self.upstream_mut(key.upstream) {
-            if !upstream.waiting.remove(key.event) {
+            if !upstream.take_waiting(key.event) {
                 upstream.book(key.event, old, false);
             }
             upstream.book(key.event, &new, true);

@@ -365,6 +365,14 @@ pub struct UpstreamMetrics {
     pub breaker_state: Gauge,
     /// Attempts under way.
     pub in_flight: Gauge,
+    /// Keys whose first delivery failed, is held, or is dead and parks its key.
+    pub blocked_keys: Gauge,
+    /// Undelivered events whose key is not looked at.
+    pub keys_unknown: Gauge,
+    /// Events without a key in a route that asks for an order.
+    pub unordered: Counter,
+    /// Turns of events whose version could not be compared.
+    pub uncompared: Counter,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
 }

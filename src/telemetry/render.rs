@@ -198,7 +198,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         out.histogram("stagepost_delivery_seconds", &[("upstream", upstream)], &metrics.delivery);
     }
     type Read = fn(&UpstreamMetrics) -> i64;
-    let gauges: [(&str, &str, Read); 5] = [
+    let gauges: [(&str, &str, Read); 7] = [
         ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),
         ("stagepost_oldest_pending_seconds", "Age of the oldest pending delivery.", |metrics| {
             metrics.oldest_pending_seconds.get()
@@ -206,6 +206,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         ("stagepost_held", "Deliveries held.", |metrics| metrics.held.get()),
         ("stagepost_breaker_state", "0 closed, 1 half-open, 2 open.", |metrics| metrics.breaker_state.get()),
         ("stagepost_in_flight", "Attempts under way.", |metrics| metrics.in_flight.get()),
+        ("stagepost_blocked_keys", "Keys whose first delivery failed, is held or parks its key.", |metrics| {
+            metrics.blocked_keys.get()
+        }),
+        ("stagepost_keys_unknown", "Undelivered events whose key is not looked at.", |metrics| {
+            metrics.keys_unknown.get()
+        }),
     ];
     for (name, help, read) in gauges {
         out.family(name, "gauge", help);
@@ -213,10 +219,29 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
             out.sample(name, &[("upstream", upstream)], read(metrics));
         }
     }
+    ordered(out, all);
     out.family("stagepost_dead", "gauge", "Dead deliveries by reason.");
     for (upstream, metrics) in all {
         for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             out.sample("stagepost_dead", &[("upstream", upstream), ("reason", reason)], count);
+        }
+    }
+}
+
+fn ordered(out: &mut Text, all: &[(String, Arc<UpstreamMetrics>)]) {
+    type Read = fn(&UpstreamMetrics) -> u64;
+    let counters: [(&str, &str, Read); 2] = [
+        ("stagepost_unordered_total", "Events without a key in a route that asks for an order.", |metrics| {
+            metrics.unordered.get()
+        }),
+        ("stagepost_uncompared_total", "Turns of events whose version could not be compared.", |metrics| {
+            metrics.uncompared.get()
+        }),
+    ];
+    for (name, help, read) in counters {
+        out.family(name, "counter", help);
+        for (upstream, metrics) in all {
+            out.sample(name, &[("upstream", upstream)], read(metrics));
         }
     }
 }

@@ -23,10 +23,17 @@ impl Core {
     /// Ends a lease; whether there was one.
     pub(super) fn end_lease(&mut self, key: Key) -> bool {
         let Some(lane) = self.lanes.get_mut(key.upstream as usize) else { return false };
-        let sent = matches!(lane.leases.get(&key.event), Some(Lease::Sent(_)));
+        let sent = match lane.leases.get(&key.event) {
+            Some(Lease::Sent(_)) => true,
+            Some(Lease::Closing) => false,
+            Some(Lease::Queued) | None => return false,
+        };
+        lane.leases.remove(&key.event);
         if sent {
-            lane.leases.remove(&key.event);
             lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        if let Some(order) = &mut lane.order {
+            order.back(key.event);
         }
         sent
     }
@@ -43,6 +50,7 @@ impl Core {
                 lane.leases.iter().filter(|(_, state)| matches!(state, Lease::Sent(at) if now.since(*at) > lease));
             old.extend(lost.map(|(event, _)| Key::new(*event, id)));
         }
+        self.sweep_stalled(now)?;
         for key in old {
             tracing::warn!(event = key.event, "a job was neither settled nor returned: it is due again");
             self.end_lease(key);

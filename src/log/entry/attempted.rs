@@ -6,7 +6,7 @@ use super::{
     VERSION,
     codec::{Reader, Writer},
 };
-use crate::event::{Attempt, Change, Outcome, Reason, Sent, Seq};
+use crate::event::{Attempt, Change, Outcome, Reason, Sent, Seq, Turn, Version};
 
 /// An attempt and the change that follows from it; or a change without an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,13 @@ pub struct Attempted {
     /// How often the delivery had been replayed when the job was handed out: an attempt that began before a replay
     /// does not settle it. None for a change that counts whatever came between, and in older entries.
     pub replays: Option<u32>,
+    /// What an ordered delivery carries; None for all others, and in older entries. Stored only with `replays`.
+    pub turn: Option<Turn>,
 }
+
+/// Fields behind the number of replays, each with its number and its length, so that others can follow: those of
+/// unknown numbers are passed over.
+const TURN: u64 = 1;
 
 /// Encodes the payload of an `attempted` entry.
 #[must_use]
@@ -49,8 +55,43 @@ pub fn encode_attempted(attempted: &Attempted) -> Bytes {
     encode_change(&mut out, &attempted.change);
     if let Some(replays) = attempted.replays {
         out.number(u64::from(replays));
+        if let Some(turn) = &attempted.turn {
+            out.number(TURN);
+            out.bytes(&encode_turn(turn));
+        }
     }
     out.0.into()
+}
+
+fn encode_turn(turn: &Turn) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(32));
+    out.0.extend_from_slice(&turn.key.to_be_bytes());
+    out.option(turn.begun, |out, begun| out.number(begun.as_millis()));
+    match &turn.version {
+        None => out.number(0),
+        Some(Version::Number(number)) => {
+            out.number(1);
+            out.text(number);
+        }
+        Some(Version::Text(text)) => {
+            out.number(2);
+            out.text(text);
+        }
+    }
+    out.0
+}
+
+fn decode_turn(field: Bytes) -> Option<Turn> {
+    let mut from = Reader(field);
+    let key = u64::from_be_bytes(from.take(8)?.as_ref().try_into().ok()?);
+    let begun = from.option(Reader::time)?;
+    let version = match from.number()? {
+        0 => None,
+        1 => Some(Version::Number(from.text()?)),
+        2 => Some(Version::Text(from.text()?)),
+        _ => return None,
+    };
+    Some(Turn { begun, key, version })
 }
 
 /// Decodes the payload of an `attempted` entry.
@@ -82,7 +123,14 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
     let change = decode_change(&mut from)?;
     // The first releases wrote nothing behind the change.
     let replays = if from.0.is_empty() { None } else { Some(u32::try_from(from.number()?).ok()?) };
-    Some(Attempted { event, upstream, attempt, change, previous, replays })
+    let mut turn = None;
+    while !from.0.is_empty() {
+        let (field, bytes) = (from.number()?, from.slice()?);
+        if field == TURN {
+            turn = Some(decode_turn(bytes)?);
+        }
+    }
+    Some(Attempted { event, upstream, attempt, change, previous, replays, turn })
 }
 
 fn encode_change(out: &mut Writer, change: &Change) {
@@ -133,7 +181,15 @@ mod tests {
     #[test]
     fn an_entry_of_the_first_releases_counts_whatever_came_between() {
         let change = Change::Retry(Timestamp::from_millis(9));
-        let old = Attempted { event: 7, upstream: "a".into(), attempt: None, change, previous: Some(3), replays: None };
+        let old = Attempted {
+            event: 7,
+            upstream: "a".into(),
+            attempt: None,
+            change,
+            previous: Some(3),
+            replays: None,
+            turn: None,
+        };
         let stored = encode_attempted(&old);
         assert_eq!(&stored[..], [1, 7, 1, b'a', 1, 3, 0, 1, 9], "byte for byte as it was written then");
         assert_eq!(decode_attempted(&stored), Some(old.clone()));
@@ -141,6 +197,23 @@ mod tests {
             let new = Attempted { replays: Some(replays), ..old.clone() };
             let stored = encode_attempted(&new);
             assert_eq!(decode_attempted(&stored), Some(new));
+        }
+    }
+
+    #[test]
+    fn what_an_ordered_delivery_carries_stands_behind_and_fields_of_later_versions_are_passed_over() {
+        let (upstream, change) = ("a".into(), Change::Delivered);
+        let plain =
+            Attempted { event: 7, upstream, attempt: None, change, previous: None, replays: Some(0), turn: None };
+        let unordered = encode_attempted(&plain);
+        let versions = [None, Some(Version::Number("12".into())), Some(Version::Text("b".into()))];
+        for (version, begun) in versions.into_iter().zip([None, Some(Timestamp::from_millis(9)), None]) {
+            let ordered = Attempted { turn: Some(Turn { begun, key: 1 << 63, version }), ..plain.clone() };
+            let stored = encode_attempted(&ordered);
+            assert!(stored.starts_with(&unordered));
+            assert_eq!(decode_attempted(&stored), Some(ordered.clone()));
+            let later = [&stored[..], &[99, 2, 1, 1]].concat();
+            assert_eq!(decode_attempted(&later.into()), Some(ordered));
         }
     }
 }
