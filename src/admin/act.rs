@@ -72,6 +72,11 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
     }
     let Selection { targets, created, mut acted, .. } = selection;
     if !asked.dry_run {
+        // Each takes what it makes sense for.
+        for some in targets.chunks(PAGE).filter(|_| asked.verb == Verb::Release && !asked.ids.is_empty()) {
+            let action = Action::LetGo { targets: some.to_vec() };
+            ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        }
         let both = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
         for action in both {
             ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
@@ -322,7 +327,10 @@ impl<'a> Selection<'a> {
             match (&self.asked.to, self.asked.verb) {
                 (Some(to), Verb::Replay) if !meant.is_empty() || goes_nowhere => vec![Some(to.as_str().into())],
                 (_, Verb::Replay) if goes_nowhere => self.routed_now(found)?,
-                (_, verb) => meant.into_iter().filter(|d| changes(verb, d)).map(|d| Some(d.upstream.clone())).collect(),
+                (_, verb) => {
+                    let by_id = !self.asked.ids.is_empty();
+                    meant.into_iter().filter(|d| changes(verb, d, by_id)).map(|d| Some(d.upstream.clone())).collect()
+                }
             }
         };
         if upstreams.is_empty() {
@@ -392,10 +400,15 @@ fn last_answer(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<
     history.last()?.attempt.as_ref()?.status
 }
 
-const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {
+/// A dead delivery that is named is released in another sense: those that wait behind it, since they have its key, go.
+const fn changes(verb: Verb, delivery: &DeliveryView, by_id: bool) -> bool {
     match verb {
         Verb::Hold => matches!(delivery.status.state(), DeliveryState::Pending),
-        Verb::Release => matches!(delivery.status.state(), DeliveryState::Held),
+        Verb::Release => match delivery.status.state() {
+            DeliveryState::Held => true,
+            DeliveryState::Dead => by_id,
+            _ => false,
+        },
         Verb::Replay | Verb::Delete => true,
     }
 }

@@ -23,6 +23,11 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
             told.push(tried(last));
         }
         if matches!(found.state.as_str(), "pending" | "held") {
+            told.extend(
+                found.waits_for.as_ref().map(|before| {
+                    format!("It waits behind event {before}, which has the same key and goes before it.")
+                }),
+            );
             told.extend(gates(found, status.upstreams.iter().find(|upstream| upstream.name == found.upstream)));
         }
     }
@@ -91,7 +96,7 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
             "It is held for {upstream}, {tries}{why}. `stagepost release {id} --upstream {upstream}` lets it go."
         ),
         "review" => format!("{upstream} answered in a way that a person must judge, {tries}."),
-        "superseded" => format!("A newer event took its place for {upstream}."),
+        "superseded" => format!("Another took its place for {upstream}{why}."),
         "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
         other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),
     }

@@ -60,6 +60,7 @@ fn shown(
         reason: reason(log, delivery),
         due_at: due_at(delivery),
         in_flight: delivery.in_flight,
+        waits_for: delivery.waits_for.map(|event| event.to_string()),
         attempts_total: delivery.attempts,
         attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
         damaged: history.damaged,

@@ -126,6 +126,9 @@ pub struct ShownDelivery {
     pub reason: Option<String>,
     pub due_at: Option<Timestamp>,
     pub in_flight: bool,
+    /// The event whose delivery goes before this one, since both have the same key. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// How often it was tried; more than there are `attempts` if the beginning of its history is no longer stored.
     pub attempts_total: u32,
     pub attempts: Vec<Attempt>,
@@ -253,6 +256,29 @@ pub struct Reloaded {
 pub struct ReloadRefused {
     /// All problems, each with file, line and key.
     pub problems: Vec<String>,
+}
+
+/// One blocked key in `keys --json`: its first delivery failed, is held, or is dead and parks the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedKey {
+    /// Its upstream.
+    pub upstream: String,
+    /// The key, unless the body that it stands in is too large to be read for that.
+    pub key: Option<String>,
+    /// The event of the first delivery.
+    pub event: String,
+    /// The state of that.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why it is held or dead.
+    pub reason: Option<String>,
+    /// When it is tried again.
+    pub due_at: Option<Timestamp>,
+    /// When its event was accepted.
+    pub since: Timestamp,
+    /// How many wait behind it.
+    pub waiting: u64,
 }
 
 /// One refused request in `refused --json`.

@@ -11,6 +11,8 @@ mod lease;
 mod order;
 mod planning;
 
+pub use order::key_text;
+
 use std::{mem, sync::Arc, time::Duration};
 
 use roaring::RoaringTreemap;
@@ -400,7 +402,7 @@ impl Core {
             Note::Planned(key) => {
                 self.grow();
                 if self.has_order(key.upstream) {
-                    return self.revise(key, now);
+                    return self.planned_in_order(key, now);
                 }
                 self.miss(key);
             }

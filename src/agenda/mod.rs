@@ -38,6 +38,7 @@ pub use command::{CommandError, TARGETS_MAX, Ticket};
 pub use core::Bounds;
 pub use feed::{Bell, Feed, Next};
 pub use read::read as read_events;
+pub use view::Blocked;
 
 use crate::{
     clock::{Clock, Timestamp},

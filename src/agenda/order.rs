@@ -55,6 +55,10 @@ pub(super) struct Order {
     free: RoaringTreemap,
     /// Not settled, and not looked at: everything above the lowest waits.
     pub(super) unknown: RoaringTreemap,
+    /// Of these, those that were under way before their keys were known: they are looked at first.
+    pub(super) out_unknown: BTreeSet<Seq>,
+    /// Firsts of their keys above the lowest that is not looked at.
+    pub(super) barred: BTreeSet<Seq>,
     /// The same for replays, which hold nobody up.
     pub(super) late: RoaringTreemap,
     /// Events at hand that wait behind others.
@@ -82,6 +86,8 @@ impl Order {
             lines: HashMap::new(),
             free: RoaringTreemap::new(),
             unknown: open,
+            out_unknown: BTreeSet::new(),
+            barred: BTreeSet::new(),
             late: RoaringTreemap::new(),
             kept: HashMap::new(),
             kept_bytes: 0,
@@ -92,6 +98,18 @@ impl Order {
             swept: 0,
             most,
         }
+    }
+
+    /// These are under way.
+    pub(super) fn under_way(&mut self, out: impl Iterator<Item = Seq>) {
+        self.out_unknown.extend(out);
+        self.unknown.extend(self.out_unknown.iter());
+    }
+
+    /// The next first of its key that nobody unknown is before any more.
+    pub(super) fn next_cleared(&mut self) -> Option<Seq> {
+        let first = *self.barred.first()?;
+        if self.is_behind_unknown(first) { None } else { self.barred.pop_first() }
     }
 
     /// One whose key is known.
@@ -114,8 +132,7 @@ impl Order {
 
     /// It has no key.
     pub(super) fn free(&mut self, event: Seq) {
-        self.unknown.remove(event);
-        self.late.remove(event);
+        self.looked_at(event);
         self.free.insert(event);
     }
 
@@ -123,9 +140,16 @@ impl Order {
         self.unknown.contains(event) || self.late.contains(event)
     }
 
-    /// Whether no more keys fit in.
+    fn looked_at(&mut self, event: Seq) {
+        self.unknown.remove(event);
+        self.late.remove(event);
+        self.out_unknown.remove(&event);
+    }
+
+    /// Whether no more keys fit in. Those that somebody waits for who was under way before his key was known, always do:
+    /// he stands above them, and may be what the table is full of.
     pub(super) fn is_full(&self) -> bool {
-        self.members.len() >= self.most
+        self.members.len() >= self.most && self.barred.is_empty()
     }
 
     /// Whether somebody older is not looked at.
@@ -135,8 +159,7 @@ impl Order {
 
     /// Its key is known from now on.
     pub(super) fn join(&mut self, event: Seq, (key, policy): (u64, u16), undecided: bool, since: Option<Timestamp>) {
-        self.unknown.remove(event);
-        self.late.remove(event);
+        self.looked_at(event);
         if self.members.insert(event, Member { key, policy, undecided }).is_some() {
             return;
         }
@@ -158,8 +181,8 @@ impl Order {
     /// It is settled, or was never to be sent. The key, if there are others.
     pub(super) fn leave(&mut self, event: Seq, now: Timestamp) -> Option<u64> {
         self.free.remove(event);
-        self.unknown.remove(event);
-        self.late.remove(event);
+        self.looked_at(event);
+        self.barred.remove(&event);
         self.stalled.remove(&event);
         self.take_kept(event);
         let member = self.members.remove(&event)?;
@@ -211,6 +234,7 @@ impl Order {
 
     /// It is not under way any more.
     pub(super) fn back(&mut self, event: Seq) {
+        self.out_unknown.remove(&event);
         if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key))
             && line.out == Some(event)
         {

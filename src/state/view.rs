@@ -25,6 +25,8 @@ pub struct DeliveryView {
     pub due: Option<Timestamp>,
     /// An attempt is under way.
     pub in_flight: bool,
+    /// The delivery of the same key that it waits for. Known to a running instance only.
+    pub waits_for: Option<Seq>,
     /// The entry with the text of the reason.
     pub reason_at: Option<Seq>,
 }
@@ -92,6 +94,7 @@ impl DeliveryView {
             last: record.last,
             due: timed.then_some(record.due),
             in_flight: false,
+            waits_for: None,
             reason_at: record.reason_at,
         }
     }
@@ -111,6 +114,7 @@ impl DeliveryView {
             last: None,
             due: None,
             in_flight: false,
+            waits_for: None,
             reason_at: None,
         }
     }

@@ -228,7 +228,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     }
 }
 
-fn ordered(out: &mut Text, all: &[(String, Arc<UpstreamMetrics>)]) {
+fn ordered(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     type Read = fn(&UpstreamMetrics) -> u64;
     let counters: [(&str, &str, Read); 2] = [
         ("stagepost_unordered_total", "Events without a key in a route that asks for an order.", |metrics| {

@@ -12,6 +12,7 @@ use crate::{
         lane::{Absent, Lease, READ_EVENTS, Work, priority_of},
         order::Order,
         plan::{self, Orders},
+        view::Blocked,
     },
     clock::Timestamp,
     event::{Body, Change, DeliveryState, Event, Reason, Seq, Turn, Version},
@@ -21,7 +22,7 @@ use crate::{
         entry::{self, Attempted},
     },
     routing::{OnFailure, OrderKey, Priority},
-    state::{Key, NEVER, Record, StateError, UpstreamId},
+    state::{DeliveryView, Key, NEVER, Record, StateError, UpstreamId},
     telemetry::Metrics,
 };
 
@@ -86,8 +87,12 @@ impl Core {
                         open |= &upstream.dead;
                     }
                     lane.absent = Absent::default();
-                    lane.order = Some(Box::new(Order::new(orders.clone(), open, self.bounds.ordered_each)));
-                    self.unseen |= &self.reserved;
+                    let mut order = Order::new(orders.clone(), open, self.bounds.ordered_each);
+                    let out = lane.leases.iter().filter(|(_, lease)| matches!(lease, Lease::Sent(_)));
+                    order.under_way(out.map(|(event, _)| *event));
+                    lane.order = Some(Box::new(order));
+                    // Plans that are on their way into the log are not in there yet.
+                    self.unseen |= self.state.unplanned();
                 }
                 None => {
                     lane.order = None;
@@ -223,13 +228,21 @@ impl Core {
     /// Orders a read of events whose keys are not known.
     pub(super) fn learn(&mut self, id: UpstreamId) -> Result<(), StateError> {
         let unseen = self.first_unseen().unwrap_or(Seq::MAX);
+        let now = self.now;
+        while let Some(event) = self.order_mut(id).and_then(Order::next_cleared) {
+            self.revise(Key::new(event, id), now)?;
+        }
         let Some(order) = self.order_mut(id) else { return Ok(()) };
         if order.learning || order.is_full() {
             return Ok(());
         }
         let take =
             |set: &RoaringTreemap, below| set.iter().take_while(|event| *event < below).take(READ_EVENTS).collect();
-        let mut events: Vec<Seq> = take(&order.unknown, unseen);
+        // Whoever is under way keeps others of its key waiting: before anybody is sent, that key is known.
+        let mut events: Vec<Seq> = order.out_unknown.iter().copied().take(READ_EVENTS).collect();
+        if events.is_empty() {
+            events = take(&order.unknown, unseen);
+        }
         if events.is_empty() {
             events = take(&order.late, Seq::MAX);
         }
@@ -258,11 +271,13 @@ impl Core {
         for (seq, read) in events {
             let key = Key::new(seq, id);
             let Some(order) = self.order_mut(id) else { return Ok(()) };
-            if order.is_full() || !(order.late.contains(seq) || order.unknown.min() == Some(seq)) {
+            let out = order.out_unknown.contains(&seq);
+            let next = order.out_unknown.is_empty() && order.unknown.min() == Some(seq);
+            if !out && (order.is_full() || !(next || order.late.contains(seq))) {
                 continue;
             }
             let parks = order.orders.parks();
-            if matches!(self.standing(key, parks)?, Standing::Settled) {
+            if matches!(self.standing(key, parks)?, Standing::Settled) && !self.is_in_flight(key) {
                 self.order_mut(id).map(|order| order.leave(seq, now));
                 continue;
             }
@@ -308,6 +323,15 @@ impl Core {
         if order.is_first(seq) { self.place(id, key, None, now) } else { Ok(()) }
     }
 
+    /// A plan is in the log: if its delivery waits behind others nothing follows from that.
+    pub(super) fn planned_in_order(&mut self, key: Key, now: Timestamp) -> Result<(), StateError> {
+        let Some(order) = self.order_mut(key.upstream) else { return Ok(()) };
+        match order.member(key.event) {
+            Some(member) if !member.undecided && !order.is_first(key.event) => Ok(()),
+            _ => self.revise(key, now),
+        }
+    }
+
     /// Whether a delivery's plan is not made, or not known to hold it back.
     fn is_undecided(&self, key: Key) -> Result<bool, StateError> {
         if !self.state.unplanned().contains(key.event) {
@@ -325,7 +349,12 @@ impl Core {
         let undecided = member.undecided && self.is_undecided(key)?;
         let settled = matches!(self.standing(key, parks)?, Standing::Settled);
         let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+        let out = matches!(lane.leases.get(&seq), Some(Lease::Sent(_)));
         let Some(order) = lane.order.as_mut() else { return Ok(()) };
+        // One that is under way is finished before the next goes, also if it was deleted.
+        if settled && out {
+            return Ok(());
+        }
         if settled {
             lane.absent.remove(seq);
             return match order.leave(seq, now) {
@@ -336,7 +365,8 @@ impl Core {
         if let Some(member) = order.member_mut(seq) {
             member.undecided = undecided;
         }
-        if order.is_first(seq) { self.place(id, member.key, None, now) } else { Ok(()) }
+        // Also if it is not the first: that may have been passed over while this one was under way.
+        self.place(id, member.key, None, now)
     }
 
     /// The same for a delivery without a key, or whose key is not known.
@@ -345,7 +375,9 @@ impl Core {
         let Some(order) = self.order_mut(key.upstream) else { return Ok(()) };
         let (free, unknown, parks) = (order.is_free(seq), order.is_unknown(seq), order.orders.parks());
         let standing = self.standing(key, parks)?;
+        let out = self.is_in_flight(key);
         match standing {
+            Standing::Settled if out && unknown => {}
             Standing::Settled => {
                 self.order_mut(key.upstream).map(|order| order.leave(seq, now));
             }
@@ -353,6 +385,8 @@ impl Core {
                 self.order_mut(key.upstream).map(|order| order.leave(seq, now));
             }
             _ if unknown => {}
+            // Its plan is yet to be made, or on its way into the log; that is heard of.
+            Standing::Fresh if free && self.state.unplanned().contains(seq) => {}
             Standing::Fresh if free => self.miss(key),
             Standing::Pending(record) if free => schedule(&mut self.lanes, key, record.due, Work::of(&record), now),
             Standing::Held(record) if free => {
@@ -385,6 +419,10 @@ impl Core {
             let Some(seq) = order.next(line) else { return Ok(()) };
             let Some(member) = order.member(seq) else { return Ok(()) };
             if member.undecided || lane.leases.contains_key(&seq) {
+                return Ok(());
+            }
+            if order.is_behind_unknown(seq) {
+                order.barred.insert(seq);
                 return Ok(());
             }
             let Some(policy) = order.policy(member) else { return Ok(()) };
@@ -550,6 +588,31 @@ impl Core {
         self.out.append.push(attempted(closed));
     }
 
+    /// The delivery of the same key that one waits for.
+    pub(in crate::agenda) fn waits_for(&self, key: Key) -> Option<Seq> {
+        self.lanes.get(key.upstream as usize)?.order.as_ref()?.waits_for(key.event)
+    }
+
+    /// The firsts of blocked keys, the oldest of each upstream.
+    pub(in crate::agenda) fn blocked_keys(&self, name: Option<&str>, most: usize) -> Result<Vec<Blocked>, StateError> {
+        let mut found = Vec::new();
+        for ((id, lane), upstream) in (0..).zip(&self.lanes).zip(self.state.upstreams()) {
+            let Some(order) = lane.order.as_ref().filter(|_| name.is_none_or(|name| *name == *upstream.name)) else {
+                continue;
+            };
+            for event in order.stalled.iter().filter(|event| order.is_first(**event)).take(most) {
+                let Some(record) = self.state.record(Key::new(*event, id))? else { continue };
+                found.push(Blocked {
+                    stored_at: self.state.stored_at(*event)?,
+                    delivery: DeliveryView::new(upstream.name.clone(), &record),
+                    since: self.state.accepted_at(*event),
+                    waiting: order.behind(*event),
+                });
+            }
+        }
+        Ok(found)
+    }
+
     /// Sets the gauges of orders and hands out what was counted.
     pub(in crate::agenda) fn measure_order(&mut self, metrics: &Metrics) {
         for (lane, upstream) in self.lanes.iter_mut().zip(self.state.upstreams()) {
@@ -582,6 +645,20 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// The key of an event in words, by today's routes. None if it has none, or stands in a body that is not at hand.
+#[must_use]
+pub fn key_text(evaluator: &Evaluator, orders: &Orders, event: &Event) -> Option<String> {
+    let (_, policy) = orders.of(&event.source)?;
+    match &policy.key {
+        OrderKey::Header(name) => event.headers.get(name)?.to_str().ok().map(str::to_owned),
+        OrderKey::Expr(expr) => {
+            let Body::Inline(body) = &event.body else { return None };
+            let output = evaluator.now(expr, &plan::input(event, body))?.ok()?;
+            output.scalar().map(Into::into)
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         Kind, NewEntry,
         entry::{self, Attempted, Planned, PlannedEvent},
     },
-    state::{Key, StateError},
+    state::{Key, Record, StateError},
 };
 
 /// Numbers in one `planned` entry, so that it stays far below the largest entry.
@@ -196,10 +196,11 @@ impl Core {
     }
 
     /// Whether a crash came between such a change and the plan. A delivery died once, and what the filter says now
-    /// changes nothing; it was held once, and may have been released since.
+    /// changes nothing; it was held once, and may have been released since; or it was sent and settled.
     fn decided_before_its_plan(&self, event: Seq, upstream: &str, change: &Change) -> Result<bool, StateError> {
         let (true, Some(id)) = (self.state.has_early_record(event), self.state.id(upstream)) else { return Ok(false) };
         let record = self.state.record(Key::new(event, id))?;
-        Ok(record.is_some_and(|record| matches!(change, Change::Hold(_)) || record.state == DeliveryState::Dead))
+        let open = |record: &Record| matches!(record.state, DeliveryState::Pending | DeliveryState::Held);
+        Ok(record.is_some_and(|record| matches!(change, Change::Hold(_)) || !open(&record)))
     }
 }

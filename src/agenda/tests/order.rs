@@ -41,7 +41,9 @@ fn one_delivery_of_a_key_is_under_way_at_a_time_and_a_blocked_key_delays_no_othe
     assert_eq!(rig.sent_to_a(), [(more, 1)], "those behind the first wait for its retry");
     rig.restart();
     rig.later(31);
-    assert_eq!(rig.sent_to_a(), [(keyless, 1), (first[0], 2), (more, 1)], "also after a restart");
+    let mut sent = rig.sent_to_a();
+    sent.sort_unstable();
+    assert_eq!(sent, [(first[0], 2), (keyless, 1), (more, 1)], "also after a restart");
     rig.say(first[0], 2, Change::Die(Reason::new("given_up")));
     assert_eq!(rig.sent_to_a(), [(first[1], 1)], "when it is dead the next goes");
     rig.say(first[1], 1, Change::Delivered);

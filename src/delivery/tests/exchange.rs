@@ -78,17 +78,13 @@ async fn a_route_changes_path_method_and_headers() {
     let mut upstream = upstream("u", target);
     upstream.host = HostPolicy::Name(HeaderValue::from_static("inside"));
     let route = Route {
-        name: "r".into(),
-        sources: None,
-        when: None,
-        to: vec!["u".into()],
-        transform: None,
         headers: HeaderEdit {
             set: vec![("x-kind".parse().unwrap(), HeaderValue::from_static("two"))],
             remove: vec!["content-type".parse().unwrap()],
         },
         path: PathEdit { strip_prefix: Some("/hooks".into()), path: None },
         method: Some(Method::PUT),
+        ..Route::new("r", vec!["u".into()])
     };
     let rig = rig(vec![upstream], vec![route]);
     rig.dispatch([7], "u");
@@ -255,16 +251,7 @@ async fn an_upstream_that_switches_protocols_unasked_gives_no_answer_to_a_safe_r
 
 fn route(name: &str, when: Option<&str>, transform: Option<&str>) -> Route {
     let compile = |text: &str| crate::expr::Expr::compile(text).unwrap();
-    Route {
-        name: name.into(),
-        sources: None,
-        when: when.map(compile),
-        to: vec!["u".into()],
-        transform: transform.map(compile),
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    Route { when: when.map(compile), transform: transform.map(compile), ..Route::new(name, vec!["u".into()]) }
 }
 
 /// The request and the entry that one attempt under these routes leads to.
