@@ -228,7 +228,7 @@ fn the_reference_names_every_key_and_no_other() {
     let rows = rows(&document("docs/configuration.md"));
     for (title, section) in SECTIONS {
         let written: BTreeSet<String> = rows
-            .get(title)
+            .get(*title)
             .unwrap_or_else(|| panic!("no table for {title}"))
             .iter()
             .map(|(key, _)| key.clone())
