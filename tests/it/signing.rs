@@ -106,8 +106,7 @@ fn an_app_that_checks_the_providers_signature_gets_one_that_holds_for_the_transf
     let id = relay.events()[0]["id"].as_str().unwrap().to_owned();
     let shown = relay.wait_for_state(&id, "delivered");
     assert_eq!(signed(&shown), serde_json::json!({ "scheme": "stripe", "secret": "file:key" }));
-    let taken = next.events();
-    assert_eq!((taken.len(), &taken[0]["state"]), (1, &Value::from("unrouted")));
+    assert_eq!(next.events().len(), 1, "its receiver took it");
     assert!(relay.metric("stagepost_resigned_total{upstream=\"next\"}") > 0.5);
 }
 
