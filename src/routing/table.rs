@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy,
-    PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
-    TurnPolicy,
+    PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule,
+    TenantRule, TurnPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -242,6 +242,8 @@ pub struct Upstream {
     pub max_reply: usize,
     /// How its attempts are divided between first attempts, retries and replays.
     pub turns: TurnPolicy,
+    /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
+    pub sign: Option<SignPolicy>,
 }
 
 impl Upstream {
@@ -264,6 +266,7 @@ impl Upstream {
             soft_bounce: false,
             max_reply: 1 << 20,
             turns: TurnPolicy::standard(),
+            sign: None,
         }
     }
 }
@@ -366,6 +369,12 @@ impl Table {
         sources.sort_by(|one, other| index::precedence(one, other));
         let index = Index::new(&sources);
         Self { generation, hash, sources, routes, upstreams, limits, index }
+    }
+
+    /// The source of this name.
+    #[must_use]
+    pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| *source.name == *name)
     }
 
     /// Finds the source for a host (without port, any case) and a path as received: host before no host, exact
