@@ -6,9 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy,
-    PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule,
-    TenantRule, TurnPolicy,
+    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
+    OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy,
+    SplitRule, TenantRule, TurnPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -244,6 +244,8 @@ pub struct Upstream {
     pub turns: TurnPolicy,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
+    /// Whether events become CloudEvents; None: they go as requests.
+    pub cloudevents: Option<CloudEvents>,
 }
 
 impl Upstream {
@@ -267,6 +269,7 @@ impl Upstream {
             max_reply: 1 << 20,
             turns: TurnPolicy::standard(),
             sign: None,
+            cloudevents: None,
         }
     }
 }
