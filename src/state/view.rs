@@ -123,7 +123,10 @@ impl DeliveryView {
     #[must_use]
     pub fn with_reason(mut self, log: &dyn Log) -> Self {
         let text = self.reason_at.and_then(|seq| reason_text(log, seq));
-        if let (Status::Dead(reason) | Status::Held(reason), Some(text)) = (&mut self.status, text)
+        if let (
+            Status::Dead(reason) | Status::Held(reason) | Status::Review(reason) | Status::Superseded(reason),
+            Some(text),
+        ) = (&mut self.status, text)
             && reason.code == text.code
         {
             *reason = text;
