@@ -76,8 +76,7 @@ fn one(
     let connect_timeout = positive(&section, "connect_timeout", "3s");
     let idle_timeout = positive(&section, "idle_timeout", "30s");
     let (retry, retries) = retry(section.section("retry"), store.retention);
-    let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
-    let replays = section.accept("replay_share", Share::new(replays));
+    let turns = turns(&section, retries);
     let breaker = breaker(section.section("breaker"));
     let concurrency = section.count("concurrency", 64, 1..=65_536);
     let host = host(&section, is_https);
@@ -114,7 +113,7 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
-        turns: TurnPolicy { retries: retries?, replays: replays? },
+        turns: turns?,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
         cloudevents,
@@ -126,7 +125,8 @@ fn one(
 fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
     let target = sink::file(&section);
     let batch = sink::lines(&section);
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let turns = turns(&section, retries);
     let breaker = breaker(section.section("breaker"));
     let place = section.place.clone();
     section.finish();
@@ -134,11 +134,19 @@ fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Ups
         retry: retry?,
         breaker: breaker?,
         concurrency: 1,
+        turns: turns?,
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, target?)
     };
     Some((upstream, place))
+}
+
+/// How the attempts are divided; the share of retries stands in the section of those.
+fn turns(section: &Section<'_>, retries: Option<Share>) -> Option<TurnPolicy> {
+    let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
+    let replays = section.accept("replay_share", Share::new(replays));
+    Some(TurnPolicy { retries: retries?, replays: replays? })
 }
 
 fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
