@@ -184,6 +184,7 @@ const SECTIONS: [(&str, &str); 27] = [
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
+    ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
     ("[upstream.NAME.retry]", "[upstream.billing.retry]\nattempts = 3\n"),
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),

@@ -18,6 +18,7 @@ mod keys;
 mod limits;
 mod listen;
 mod outside;
+mod pace;
 mod patience;
 mod problem;
 mod reader;

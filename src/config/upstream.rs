@@ -8,6 +8,7 @@ use rustls_pki_types::ServerName;
 
 use super::{
     listen::pem_path,
+    pace,
     patience::{breaker, retry},
     problem::Place,
     reader::{Section, quoted},
@@ -71,7 +72,7 @@ fn one(
     let idle_timeout = positive(&section, "idle_timeout", "30s");
     let retry = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
-    let concurrency = section.count("concurrency", 64, 1..=65_536);
+    let (concurrency, pace) = pace::read(&section);
     let host = host(&section, is_https);
     let path = path_edit(&section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
@@ -95,7 +96,8 @@ fn one(
         idle_timeout,
         retry: retry?,
         breaker: breaker?,
-        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        concurrency,
+        pace,
         host,
         path,
         soft_bounce,

@@ -8,6 +8,7 @@ mod changes;
 mod guard;
 mod index;
 mod limits;
+mod pace;
 mod pattern;
 mod policy;
 mod provider;
@@ -24,6 +25,7 @@ pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};
+pub use pace::{BURST_MAX, Pace, PaceError, PaceRate, RateHeaders, waiting};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };

@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, PathEdit,
+    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, Pace, PathEdit,
     PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
     index::{self, Index},
 };
@@ -223,8 +223,10 @@ pub struct Upstream {
     pub retry: RetryPolicy,
     /// When to pause.
     pub breaker: BreakerPolicy,
-    /// Attempts at once.
+    /// Attempts at once, at most.
     pub concurrency: usize,
+    /// How fast, besides.
+    pub pace: Pace,
     /// Which Host.
     pub host: HostPolicy,
     /// Which path (a route's own edit comes first).
@@ -250,6 +252,7 @@ impl Upstream {
             retry: RetryPolicy::standard(),
             breaker: BreakerPolicy::standard(),
             concurrency: 64,
+            pace: Pace::standard(),
             host: HostPolicy::Preserve,
             path: PathEdit::default(),
             soft_bounce: false,

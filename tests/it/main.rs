@@ -23,6 +23,7 @@ mod expressions;
 mod front_door;
 mod log;
 mod operator;
+mod pace;
 mod permission;
 mod quarantine;
 mod restart;
