@@ -199,6 +199,9 @@ impl Gates {
         if self.limit(concurrency) == 0 {
             return std::mem::take(&mut self.queue);
         }
+        if self.pace.is_fixed() {
+            return VecDeque::new();
+        }
         let most = self.window(concurrency, now).saturating_mul(2);
         if self.queue.len() > most { self.queue.split_off(most / 2) } else { VecDeque::new() }
     }

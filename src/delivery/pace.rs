@@ -116,6 +116,11 @@ impl Pace {
         }
     }
 
+    /// Nothing but the concurrency bounds it, and that does not adapt.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.rate.is_none() && self.allowance.is_none() && self.adapt.is_none()
+    }
+
     /// Attempts at once.
     pub(crate) fn limit(&self, concurrency: usize) -> usize {
         self.adapt.as_ref().map_or(concurrency, |adapt| adapt.limit(concurrency))

@@ -298,7 +298,7 @@ fn values_in_another_form_are_refused_with_an_example() {
             "concurrency = { max = 0 }",
             "upstream.x.concurrency.max: takes a whole number from 1 to 65536",
         ),
-        ("[upstream.x]", "concurrency = { mix = 9 }", "upstream.x.concurrency.mix: unknown key; did you mean \"min\"?"),
+        ("[upstream.x]", "concurrency = { mn = 9 }", "upstream.x.concurrency.mn: unknown key; did you mean \"min\"?"),
         (
             "[upstream.x]",
             "rate = '0/s'",

@@ -110,7 +110,8 @@ impl World {
             assert!(rest.is_some_and(|rest| self.now + rest <= until), "the steward sleeps over a token");
         }
         if let Some(rate) = self.upstream.pace.rate {
-            let most = rate.per_second() as usize / 2 + 2 * concurrency + 20;
+            let waiting = crate::routing::waiting(rate.per_second());
+            let most = 2 * (waiting + self.gates.in_flight + 2 * (waiting / 4).max(2));
             assert!(self.gates.queue.len() <= most, "{} jobs wait behind {rate:?}", self.gates.queue.len());
         }
     }
@@ -181,7 +182,7 @@ impl World {
         for (first, from) in self.begun.iter().enumerate() {
             let mut most = 0.0;
             let mut burst = 0.0_f64;
-            let mut era = self.rates.partition_point(|(since, _)| since <= from) - 1;
+            let mut era = self.rates.partition_point(|(since, _)| since < from).saturating_sub(1);
             let mut since = *from;
             for (count, until) in (1_u32..).zip(&self.begun[first..]) {
                 loop {
