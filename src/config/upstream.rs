@@ -14,6 +14,7 @@ use super::{
     reader::{Section, quoted},
     server::{Server, header_name, positive},
     settings::StoreSettings,
+    sign,
     source::{chain, check_name},
     tls,
 };
@@ -80,6 +81,7 @@ fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let sign = sign::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -102,6 +104,7 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
+        sign: sign?,
     };
     Some((upstream, place))
 }

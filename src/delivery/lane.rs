@@ -311,7 +311,8 @@ impl Lane {
             self.give_back([job]);
             return 0;
         };
-        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
+        let now = env.clock.now();
+        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
             Ok(draft) => self.send(client, &draft, (&job, ticket), upstream).await,
             Err(Unsent::Settled(change)) => {
                 self.put_back();
@@ -346,6 +347,9 @@ impl Lane {
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
+        if draft.is_resigned() {
+            self.metrics.resigned.inc();
+        }
         if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
             counter.inc();
         }

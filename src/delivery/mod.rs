@@ -21,6 +21,7 @@ mod proxy;
 mod ratelimit;
 mod request;
 mod settle;
+mod sign;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,3 +7,4 @@ mod paced;
 mod protocols;
 pub(crate) mod rig;
 mod settlements;
+mod sign;
