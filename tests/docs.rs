@@ -184,6 +184,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
+    ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
     ("[upstream.NAME.cloudevents]", "[upstream.billing.cloudevents]\n"),
     ("[upstream.NAME.sign]", "[upstream.billing.sign]\nheader = 'X'\n"),

@@ -139,7 +139,19 @@ fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
         "half-open" => told.push(format!("The breaker of {} is half-open: one probe decides.", upstream.name)),
         _ => {}
     }
+    told.extend(throttle(upstream));
     told
+}
+
+fn throttle(upstream: &Upstream) -> Option<String> {
+    let (until, name) = (upstream.throttled_until?, &upstream.name);
+    Some(match upstream.throttled_by.as_deref() {
+        Some("retry_after") => format!("{name} asked for a pause until {until} (Retry-After)."),
+        Some("rate_headers") => format!(
+            "Deliveries are held back by what {name} says about its rate in its answers: the next attempt may begin at {until}."
+        ),
+        _ => format!("Deliveries are held back by the rate of {name} until {until}."),
+    })
 }
 
 /// Whether a hold has no end.
@@ -198,6 +210,22 @@ mod tests {
         let status = Status { upstreams: vec![upstream], ..Status::default() };
         let text = explain(&shown, &status, fake.clock()).join("\n");
         for part in ["the next attempt is due at", "held until it is released", "breaker of billing is open"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("rate"), "{text}");
+        for (by, part) in [
+            ("rate", "held back by the rate of billing until"),
+            ("rate_headers", "what billing says about its rate"),
+            ("retry_after", "billing asked for a pause until"),
+        ] {
+            let upstream = Upstream {
+                name: "billing".into(),
+                throttled_until: Some(due),
+                throttled_by: Some(by.into()),
+                ..Upstream::default()
+            };
+            let status = Status { upstreams: vec![upstream], ..Status::default() };
+            let text = explain(&shown, &status, fake.clock()).join("\n");
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

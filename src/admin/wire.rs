@@ -229,6 +229,19 @@ pub struct Upstream {
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
     pub rate: f64,
+    /// Attempts that may be under way at once now.
+    #[serde(default)]
+    pub concurrency_limit: u64,
+    /// Attempts that may begin in a second, by the configuration and by what the upstream says; None: any number.
+    #[serde(default)]
+    pub rate_limit: Option<f64>,
+    /// Deliveries wait until then …
+    #[serde(default)]
+    pub throttled_until: Option<Timestamp>,
+    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says) or `retry_after` (it asked for a
+    /// pause).
+    #[serde(default)]
+    pub throttled_by: Option<String>,
 }
 
 /// The log's figures.

@@ -469,7 +469,7 @@ impl Core {
             upstream.pauses.set(Cause::Removed, configured.is_none(), now);
             if let (Some(configured), false) = (configured, lane.live) {
                 // Until the engine says otherwise.
-                lane.window = lane.window.max(configured.concurrency.saturating_mul(4)).max(16);
+                lane.window = lane.window.max(configured.pace.first_window(configured.concurrency));
             }
             lane.live = configured.is_some();
             if let Some(configured) = configured {

@@ -248,6 +248,10 @@ impl Instance {
                 breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
                 in_flight: breaker.map_or(0, |breaker| breaker.in_flight as u64),
                 rate: self.samples.rate(now, &name, &self.running.metrics),
+                concurrency_limit: breaker.and_then(|breaker| breaker.limit).unwrap_or(0) as u64,
+                rate_limit: breaker.and_then(|breaker| breaker.rate),
+                throttled_until: breaker.and_then(|breaker| breaker.throttled).map(|(_, until)| until),
+                throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
                 ..wire::Upstream::default()
             };
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {

@@ -72,8 +72,11 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
         upstream.pending.to_string(),
         upstream.held.to_string(),
         upstream.dead.to_string(),
-        upstream.in_flight.to_string(),
-        format!("{:.1}/s", upstream.rate),
+        format!("{}/{}", upstream.in_flight, upstream.concurrency_limit),
+        upstream.rate_limit.map_or_else(
+            || format!("{:.1}/s", upstream.rate),
+            |limit| format!("{:.1}/s of {}/s", upstream.rate, (limit * 100.0).round() / 100.0),
+        ),
         age(upstream.oldest_at, now),
         hold,
     ]

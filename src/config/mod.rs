@@ -20,6 +20,7 @@ mod limits;
 mod listen;
 mod order;
 mod outside;
+mod pace;
 mod patience;
 mod problem;
 mod reader;

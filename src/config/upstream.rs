@@ -9,6 +9,7 @@ use rustls_pki_types::ServerName;
 use super::{
     cloudevents,
     listen::pem_path,
+    pace,
     patience::{breaker, retry},
     problem::Place,
     reader::{Section, quoted},
@@ -75,7 +76,7 @@ fn one(
     let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
     let replays = section.accept("replay_share", Share::new(replays));
     let breaker = breaker(section.section("breaker"));
-    let concurrency = section.count("concurrency", 64, 1..=65_536);
+    let (concurrency, pace) = pace::read(&section);
     let host = host(&section, is_https);
     let path = path_edit(&section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
@@ -101,7 +102,8 @@ fn one(
         idle_timeout,
         retry: retry?,
         breaker: breaker?,
-        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        concurrency,
+        pace,
         host,
         path,
         soft_bounce,

@@ -17,10 +17,11 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
     BreakerView, Env, Signals,
-    breaker::{Pass, Step},
+    breaker::Step,
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
-    gates::{Admitted, Evidence, Gates},
+    gates::{Admitted, Evidence, Gates, Now, Ticket},
+    pace::News,
     request::{self, Draft, LargeBodies, Unsent},
     settle,
 };
@@ -86,8 +87,14 @@ impl Lane {
     /// Opens a lane on a shard.
     pub(crate) fn open(name: Arc<str>, env: Arc<Env>, shard: &Handle) -> Arc<Self> {
         let metrics = env.metrics.upstream(&name);
+        let table = env.live.snapshot();
+        let upstream = table.upstreams.get(&*name).map(AsRef::as_ref);
         let lane = Arc::new(Self {
-            hall: Mutex::new(Hall { gates: Gates::new(env.clock.steady()), resting: Vec::new(), closed: false }),
+            hall: Mutex::new(Hall {
+                gates: Gates::new(upstream, Now::of(&env.clock)),
+                resting: Vec::new(),
+                closed: false,
+            }),
             name,
             env,
             metrics,
@@ -148,15 +155,19 @@ impl Lane {
 
     /// Figures for operators.
     pub(crate) fn view(&self) -> BreakerView {
+        let (now, table) = (Now::of(&self.env.clock), self.env.live.snapshot());
         let hall = lock(&self.hall);
-        let breaker = &hall.gates.breaker;
+        let (gates, breaker) = (&hall.gates, &hall.gates.breaker);
         BreakerView {
             upstream: self.name.clone(),
             state: breaker.state(),
             since: breaker.since(),
             opens_until: breaker.opens_until(),
             failures: breaker.failures(),
-            in_flight: hall.gates.in_flight,
+            in_flight: gates.in_flight,
+            limit: table.upstreams.get(&*self.name).map(|upstream| gates.limit(upstream.concurrency)),
+            rate: gates.pace.per_second(now.elapsed),
+            throttled: gates.throttled(now),
         }
     }
 
@@ -172,7 +183,7 @@ impl Lane {
     fn oversee(self: Arc<Self>) -> Option<Duration> {
         let table = self.env.live.snapshot();
         let upstream = table.upstreams.get(&*self.name).filter(|_| !*lock(&self.retired));
-        let now = self.env.clock.steady();
+        let now = Now::of(&self.env.clock);
         let mut hall = lock(&self.hall);
         let mut inbox = lock(&self.inbox);
         hall.gates.queue.extend(inbox.jobs.drain(..));
@@ -187,21 +198,30 @@ impl Lane {
             self.give_back(returned);
             return None;
         };
+        let concurrency = upstream.concurrency;
+        hall.gates.pace.configure(&upstream.pace, now.elapsed);
         hall.gates.tick(now);
-        let limit = hall.gates.limit(upstream.concurrency);
-        let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
-        while let Some(job) = hall.gates.take(upstream.concurrency) {
+        while let Some(job) = hall.gates.take(concurrency, now.elapsed) {
             self.start(&mut hall, job);
         }
-        let deadline = hall.gates.deadline();
-        let window = hall.gates.new_window(upstream.concurrency);
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        let returned = hall.gates.spill(concurrency, now.elapsed);
+        let window = hall.gates.new_window(concurrency, now.elapsed);
+        let rest = hall.gates.rest(concurrency, now);
+        self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
         if let Some(window) = window {
             self.signal(|signals| signals.window(&self.name, window));
         }
-        Some(deadline.map_or(Duration::from_secs(3600), |at| at.since(now).max(Duration::from_millis(1))))
+        Some(rest.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1)))
+    }
+
+    /// Sets the gauges.
+    fn show(&self, gates: &Gates, concurrency: usize, now: Now) {
+        self.metrics.breaker_state.set(gates.breaker.state().as_number());
+        self.metrics.concurrency_limit.set(i64::try_from(gates.limit(concurrency)).unwrap_or(i64::MAX));
+        self.metrics.set_rate_limit(gates.pace.per_second(now.elapsed));
+        self.metrics.throttled.set(i64::from(gates.throttled(now).is_some()));
     }
 
     /// Gives a job to a resting worker or to a new one.
@@ -253,13 +273,17 @@ impl Lane {
         if hall.gates.queue.is_empty() {
             hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
         }
-        match hall.gates.take(concurrency) {
+        let now = self.env.clock.elapsed();
+        match hall.gates.take(concurrency, now) {
             Some(job) => {
                 drop(hall);
                 self.count(1);
                 Next::Job(job)
             }
             None => {
+                if hall.gates.oversleeps(concurrency, now) {
+                    self.bell.notify_one();
+                }
                 hall.resting.push(desk.clone());
                 Next::Rest
             }
@@ -280,19 +304,22 @@ impl Lane {
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
     async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
-        let (env, Admitted { job, pass }) = (&self.env, admitted);
+        let (env, Admitted { job, ticket }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
+            self.put_back();
             self.give_back([job]);
             return 0;
         };
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
-            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
+            Ok(draft) => self.send(client, &draft, (&job, ticket), upstream).await,
             Err(Unsent::Settled(change)) => {
+                self.put_back();
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
             Err(Unsent::Later(words)) => {
+                self.put_back();
                 tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
                 let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
@@ -305,7 +332,7 @@ impl Lane {
         self: &Arc<Self>,
         client: &mut Client,
         draft: &Draft<'_>,
-        (job, pass): (&Job, Pass),
+        (job, ticket): (&Job, Ticket),
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
@@ -313,10 +340,12 @@ impl Lane {
         let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
+            self.put_back();
             let change = Change::Die(Reason::with("unsendable", words));
             return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
-        let judged = judge(&result, upstream, env.clock.now());
+        let mut judged = judge(&result, upstream, env.clock.now());
+        let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
         if draft.is_resigned() {
             self.metrics.resigned.inc();
@@ -337,29 +366,43 @@ impl Lane {
             excerpt: result.map(|answer| answer.body).unwrap_or_default(),
             sent: draft.sent(),
         };
-        self.settle((job, pass), attempt, &judged, upstream);
+        self.settle((job, ticket), attempt, (&judged, &news), upstream);
     }
 
     /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    fn settle(
+        self: &Arc<Self>,
+        (job, ticket): (&Job, Ticket),
+        attempt: Attempt,
+        (judged, news): (&Judgement, &News),
+        upstream: &Upstream,
+    ) {
         let env = &self.env;
-        let now = env.clock.steady();
+        let now = Now::of(&env.clock);
         let mut hall = lock(&self.hall);
-        let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency);
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        let observed = hall.gates.observe((judged, news), (job.event.id.pos.seq, ticket), upstream, now);
+        let window = hall.gates.new_window(upstream.concurrency, now.elapsed);
+        self.show(&hall.gates, upstream.concurrency, now);
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
-        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
+        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
         self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
+        }
+        if news.quota.is_some() {
+            self.bell.notify_one();
         }
         self.give_back(observed.returned);
         if !observed.revive.is_empty() {
             tokio::spawn(self.clone().revive(observed.revive));
         }
+    }
+
+    /// An attempt sent nothing: its token is free.
+    fn put_back(&self) {
+        lock(&self.hall).gates.pace.put_back(self.env.clock.elapsed());
     }
 
     fn tell(&self, step: Step, window: Option<usize>, failures: u32, judged: &Judgement) {

@@ -6,7 +6,10 @@
 //! from the log, never from here. Limits: the window (see [`Signals::window`]) bounds queued jobs; 16 KiB of an
 //! answer are kept and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
 
+mod adapt;
+mod allowance;
 mod breaker;
+mod bucket;
 mod classify;
 mod client;
 mod cloudevents;
@@ -14,13 +17,16 @@ mod connection;
 mod gates;
 mod headers;
 mod lane;
+mod pace;
 mod proxy;
+mod ratelimit;
 mod request;
 mod settle;
 mod sign;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trip;
 mod unsettled;
 
 use std::{
@@ -36,6 +42,7 @@ use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify};
 
 pub use breaker::BreakerState;
+pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
 
 use self::lane::Lane;
@@ -81,8 +88,8 @@ pub trait Signals: Send + Sync {
     fn paused(&self, upstream: &str, paused: bool);
 }
 
-/// The state of an upstream's breaker, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The state of an upstream's gates, for operators.
+#[derive(Clone, Debug, PartialEq)]
 pub struct BreakerView {
     /// Which upstream.
     pub upstream: Arc<str>,
@@ -96,6 +103,12 @@ pub struct BreakerView {
     pub failures: u32,
     /// Attempts under way.
     pub in_flight: usize,
+    /// Attempts that may be under way at once; None if the upstream is gone.
+    pub limit: Option<usize>,
+    /// Attempts that may begin in a second, if anything bounds them.
+    pub rate: Option<f64>,
+    /// What holds jobs back besides the breaker, and until when (steady time).
+    pub throttled: Option<(Throttle, Timestamp)>,
 }
 
 /// The delivery engine. Cheap to clone.

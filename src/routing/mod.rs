@@ -10,6 +10,7 @@ mod guard;
 mod index;
 mod limits;
 mod order;
+mod pace;
 mod pattern;
 mod policy;
 mod provider;
@@ -30,6 +31,7 @@ pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};
 pub use order::{OnFailure, OrderError, OrderKey, OrderPolicy};
+pub use pace::{BURST_MAX, Pace, PaceError, PaceRate, RateHeaders, waiting};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };

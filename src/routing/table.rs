@@ -6,9 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy,
-    SplitRule, TenantRule, TurnPolicy,
+    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -230,8 +228,10 @@ pub struct Upstream {
     pub retry: RetryPolicy,
     /// When to pause.
     pub breaker: BreakerPolicy,
-    /// Attempts at once.
+    /// Attempts at once, at most.
     pub concurrency: usize,
+    /// How fast, besides.
+    pub pace: Pace,
     /// Which Host.
     pub host: HostPolicy,
     /// Which path (a route's own edit comes first).
@@ -263,6 +263,7 @@ impl Upstream {
             retry: RetryPolicy::standard(),
             breaker: BreakerPolicy::standard(),
             concurrency: 64,
+            pace: Pace::standard(),
             host: HostPolicy::Preserve,
             path: PathEdit::default(),
             soft_bounce: false,

@@ -373,10 +373,33 @@ pub struct UpstreamMetrics {
     pub unordered: Counter,
     /// Turns of events whose version could not be compared.
     pub uncompared: Counter,
+    /// Attempts that may be under way now.
+    pub concurrency_limit: Gauge,
+    /// See [`UpstreamMetrics::set_rate_limit`].
+    rate_limit: Gauge,
+    /// 1 if jobs wait for the rate, for what the upstream allows or for the end of a pause that it asked for.
+    pub throttled: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
     /// Attempts for which the signature of the event's source was made anew.
     pub resigned: Counter,
+}
+
+impl UpstreamMetrics {
+    /// Attempts that may begin in a second; None if nothing bounds them.
+    pub fn set_rate_limit(&self, per_second: Option<f64>) {
+        // In thousandths, as rates may be below one a second, and one more: 0 is none. Saturates.
+        self.rate_limit.set(per_second.map_or(0, |rate| ((rate * 1000.0) as i64).saturating_add(1)));
+    }
+
+    /// What was set.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<f64> {
+        match self.rate_limit.get() {
+            0 => None,
+            more => Some((more - 1) as f64 / 1000.0),
+        }
+    }
 }
 
 impl Metrics {

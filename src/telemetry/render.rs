@@ -203,7 +203,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         out.histogram("stagepost_delivery_seconds", &[("upstream", upstream)], &metrics.delivery);
     }
     type Read = fn(&UpstreamMetrics) -> i64;
-    let gauges: [(&str, &str, Read); 7] = [
+    let gauges: [(&str, &str, Read); 9] = [
         ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),
         ("stagepost_oldest_pending_seconds", "Age of the oldest pending delivery.", |metrics| {
             metrics.oldest_pending_seconds.get()
@@ -217,6 +217,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         ("stagepost_keys_unknown", "Undelivered events whose key is not looked at.", |metrics| {
             metrics.keys_unknown.get()
         }),
+        ("stagepost_concurrency_limit", "Attempts that may be under way at once.", |metrics| {
+            metrics.concurrency_limit.get()
+        }),
+        ("stagepost_throttled", "1 if deliveries wait for the rate or for a pause that was asked for.", |metrics| {
+            metrics.throttled.get()
+        }),
     ];
     for (name, help, read) in gauges {
         out.family(name, "gauge", help);
@@ -225,6 +231,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         }
     }
     ordered(out, all);
+    out.family("stagepost_rate_limit", "gauge", "Attempts that may begin in a second, where anything bounds them.");
+    for (upstream, metrics) in all {
+        if let Some(rate) = metrics.rate_limit() {
+            out.sample("stagepost_rate_limit", &[("upstream", upstream)], rate);
+        }
+    }
     out.family("stagepost_dead", "gauge", "Dead deliveries by reason.");
     for (upstream, metrics) in all {
         for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -334,6 +346,8 @@ mod tests {
         upstream.pending.set(7);
         upstream.dead.lock().unwrap().insert("given_up", 2);
         upstream.breaker_state.set(2);
+        upstream.concurrency_limit.set(12);
+        upstream.set_rate_limit(Some(0.5));
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

@@ -25,6 +25,7 @@ mod front_door;
 mod log;
 mod operator;
 mod order;
+mod pace;
 mod permission;
 mod quarantine;
 mod restart;
