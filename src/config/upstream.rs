@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
+    door::networks,
     listen::pem_path,
     patience::{breaker, retry},
     problem::Place,
@@ -18,7 +19,7 @@ use super::{
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, PublicOnly, Target, TlsClient, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -81,6 +82,7 @@ fn one(
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
     let sign = sign::read(&section);
+    let guard = guard(&section, target.as_ref());
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -103,6 +105,7 @@ fn one(
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         sign: sign?,
+        guard,
     };
     Some((upstream, place))
 }
@@ -136,6 +139,34 @@ fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
     };
     section.print("url", &quoted(url));
     Ok(target)
+}
+
+/// `guard` and `guard_allow`.
+fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
+    let is_guarded = section.flag("guard", false);
+    let allow = networks(section, "guard_allow");
+    if !is_guarded {
+        if allow.is_some() {
+            section.problem("guard_allow", "has no effect without guard = true; add that or remove it");
+        }
+        return None;
+    }
+    let guard = PublicOnly { allow: allow.unwrap_or_default() };
+    match target {
+        Some(Target::Unix(_)) => section.problem("guard", "has no meaning for a unix: url; remove it"),
+        Some(Target::Http(uri) | Target::Https(uri)) => {
+            let literal = uri.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+            if let Some((address, why)) = literal.and_then(|address| Some((address, guard.refusal(address)?))) {
+                section.problem("url", refused_literal(address, why));
+            }
+        }
+        None => {}
+    }
+    Some(guard)
+}
+
+fn refused_literal(address: std::net::IpAddr, why: &str) -> String {
+    format!("leads to {address}, which is {why} and refused by guard; add it to guard_allow or remove guard")
 }
 
 fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {

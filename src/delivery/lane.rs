@@ -318,6 +318,9 @@ impl Lane {
         }
         let judged = judge(&result, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
+        if matches!(result, Err(Failure::AddressRefused(_))) {
+            self.metrics.addresses_refused.inc();
+        }
         if draft.is_resigned() {
             self.metrics.resigned.inc();
         }
@@ -407,6 +410,9 @@ fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::cloc
     let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
+        Err(failure @ Failure::AddressRefused(_)) => {
+            Judgement { code: "address_refused", ..classify::no_answer(failure.to_string().into()) }
+        }
         Err(failure) => classify::no_answer(failure.to_string().into()),
     }
 }

@@ -235,6 +235,8 @@ pub struct Upstream {
     pub max_reply: usize,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
+    /// Which addresses its name may lead to; None: any.
+    pub guard: Option<super::PublicOnly>,
 }
 
 impl Upstream {
@@ -257,6 +259,7 @@ impl Upstream {
             soft_bounce: false,
             max_reply: 1 << 20,
             sign: None,
+            guard: None,
         }
     }
 }
