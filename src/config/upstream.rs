@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
-    cloudevents,
+    cloudevents, door::networks,
     listen::pem_path,
     pace,
     patience::{breaker, retry},
@@ -20,7 +20,7 @@ use super::{
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream},
+    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream}, routing::{HostPolicy, PathEdit, PublicOnly, Target, TlsClient, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -86,6 +86,7 @@ fn one(
     }
     let sign = sign::read(&section);
     let cloudevents = cloudevents::read(&section);
+    let guard = guard(&section, target.as_ref());
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -110,7 +111,7 @@ fn one(
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         turns: TurnPolicy { retries: retries?, replays: replays? },
         sign: sign?,
-        cloudevents,
+        cloudevents, guard,
     };
     Some((upstream, place))
 }
@@ -144,6 +145,34 @@ fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
     };
     section.print("url", &quoted(url));
     Ok(target)
+}
+
+/// `guard` and `guard_allow`.
+fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
+    let is_guarded = section.flag("guard", false);
+    let allow = networks(section, "guard_allow");
+    if !is_guarded {
+        if allow.is_some() {
+            section.problem("guard_allow", "has no effect without guard = true; add that or remove it");
+        }
+        return None;
+    }
+    let guard = PublicOnly { allow: allow.unwrap_or_default() };
+    match target {
+        Some(Target::Unix(_)) => section.problem("guard", "has no meaning for a unix: url; remove it"),
+        Some(Target::Http(uri) | Target::Https(uri)) => {
+            let literal = uri.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+            if let Some((address, why)) = literal.and_then(|address| Some((address, guard.refusal(address)?))) {
+                section.problem("url", refused_literal(address, why));
+            }
+        }
+        None => {}
+    }
+    Some(guard)
+}
+
+fn refused_literal(address: std::net::IpAddr, why: &str) -> String {
+    format!("leads to {address}, which is {why} and refused by guard; add it to guard_allow or remove guard")
 }
 
 fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {

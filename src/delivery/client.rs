@@ -59,6 +59,9 @@ pub(crate) enum Cut {
 pub(crate) enum Failure {
     #[error("can't connect: {0}")]
     Connect(Box<str>),
+    /// The upstream's guard takes none of its addresses; none was dialled.
+    #[error("address refused: {0}")]
+    AddressRefused(Box<str>),
     #[error("no connection within {} ms", .0.as_millis())]
     ConnectLate(Duration),
     #[error("no answer within {} ms", .0.as_millis())]

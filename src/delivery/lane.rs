@@ -347,6 +347,9 @@ impl Lane {
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
         self.metrics.attempt.observe(latency);
+        if matches!(result, Err(Failure::AddressRefused(_))) {
+            self.metrics.addresses_refused.inc();
+        }
         if draft.is_resigned() {
             self.metrics.resigned.inc();
         }
@@ -456,6 +459,9 @@ fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::cloc
     let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
+        Err(failure @ Failure::AddressRefused(_)) => {
+            Judgement { code: "address_refused", ..classify::no_answer(failure.to_string().into()) }
+        }
         Err(failure) => classify::no_answer(failure.to_string().into()),
     }
 }

@@ -102,7 +102,9 @@ impl Engine {
             |failure| match failure {
                 Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
                 Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
-                Failure::Connect(_) | Failure::Broken(_) => unreachable(failure.to_string()),
+                Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) => {
+                    unreachable(failure.to_string())
+                }
             },
         )?;
         match answer.cut {

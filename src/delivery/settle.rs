@@ -51,7 +51,9 @@ fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, n
 fn given_up(attempts: u32, waited: Duration, judged: &Judgement) -> Reason {
     let last = judged.words.as_deref().unwrap_or("no answer");
     let times = if attempts == 1 { "attempt" } else { "attempts" };
-    Reason::with("given_up", format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
+    // Nobody was asked: the remedy is in the configuration or in the name's records, not at the upstream.
+    let code = if judged.code == "address_refused" { judged.code } else { "given_up" };
+    Reason::with(code, format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
 }
 
 /// A delivery, the entry before and the replays its job knew of.

@@ -14,6 +14,7 @@ mod pace;
 mod pattern;
 mod policy;
 mod provider;
+mod public_only;
 mod retry;
 mod sign;
 mod table;
@@ -39,6 +40,7 @@ pub use policy::{
     BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
 };
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
+pub use public_only::PublicOnly;
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
 pub use table::{

@@ -246,6 +246,8 @@ pub struct Upstream {
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
     pub cloudevents: Option<CloudEvents>,
+    /// Which addresses its name may lead to; None: any.
+    pub guard: Option<super::PublicOnly>,
 }
 
 impl Upstream {
@@ -270,7 +272,7 @@ impl Upstream {
             max_reply: 1 << 20,
             turns: TurnPolicy::standard(),
             sign: None,
-            cloudevents: None,
+            cloudevents: None, guard: None,
         }
     }
 }

@@ -381,6 +381,8 @@ pub struct UpstreamMetrics {
     pub throttled: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
+    /// Attempts that dialled nothing, because the guard takes none of the upstream's addresses.
+    pub addresses_refused: Counter,
     /// Attempts for which the signature of the event's source was made anew.
     pub resigned: Counter,
 }

@@ -189,6 +189,11 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         let labels = [("upstream", &**upstream)];
         out.sample("stagepost_settlements_refused_total", &labels, metrics.settlements_refused.get());
     }
+    let help = "Attempts that dialled nothing, because the guard takes none of the upstream's addresses.";
+    out.family("stagepost_addresses_refused_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_addresses_refused_total", &[("upstream", upstream)], metrics.addresses_refused.get());
+    }
     let help = "Attempts for which the signature of the event's source was made anew.";
     out.family("stagepost_resigned_total", "counter", help);
     for (upstream, metrics) in all {
