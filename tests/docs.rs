@@ -185,6 +185,8 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
     ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
+    ("[upstream.NAME.batch]", "[upstream.billing.batch]\n"),
+    ("[upstream.NAME.rotate]", "[upstream.billing]\nkind = 'file'\n[upstream.billing.rotate]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
     ("[upstream.NAME.cloudevents]", "[upstream.billing.cloudevents]\n"),
     ("[upstream.NAME.sign]", "[upstream.billing.sign]\nheader = 'X'\n"),

@@ -13,6 +13,7 @@ use super::{
     reader::suggestion,
     server::QUEUE_BESIDE_BODY,
     settings::{ListenSettings, StoreSettings},
+    sink,
     source::{ReadSource, shown_path},
     units::show_size,
 };
@@ -35,6 +36,10 @@ impl Parts {
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
         self.check_paths(cx);
         self.check_sizes(cx, store);
+        let upstreams = self.upstreams.iter().map(|(upstream, place)| (&*upstream.name, &upstream.target, place));
+        for (place, key, message) in sink::check_paths(upstreams) {
+            cx.problem(&place, &key, message);
+        }
         self.check_use(cx);
         let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
         order::check(cx, &sources, self.all_routes());

@@ -29,6 +29,7 @@ mod route;
 mod server;
 mod settings;
 mod sign;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;

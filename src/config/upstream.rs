@@ -16,11 +16,12 @@ use super::{
     server::{Server, header_name, positive},
     settings::StoreSettings,
     sign,
+    sink::{self, Shape},
     source::{chain, check_name},
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream}, routing::{HostPolicy, PathEdit, PublicOnly, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream}, routing::{HostPolicy, PathEdit, PublicOnly, Target, TlsClient, Upstream}, routing::{HostPolicy, PathEdit, SignPolicy, Target, TlsClient, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -59,6 +60,9 @@ fn one(
     machine: &MachineRoots,
 ) -> Option<(Upstream, Place)> {
     check_name(&section, "", name);
+    if sink::shape(&section) == Shape::File {
+        return files(name, section, store);
+    }
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
@@ -84,9 +88,13 @@ fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let batch = sink::batch(&section);
     let sign = sign::read(&section);
     let cloudevents = cloudevents::read(&section);
     let guard = guard(&section, target.as_ref());
+    if batch.is_some() {
+        sink::check_alone(&section);
+    }
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -112,6 +120,28 @@ fn one(
         turns: TurnPolicy { retries: retries?, replays: replays? },
         sign: sign?,
         cloudevents, guard,
+        sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
+        batch,
+        cloudevents,
+    };
+    Some((upstream, place))
+}
+
+/// An upstream that is files: one writer, no requests.
+fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
+    let target = sink::file(&section);
+    let batch = sink::lines(&section);
+    let retry = retry(section.section("retry"), store.retention);
+    let breaker = breaker(section.section("breaker"));
+    let place = section.place.clone();
+    section.finish();
+    let upstream = Upstream {
+        retry: retry?,
+        breaker: breaker?,
+        concurrency: 1,
+        batch: Some(batch?),
+        sign: Some(SignPolicy::Never),
+        ..Upstream::new(name, target?)
     };
     Some((upstream, place))
 }

@@ -22,6 +22,14 @@ use crate::{
 
 /// Jobs that the pace would let wait for longer go back to the agenda, which knows better who is next by then.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Jobs an upstream may have in the engine for each attempt at once, so that workers never wait for the agenda.
+const WINDOW_FACTOR: usize = 4;
+/// And at least so many.
+const WINDOW_MIN: usize = 16;
+/// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
+/// one batch if it is larger.
+const WINDOW_BATCHES: usize = 2;
+const WINDOW_BATCH_MAX: usize = 4096;
 
 /// The gates of one upstream, with the jobs that wait before them.
 pub(crate) struct Gates {
@@ -180,6 +188,11 @@ impl Gates {
         self.breaker.limit(self.pace.limit(concurrency))
     }
 
+    /// Whether an attempt decides about the breaker.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.breaker.state() == BreakerState::HalfOpen
+    }
+
     /// Takes the next job if one waits and the gates let it through; it counts as under way then.
     pub(crate) fn take(&mut self, concurrency: usize, now: Duration) -> Option<Admitted> {
         if self.in_flight >= self.limit(concurrency) || self.queue.is_empty() || !self.pace.take(self.in_flight, now) {
@@ -246,6 +259,19 @@ impl Gates {
     /// The window, if it is not what was told before. It counts as told then.
     pub(crate) fn new_window(&mut self, concurrency: usize, now: Duration) -> Option<usize> {
         let window = self.window(concurrency, now);
+    /// The window for attempts of so many events, if it is not what was told before. It counts as told then.
+    pub(crate) fn new_window(&mut self, concurrency: usize, events_each: usize) -> Option<usize> {
+        let limit = self.limit(concurrency);
+        let window = match () {
+            // The probe is one event, also where batches are sent.
+            () if limit == 0 || self.breaker.state() == BreakerState::HalfOpen => limit,
+            () if events_each > 1 => {
+                let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
+                wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN)
+            }
+            () if !self.breaker.is_full() => limit,
+            () => limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN),
+        };
         (self.told.replace(window) != Some(window)).then_some(window)
     }
 

@@ -8,6 +8,7 @@
 
 mod adapt;
 mod allowance;
+mod batch;
 mod breaker;
 mod bucket;
 mod classify;
@@ -23,6 +24,7 @@ mod ratelimit;
 mod request;
 mod settle;
 mod sign;
+mod sink;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -17,6 +17,7 @@ mod provider;
 mod public_only;
 mod retry;
 mod sign;
+mod sink;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,9 @@ pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
 pub use public_only::PublicOnly;
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
+pub use sink::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SinkError, TIME_MARK,
+};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,

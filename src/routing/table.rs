@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace,
+    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace, BatchPolicy, FilePolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -242,6 +242,8 @@ pub struct Upstream {
     pub max_reply: usize,
     /// How its attempts are divided between first attempts, retries and replays.
     pub turns: TurnPolicy,
+    /// Several events in one request or one write; None: each goes alone. A file always has one.
+    pub batch: Option<BatchPolicy>,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
@@ -271,6 +273,7 @@ impl Upstream {
             soft_bounce: false,
             max_reply: 1 << 20,
             turns: TurnPolicy::standard(),
+            batch: None,
             sign: None,
             cloudevents: None, guard: None,
         }
@@ -286,6 +289,8 @@ pub enum Target {
     Https(Uri),
     /// `unix:/run/app.sock`.
     Unix(PathBuf),
+    /// Lines of files; see [`Upstream::batch`].
+    File(Arc<FilePolicy>),
 }
 
 /// TLS towards an upstream, already loaded.

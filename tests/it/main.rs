@@ -32,6 +32,7 @@ mod restart;
 mod routing;
 mod sdk;
 mod signing;
+mod sinks;
 mod sources_answers;
 mod sources_challenges;
 mod sources_door;

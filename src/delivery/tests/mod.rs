@@ -1,6 +1,7 @@
 //! Owns the tests of the engine against scripted upstreams on real sockets.
 
 mod adaptive;
+mod batches;
 mod exchange;
 mod gates;
 mod paced;
