@@ -21,7 +21,7 @@ use super::{
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Share, Target, TlsClient, TurnPolicy, Upstream}, routing::{HostPolicy, PathEdit, PublicOnly, Target, TlsClient, Upstream}, routing::{HostPolicy, PathEdit, SignPolicy, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, PublicOnly, Share, SignPolicy, Target, TlsClient, TurnPolicy, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -118,8 +118,7 @@ fn one(
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         turns: TurnPolicy { retries: retries?, replays: replays? },
-        sign: sign?,
-        cloudevents, guard,
+        guard,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
         cloudevents,

@@ -22,10 +22,6 @@ use crate::{
 
 /// Jobs that the pace would let wait for longer go back to the agenda, which knows better who is next by then.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Jobs an upstream may have in the engine for each attempt at once, so that workers never wait for the agenda.
-const WINDOW_FACTOR: usize = 4;
-/// And at least so many.
-const WINDOW_MIN: usize = 16;
 /// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
 /// one batch if it is larger.
 const WINDOW_BATCHES: usize = 2;
@@ -204,7 +200,7 @@ impl Gates {
     }
 
     /// The jobs that have no place here: none may begin for a long time, or the window has become much smaller.
-    pub(crate) fn spill(&mut self, concurrency: usize, now: Duration) -> VecDeque<Job> {
+    pub(crate) fn spill(&mut self, concurrency: usize, events_each: usize, now: Duration) -> VecDeque<Job> {
         let throttled = self.pace.throttle(self.in_flight, now);
         self.closed_until = throttled
             .map(|(_, until)| until)
@@ -215,7 +211,7 @@ impl Gates {
         if self.pace.is_fixed() {
             return VecDeque::new();
         }
-        let most = self.window(concurrency, now).saturating_mul(2);
+        let most = self.window(concurrency, events_each, now).saturating_mul(2);
         if self.queue.len() > most { self.queue.split_off(most / 2) } else { VecDeque::new() }
     }
 
@@ -256,29 +252,21 @@ impl Gates {
         Some((throttle, now.time.after(until.saturating_sub(now.elapsed))))
     }
 
-    /// The window, if it is not what was told before. It counts as told then.
-    pub(crate) fn new_window(&mut self, concurrency: usize, now: Duration) -> Option<usize> {
-        let window = self.window(concurrency, now);
     /// The window for attempts of so many events, if it is not what was told before. It counts as told then.
-    pub(crate) fn new_window(&mut self, concurrency: usize, events_each: usize) -> Option<usize> {
-        let limit = self.limit(concurrency);
-        let window = match () {
-            // The probe is one event, also where batches are sent.
-            () if limit == 0 || self.breaker.state() == BreakerState::HalfOpen => limit,
-            () if events_each > 1 => {
-                let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
-                wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN)
-            }
-            () if !self.breaker.is_full() => limit,
-            () => limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN),
-        };
+    pub(crate) fn new_window(&mut self, concurrency: usize, events_each: usize, now: Duration) -> Option<usize> {
+        let window = self.window(concurrency, events_each, now);
         (self.told.replace(window) != Some(window)).then_some(window)
     }
 
-    fn window(&mut self, concurrency: usize, now: Duration) -> usize {
+    fn window(&mut self, concurrency: usize, events_each: usize, now: Duration) -> usize {
         let limit = self.limit(concurrency);
-        if limit == 0 {
-            return 0;
+        // The probe is one event, also where batches are sent.
+        if limit == 0 || self.breaker.state() == BreakerState::HalfOpen {
+            return limit;
+        }
+        if events_each > 1 {
+            let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
+            return wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(events_each);
         }
         let window = self.pace.window(limit, self.in_flight, now);
         if self.breaker.is_full() { window } else { window.min(limit) }

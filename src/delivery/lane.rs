@@ -22,11 +22,13 @@ use super::{
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
     gates::{Admitted, Evidence, Gates, Now, Ticket},
     pace::News,
+    policy,
     request::{self, Draft, LargeBodies, Unsent},
     settle,
     sink::Files,
 };
 use crate::{
+    clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
     log::Done,
     routing::Upstream,
@@ -57,7 +59,7 @@ pub(crate) struct Lane {
     /// Of an upstream that is files.
     pub(super) files: Arc<Files>,
     pub(crate) large_bodies: LargeBodies,
-    pub(crate) proxied: tokio::sync::Semaphore,
+    pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
     pub(super) unsettled: AtomicUsize,
     /// Where the lane lives.
@@ -87,11 +89,11 @@ pub(super) struct Hall {
 
 impl Hall {
     /// Takes the next job for an attempt of its own, if the gates let it through.
-    fn take(&mut self, concurrency: usize) -> Option<Admitted> {
+    fn take(&mut self, concurrency: usize, now: Duration) -> Option<Admitted> {
         if self.collecting {
             return None;
         }
-        let job = self.gates.take(concurrency)?;
+        let job = self.gates.take(concurrency, now)?;
         self.collecting = self.batches;
         Some(job)
     }
@@ -115,9 +117,6 @@ impl Lane {
                 gates: Gates::new(upstream, Now::of(&env.clock)),
                 resting: Vec::new(),
                 closed: false,
-                gates: Gates::new(env.clock.steady()),
-                resting: Vec::new(),
-                closed: false,
                 batches: false,
                 collecting: false,
             }),
@@ -131,7 +130,7 @@ impl Lane {
             retired: Mutex::new(false),
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
-            proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+            proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
             shard: shard.clone(),
         });
@@ -179,6 +178,11 @@ impl Lane {
         if !*retired {
             tell(&*self.env.signals);
         }
+    }
+
+    /// Whether nothing is sent now: the breaker is open, or the upstream asked for a pause.
+    pub(crate) fn is_shut(&self, concurrency: usize) -> bool {
+        lock(&self.hall).gates.limit(concurrency) == 0
     }
 
     /// Figures for operators.
@@ -237,28 +241,21 @@ impl Lane {
         let concurrency = upstream.concurrency;
         hall.gates.pace.configure(&upstream.pace, now.elapsed);
         hall.gates.tick(now);
-        while let Some(job) = hall.gates.take(concurrency, now.elapsed) {
-            self.start(&mut hall, job);
-        }
-        let returned = hall.gates.spill(concurrency, now.elapsed);
-        let window = hall.gates.new_window(concurrency, now.elapsed);
-        let rest = hall.gates.rest(concurrency, now);
-        self.show(&hall.gates, concurrency, now);
         let batches = upstream.batch.is_some();
         if std::mem::replace(&mut hall.batches, batches) != batches {
             hall.collecting = false;
         }
-        let limit = hall.gates.limit(upstream.concurrency);
-        let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
-        while let Some(job) = hall.take(upstream.concurrency) {
+        while let Some(job) = hall.take(concurrency, now.elapsed) {
             self.start(&mut hall, job);
         }
         if hall.collecting {
             self.more.notify_one();
         }
-        let deadline = hall.gates.deadline().into_iter().chain(self.files.due()).min();
-        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream));
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        let returned = hall.gates.spill(concurrency, events_each(upstream), now.elapsed);
+        let window = hall.gates.new_window(concurrency, events_each(upstream), now.elapsed);
+        let rest = hall.gates.rest(concurrency, now);
+        let rest = rest.into_iter().chain(self.files.due().map(|due| due.since(now.time))).min();
+        self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
         if let Some(window) = window {
@@ -289,6 +286,7 @@ impl Lane {
 
     pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
+            self.env.waiters.returned(job.event.id.pos.seq, &self.name);
             self.env.signals.returned(job.event.id.pos.seq, &self.name);
         }
     }
@@ -325,8 +323,7 @@ impl Lane {
             self.take_inbox(&mut hall);
         }
         let now = self.env.clock.elapsed();
-        match hall.gates.take(concurrency, now) {
-        match hall.take(concurrency) {
+        match hall.take(concurrency, now) {
             Some(job) => {
                 drop(hall);
                 self.count(1);
@@ -369,30 +366,23 @@ impl Lane {
             return 0;
         };
         if let Some(policy) = &upstream.batch {
-            self.attempt_batch(client, (job, pass), (&table, upstream, policy)).await;
+            self.attempt_batch(client, (job, ticket), (&table, upstream, policy)).await;
             return upstream.concurrency;
         }
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
             Ok(draft) => self.send(client, &draft, (&job, ticket), upstream).await,
-            Err(Unsent::Settled(change)) => {
+            Err(unsent) => {
                 self.put_back();
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
+                self.leave(&job, unsent);
             }
-            Err(Unsent::Later(words)) => {
-                self.put_back();
-                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
-                let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
-            }
-            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
-            Err(unsent) => self.leave(&job, unsent),
         }
         upstream.concurrency
     }
 
     /// What becomes of a delivery that can't be attempted.
     pub(super) fn leave(self: &Arc<Self>, job: &Job, unsent: Unsent) {
+        self.env.waiters.returned(job.event.id.pos.seq, &self.name);
         let change = match unsent {
             Unsent::Settled(change) => change,
             Unsent::Later(words) => {
@@ -411,8 +401,12 @@ impl Lane {
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
+        if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
+            // Boxed: what few sources ask for does not make every attempt larger.
+            return Box::pin(self.send_awaited(client, draft, (job, ticket), upstream, claim)).await;
+        }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
+        let result = client.exchange(draft, upstream, &self.protocol, kept_bytes(upstream)).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             self.put_back();
@@ -421,6 +415,22 @@ impl Lane {
         }
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
+        if let Some(answers) = &upstream.answers {
+            policy::apply(answers, &result, &mut judged, &env.evaluator).await;
+        }
+        let attempt = self.made(job, draft, result, &judged, (at, latency));
+        self.settle((job, ticket), attempt, (&judged, &news), upstream);
+    }
+
+    /// Counts an attempt that was made, and describes it.
+    pub(super) fn made(
+        &self,
+        job: &Job,
+        draft: &Draft<'_>,
+        result: Result<Answer, Failure>,
+        judged: &Judgement,
+        (at, latency): (Timestamp, Duration),
+    ) -> Attempt {
         self.metrics.attempt.observe(latency);
         if matches!(result, Err(Failure::AddressRefused(_))) {
             self.metrics.addresses_refused.inc();
@@ -432,51 +442,64 @@ impl Lane {
             counter.inc();
         }
         if judged.outcome == Outcome::Delivered {
-            self.metrics.delivery.observe(env.clock.now().since(job.event.received_at));
+            self.metrics.delivery.observe(self.env.clock.now().since(job.event.received_at));
         }
-        let attempt = Attempt {
+        Attempt {
             number: job.number,
             at,
             outcome: judged.outcome,
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
-            error: error_words(&result, &judged),
+            error: error_words(&result, judged),
             latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-            excerpt: result.map(|answer| answer.body).unwrap_or_default(),
+            excerpt: result.map(excerpt).unwrap_or_default(),
             sent: draft.sent(),
-        };
-        self.settle((job, ticket), attempt, (&judged, &news), upstream);
+        }
     }
 
-    /// Tells the gates and the log what became of an attempt.
-    fn settle(
-        self: &Arc<Self>,
-        (job, ticket): (&Job, Ticket),
-        attempt: Attempt,
-        (judged, news): (&Judgement, &News),
-        upstream: &Upstream,
-    ) {
     /// Tells the gates and the log what became of an attempt. Gives whether the breaker is open after it.
     pub(super) fn settle(
         self: &Arc<Self>,
-        (job, pass): (&Job, Pass),
+        work: (&Job, Ticket),
         attempt: Attempt,
-        judged: &Judgement,
+        said: (&Judgement, &News),
+        upstream: &Upstream,
+    ) -> bool {
+        self.settle_by(work, Some(attempt), said, upstream)
+    }
+
+    /// Tells the gates alone: the log knows already.
+    pub(super) fn observe(
+        self: &Arc<Self>,
+        work: (&Job, Ticket),
+        said: (&Judgement, &News),
+        upstream: &Upstream,
+    ) -> bool {
+        self.settle_by(work, None, said, upstream)
+    }
+
+    fn settle_by(
+        self: &Arc<Self>,
+        (job, ticket): (&Job, Ticket),
+        attempt: Option<Attempt>,
+        (judged, news): (&Judgement, &News),
         upstream: &Upstream,
     ) -> bool {
         let env = &self.env;
         let now = Now::of(&env.clock);
         let mut hall = lock(&self.hall);
         let observed = hall.gates.observe((judged, news), (job.event.id.pos.seq, ticket), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency, now.elapsed);
+        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream), now.elapsed);
         self.show(&hall.gates, upstream.concurrency, now);
-        let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream));
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
-        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
-        self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        if let Some(attempt) = attempt {
+            let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
+            if matches!(change, Change::Divert(_)) {
+                self.metrics.diverted.inc();
+            }
+            self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        }
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
         }
@@ -491,7 +514,7 @@ impl Lane {
     }
 
     /// An attempt sent nothing: its token is free.
-    fn put_back(&self) {
+    pub(super) fn put_back(&self) {
         lock(&self.hall).gates.pace.put_back(self.env.clock.elapsed());
     }
 
@@ -532,6 +555,22 @@ impl Lane {
                 self.write(settle::attempted(&named, None, change), Done::nobody());
             }
         }
+    }
+}
+
+/// Bytes of an answer that are kept until it is judged.
+fn kept_bytes(upstream: &Upstream) -> usize {
+    match &upstream.answers {
+        Some(answers) if answers.reads_bodies() => upstream.max_reply.max(EXCERPT_BYTES),
+        _ => EXCERPT_BYTES,
+    }
+}
+
+/// What the log keeps of an answer's body. A longer one is copied, so that the rest is not kept alive by it.
+fn excerpt(answer: Answer) -> bytes::Bytes {
+    match answer.body.get(..EXCERPT_BYTES) {
+        Some(beginning) if answer.body.len() > EXCERPT_BYTES => bytes::Bytes::copy_from_slice(beginning),
+        _ => answer.body,
     }
 }
 

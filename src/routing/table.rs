@@ -275,7 +275,8 @@ impl Upstream {
             turns: TurnPolicy::standard(),
             batch: None,
             sign: None,
-            cloudevents: None, guard: None,
+            cloudevents: None,
+            guard: None,
         }
     }
 }

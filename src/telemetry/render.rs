@@ -193,6 +193,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     out.family("stagepost_addresses_refused_total", "counter", help);
     for (upstream, metrics) in all {
         out.sample("stagepost_addresses_refused_total", &[("upstream", upstream)], metrics.addresses_refused.get());
+    }
     out.family("stagepost_batch_items", "histogram", "Events in one request or one write.");
     for (upstream, metrics) in all {
         out.histogram("stagepost_batch_items", &[("upstream", upstream)], &metrics.batch_items);
