@@ -16,6 +16,8 @@ pub struct Routes {
     /// The snapshot.
     pub table: Arc<Table>,
     by_source: HashMap<Box<str>, Vec<usize>>,
+    /// Sources whose senders wait, and for whom.
+    awaited: HashMap<Box<str>, Box<str>>,
     for_all: Vec<usize>,
 }
 
@@ -88,7 +90,14 @@ impl Routes {
                 (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
             by_source.insert((&*source.name).into(), routes.collect());
         }
-        Self { table, by_source, for_all }
+        let waits = table.sources.iter().filter_map(|source| Some((source, source.wait.as_ref()?)));
+        let awaited = waits.map(|(source, wait)| ((&*source.name).into(), wait.reply_from.clone())).collect();
+        Self { table, by_source, awaited, for_all }
+    }
+
+    /// The upstream whose answer the sender of a source's event waits for.
+    pub(super) fn awaited(&self, source: &str) -> Option<&str> {
+        if self.awaited.is_empty() { None } else { self.awaited.get(source).map(|name| &**name) }
     }
 
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].

@@ -14,6 +14,7 @@ use super::{
     settings::{ListenSettings, StoreSettings},
     source::{ReadSource, shown_path},
     units::show_size,
+    wait,
 };
 use crate::routing::{Limits, Route, Table, TableParts, Upstream};
 
@@ -32,6 +33,9 @@ impl Parts {
         self.check_paths(cx);
         self.check_sizes(cx, store);
         self.check_use(cx);
+        for ReadSource { source, place, .. } in &self.sources {
+            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route));
+        }
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
     }
@@ -40,11 +44,19 @@ impl Parts {
     pub(super) fn into_table(self) -> Table {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
+        let mut read_sources = Vec::with_capacity(self.sources.len());
         for read in self.sources {
             routes.extend(read.route);
-            sources.push(Arc::new(read.source));
+            read_sources.push(read.source);
         }
         routes.extend(self.routes.into_iter().map(|(route, _)| route));
+        for mut source in read_sources {
+            let known = source.wait.as_ref().map(|policy| wait::reply_from(policy, &source, routes.iter()));
+            if let (Some(policy), Some(Ok(name))) = (&mut source.wait, known) {
+                policy.reply_from = name;
+            }
+            sources.push(Arc::new(source));
+        }
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
         Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })

@@ -25,6 +25,7 @@ use super::{
     settle,
 };
 use crate::{
+    clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
     log::Done,
     routing::Upstream,
@@ -49,9 +50,9 @@ pub(crate) struct Lane {
     /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
     retired: Mutex<bool>,
     hall: Mutex<Hall>,
-    protocol: Shared,
+    pub(super) protocol: Shared,
     pub(crate) large_bodies: LargeBodies,
-    pub(crate) proxied: tokio::sync::Semaphore,
+    pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
     pub(super) unsettled: AtomicUsize,
     /// Where the lane lives.
@@ -96,7 +97,7 @@ impl Lane {
             retired: Mutex::new(false),
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
-            proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+            proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
             shard: shard.clone(),
         });
@@ -144,6 +145,11 @@ impl Lane {
         if !*retired {
             tell(&*self.env.signals);
         }
+    }
+
+    /// Whether nothing is sent now: the breaker is open, or the upstream asked for a pause.
+    pub(crate) fn is_shut(&self, concurrency: usize) -> bool {
+        lock(&self.hall).gates.limit(concurrency) == 0
     }
 
     /// Figures for operators.
@@ -218,6 +224,7 @@ impl Lane {
 
     fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
+            self.env.waiters.returned(job.event.id.pos.seq, &self.name);
             self.env.signals.returned(job.event.id.pos.seq, &self.name);
         }
     }
@@ -289,9 +296,11 @@ impl Lane {
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
             Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
+                env.waiters.returned(job.event.id.pos.seq, &self.name);
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
             Err(Unsent::Later(words)) => {
+                env.waiters.returned(job.event.id.pos.seq, &self.name);
                 tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
                 let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
@@ -308,6 +317,10 @@ impl Lane {
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
+        if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
+            // Boxed: what few sources ask for does not make every attempt larger.
+            return Box::pin(self.send_awaited(client, draft, (job, pass), upstream, claim)).await;
+        }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
         let latency = env.clock.elapsed().saturating_sub(started);
@@ -316,28 +329,61 @@ impl Lane {
             return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
         let judged = judge(&result, upstream, env.clock.now());
+        let attempt = self.made(job, draft, result, &judged, (at, latency));
+        self.settle((job, pass), attempt, &judged, upstream);
+    }
+
+    /// Counts an attempt that was made, and describes it.
+    pub(super) fn made(
+        &self,
+        job: &Job,
+        draft: &Draft<'_>,
+        result: Result<Answer, Failure>,
+        judged: &Judgement,
+        (at, latency): (Timestamp, Duration),
+    ) -> Attempt {
         self.metrics.attempt.observe(latency);
         if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
             counter.inc();
         }
         if judged.outcome == Outcome::Delivered {
-            self.metrics.delivery.observe(env.clock.now().since(job.event.received_at));
+            self.metrics.delivery.observe(self.env.clock.now().since(job.event.received_at));
         }
-        let attempt = Attempt {
+        Attempt {
             number: job.number,
             at,
             outcome: judged.outcome,
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
-            error: error_words(&result, &judged),
+            error: error_words(&result, judged),
             latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
             excerpt: result.map(|answer| answer.body).unwrap_or_default(),
             sent: draft.sent(),
-        };
-        self.settle((job, pass), attempt, &judged, upstream);
+        }
     }
 
     /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        work: (&Job, Pass),
+        attempt: Attempt,
+        judged: &Judgement,
+        upstream: &Upstream,
+    ) {
+        self.settle_by(work, Some(attempt), judged, upstream);
+    }
+
+    /// Tells the gates alone: the log knows already.
+    pub(super) fn observe(self: &Arc<Self>, work: (&Job, Pass), judged: &Judgement, upstream: &Upstream) {
+        self.settle_by(work, None, judged, upstream);
+    }
+
+    fn settle_by(
+        self: &Arc<Self>,
+        (job, pass): (&Job, Pass),
+        attempt: Option<Attempt>,
+        judged: &Judgement,
+        upstream: &Upstream,
+    ) {
         let env = &self.env;
         let now = env.clock.steady();
         let mut hall = lock(&self.hall);
@@ -347,8 +393,10 @@ impl Lane {
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
-        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
-        self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        if let Some(attempt) = attempt {
+            let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
+            self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        }
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
         }
@@ -399,7 +447,7 @@ enum Next {
     End,
 }
 
-fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
+pub(super) fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
     let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),

@@ -15,7 +15,7 @@ use super::{
     head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     items::Looked,
     limits,
-    proxy::{ProxyError, SafeRequest},
+    proxy::{Expected, ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
     secret_path, select,
 };
@@ -57,6 +57,8 @@ pub(super) struct Admitted<'a> {
     pub(super) body: Received<'a>,
     generation: u64,
     pub(super) extras: Option<Box<Extras>>,
+    /// The place of a sender who waits for an answer.
+    expected: Option<Box<Expected>>,
 }
 
 impl Admitted<'_> {
@@ -162,7 +164,8 @@ impl Gate {
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let (generation, extras) = (table.generation, None);
-        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras };
+        let mut admitted =
+            Admitted { received_at, client, proxy, scheme, verified, body, generation, extras, expected: None };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -194,7 +197,15 @@ impl Gate {
         if let Some((key, _)) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
+            return match &source.wait {
+                None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),
+                Some(_) => Ok(Box::pin(self.resent(doors, source, caller, (first, body_differs), &admitted)).await),
+            };
+        }
+        // Who waits has a place before the event is stored: it may be sent before anybody here is woken.
+        if source.wait.is_some() && caller.again().is_none() {
+            admitted.expected = self.expect(source, dedupe.map(|(key, _)| key.fingerprint)).map(Box::new);
+            admitted.extras.get_or_insert_default().awaited = true;
         }
         let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
         let stored = match &source.tenants {
@@ -202,12 +213,16 @@ impl Gate {
             Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, key, &mut admitted)).await?,
         };
         match stored {
-            Appended::Duplicate { first, body_differs } => {
-                Ok(self.known(doors, source, first, body_differs, admitted.is_cut()))
-            }
+            Appended::Duplicate { first, body_differs } => match &source.wait {
+                None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),
+                Some(_) => Ok(Box::pin(self.resent(doors, source, caller, (first, body_differs), &admitted)).await),
+            },
             Appended::Appended(id) => {
                 self.count_accepted(doors, &input, event_type.as_deref()).await;
-                Ok(Taken::Accepted(id))
+                match source.wait.as_ref().filter(|_| caller.again().is_none()) {
+                    None => Ok(Taken::Accepted(id)),
+                    Some(policy) => Ok(Box::pin(self.answered(source, policy, id, admitted.expected.take())).await),
+                }
             }
         }
     }
@@ -240,7 +255,11 @@ impl Gate {
         };
         let body = (inline, admitted.body.length);
         let payload = admitted.encode(ask, event_type, dedupe, admitted.extras.as_deref(), body);
-        let (done, acked) = Done::through(&self.lane);
+        let (mut done, acked) = Done::through(&self.lane);
+        if let Some(expected) = &admitted.expected {
+            let stored = expected.stored.clone();
+            done = done.first_telling(Box::new(move |id| stored(id)));
+        }
         self.ingress.log.append(Append {
             parts,
             entry: NewEntry { kind: Kind::Accepted, payload },
@@ -380,6 +399,22 @@ impl Gate {
         match self.ingress.evaluator.now(expr, &input) {
             Some(output) => output,
             None => Box::pin(self.ingress.evaluator.eval(expr, &input)).await,
+        }
+    }
+
+    /// A resend, whose sender may be one who waits.
+    async fn resent(
+        &self,
+        doors: &Doors,
+        source: &Arc<Source>,
+        caller: &Caller,
+        (first, body_differs): (EventId, bool),
+        admitted: &Admitted<'_>,
+    ) -> Taken {
+        let known = self.known(doors, source, first, body_differs, admitted.is_cut());
+        match source.wait.as_ref().filter(|_| caller.again().is_none()) {
+            None => known,
+            Some(policy) => Box::pin(self.answered_again(source, policy, first)).await,
         }
     }
 

@@ -15,6 +15,7 @@ mod retry;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
+pub use wait::{OnError, WaitPolicy};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

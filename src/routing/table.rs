@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, PathEdit,
-    PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
+    PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -68,7 +68,9 @@ pub struct Source {
     pub max_body: u64,
     /// Safe methods are stored as well as proxied.
     pub record_safe: bool,
-    /// How long a sender of a safe method waits for the upstream.
+    /// Senders wait for an upstream's answer; None: they are answered when the event is durable.
+    pub wait: Option<WaitPolicy>,
+    /// How long a sender of a safe method, or one who waits, waits for the upstream.
     pub reply_timeout: Duration,
     /// Requests that the verifier refuses are kept apart for the operator.
     pub quarantine: bool,
@@ -106,6 +108,7 @@ impl Source {
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
+            wait: None,
             reply_timeout: Duration::from_secs(30),
             quarantine: false,
             guard: None,

@@ -96,7 +96,6 @@ fn keys_of_features_this_version_does_not_have_are_refused() {
         "verify = { scheme = 'strip' }",
         "source.x.verify.scheme: scheme \"strip\" is not known; did you mean \"stripe\"?",
     );
-    check_line("[source.x]", "mode = 'proxy'", "source.x.mode: mode \"proxy\" is not known; known: store");
     for (section, line, key) in [
         ("[upstream.x]", "rate = '200/s'", "upstream.x.rate"),
         ("[upstream.x]", "sign = { secrets = ['env:A'] }", "upstream.x.sign"),
