@@ -5,6 +5,7 @@ mod door;
 mod errors;
 mod outside;
 mod presets;
+mod sign;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};

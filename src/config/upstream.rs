@@ -13,6 +13,7 @@ use super::{
     reader::{Section, quoted},
     server::{Server, header_name, positive},
     settings::StoreSettings,
+    sign,
     source::{chain, check_name},
     tls,
 };
@@ -79,6 +80,7 @@ fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let sign = sign::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -100,6 +102,7 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
+        sign: sign?,
     };
     Some((upstream, place))
 }

@@ -293,7 +293,8 @@ impl Lane {
             self.give_back([job]);
             return 0;
         };
-        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
+        let now = env.clock.now();
+        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
             Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
                 env.waiters.returned(job.event.id.pos.seq, &self.name);
@@ -343,6 +344,9 @@ impl Lane {
         (at, latency): (Timestamp, Duration),
     ) -> Attempt {
         self.metrics.attempt.observe(latency);
+        if draft.is_resigned() {
+            self.metrics.resigned.inc();
+        }
         if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
             counter.inc();
         }

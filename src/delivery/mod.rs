@@ -17,6 +17,7 @@ mod lane;
 mod proxy;
 mod request;
 mod settle;
+mod sign;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -5,6 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 use bytes::Bytes;
 use http::{header, request::Parts};
 use http_body::Body as HttpBody;
+use tokio::sync::oneshot;
 
 use super::{
     Gate,
@@ -23,7 +24,7 @@ use crate::{
     clock::Timestamp,
     event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
-    log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
+    log::{Acked, Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     quarantine::Purpose,
     routing::{Challenge, DedupeRule, Lookup, Matched, OnDuplicate, Source, SplitRule},
     tenant,
@@ -194,7 +195,7 @@ impl Gate {
         }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &mut dedupe
+        if let Some(key) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
             return match &source.wait {
@@ -204,13 +205,13 @@ impl Gate {
         }
         // Who waits has a place before the event is stored: it may be sent before anybody here is woken.
         if source.wait.is_some() && caller.again().is_none() {
-            admitted.expected = self.expect(source, dedupe.map(|(key, _)| key.fingerprint)).map(Box::new);
+            admitted.expected = self.expect(source, dedupe.map(|key| key.fingerprint)).map(Box::new);
             admitted.extras.get_or_insert_default().awaited = true;
         }
-        let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
+        let kind = event_type.as_deref();
         let stored = match &source.tenants {
-            None => self.store(&input, kind, key, &admitted).await?,
-            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, key, &mut admitted)).await?,
+            None => self.store(&input, kind, dedupe, &admitted).await?,
+            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, dedupe, &mut admitted)).await?,
         };
         match stored {
             Appended::Duplicate { first, body_differs } => match &source.wait {
@@ -246,6 +247,21 @@ impl Gate {
         dedupe: Option<DedupeKey>,
         admitted: &Admitted<'_>,
     ) -> Result<Appended, Refusal> {
+        // A log that ends without an answer has stored nothing that it promised.
+        self.offer(ask, event_type, dedupe, admitted)?
+            .await
+            .unwrap_or(Err(AppendError::Closed))
+            .map_err(Refusal::Append)
+    }
+
+    /// Appends the event. Apart from the waiting, whose future stays small.
+    fn offer(
+        &self,
+        ask: &Ask<'_>,
+        event_type: Option<&str>,
+        dedupe: Option<DedupeKey>,
+        admitted: &Admitted<'_>,
+    ) -> Result<oneshot::Receiver<Acked>, Refusal> {
         let (inline, parts) = match &admitted.body.content {
             Content::Whole(bytes) => (Some(std::slice::from_ref(bytes)), Vec::new()),
             Content::Parts(parts) => {
@@ -268,8 +284,7 @@ impl Gate {
             time: admitted.received_at,
             done,
         });
-        // A log that ends without an answer has stored nothing that it promised.
-        acked.await.unwrap_or(Err(AppendError::Closed)).map_err(Refusal::Append)
+        Ok(acked)
     }
 
     /// A safe method: stored (unless the source says otherwise), sent once, answered with the upstream's answer.
@@ -342,11 +357,11 @@ impl Gate {
         })
     }
 
-    /// The dedupe key, and what a resend does; None if the source does not deduplicate or the request has no key.
-    async fn dedupe_key(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<(DedupeKey, OnDuplicate)>, Refusal> {
+    /// The dedupe key; None if the source does not deduplicate or the request has no key.
+    async fn dedupe_key(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<DedupeKey>, Refusal> {
         let Some(rule) = &input.source.dedupe else { return Ok(None) };
         let text = self.key_text(doors, input).await?;
-        Ok(text.map(|text| (self.keyed(input, rule, &text, input.body), rule.on_duplicate)))
+        Ok(text.map(|text| self.keyed(input, rule, &text, input.body)))
     }
 
     /// What makes two requests, or two items, one event; None if there is no such rule or nothing is found.

@@ -38,7 +38,7 @@ use bytes::Bytes;
 pub use client::Caller;
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Proxy, ProxyError, SafeRequest};
+pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};

@@ -29,15 +29,17 @@ pub type Forwarding =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody<Bytes, Box<dyn Error + Send + Sync>>>, ProxyError>> + Send>>;
 
 /// The answer that the sender of an event waits for; None: there will be none.
-pub type Awaiting =
-    Pin<Box<dyn Future<Output = Option<Response<BoxBody<Bytes, Box<dyn Error + Send + Sync>>>>> + Send>>;
+pub type Awaiting = Pin<Box<dyn Future<Output = Option<Response<Passed>>> + Send>>;
+
+/// The body of an upstream's answer.
+pub type Passed = BoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// A place among those who wait for the answer to an event.
 pub struct Expected {
     /// To be told when the event is stored, before it is handed to anybody. Must not block.
     pub stored: Arc<dyn Fn(EventId) + Send + Sync>,
-    /// The answer. Whoever drops it waits no more.
-    pub answer: Awaiting,
+    /// The answer; None: there will be none. Whoever drops it waits no more.
+    pub answer: Pin<Box<dyn Future<Output = Option<Response<Passed>>> + Send + Sync>>,
 }
 
 /// Has answers of upstreams.
