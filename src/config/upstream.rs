@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
+    cloudevents,
     listen::pem_path,
     patience::{breaker, retry},
     problem::Place,
@@ -81,6 +82,7 @@ fn one(
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
     let sign = sign::read(&section);
+    let cloudevents = cloudevents::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -103,6 +105,7 @@ fn one(
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         sign: sign?,
+        cloudevents,
     };
     Some((upstream, place))
 }

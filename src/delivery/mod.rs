@@ -10,6 +10,7 @@ mod answer;
 mod breaker;
 mod classify;
 mod client;
+mod cloudevents;
 mod connection;
 mod gates;
 mod headers;

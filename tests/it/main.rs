@@ -16,6 +16,7 @@ mod harness;
 mod admin;
 mod bad_input;
 mod batches;
+mod cloudevents;
 mod config;
 mod delivery;
 mod disk;
