@@ -1,19 +1,16 @@
 //! Owns the adapters between stages that do not know each other: each passes a call on and decides nothing.
 
-use std::{
-    error::Error,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full};
 
 use crate::{
     agenda::{Agenda, Dispatch},
     delivery::{self, Awaited, Engine, Proxied, Signals},
     event::{EventId, Job, Seq},
-    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Proxy, ProxyError, SafeRequest},
+    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest},
     log::{Log, ReadError, find_answer, read_answer, read_whole},
     routing::{OnDuplicate, OnError, WaitPolicy},
 };
@@ -110,11 +107,7 @@ impl Proxy for ThroughEngine {
 }
 
 /// The first answer to an event as it was given; None if there was none or it was not kept.
-fn stored_answer(
-    log: &dyn Log,
-    event: Seq,
-    known: Option<Seq>,
-) -> Result<Option<Response<BoxBody<Bytes, Box<dyn Error + Send + Sync>>>>, ReadError> {
+fn stored_answer(log: &dyn Log, event: Seq, known: Option<Seq>) -> Result<Option<Response<Passed>>, ReadError> {
     let answer = match known {
         Some(seq) => Some(read_answer(log, seq)?),
         None => find_answer(log, event)?,
@@ -129,7 +122,7 @@ fn stored_answer(
     }))
 }
 
-fn whole(bytes: Bytes) -> BoxBody<Bytes, Box<dyn Error + Send + Sync>> {
+fn whole(bytes: Bytes) -> Passed {
     Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 

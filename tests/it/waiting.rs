@@ -132,7 +132,7 @@ fn an_upstream_that_is_late_gives_the_fallback_at_reply_timeout() {
 #[test]
 fn concurrent_duplicates_wait_for_the_answer_to_the_first() {
     let upstream = Upstream::start();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
     upstream.script(move |_| {
         wait.recv().unwrap();
         Answer::With(200, Vec::new(), "once")
@@ -200,7 +200,7 @@ fn nobody_waits_while_the_upstream_is_held_its_breaker_is_open_or_no_route_leads
 #[test]
 fn a_sender_who_goes_away_leaves_the_delivery_as_it_is() {
     let upstream = Upstream::start();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
     upstream.script(move |_| {
         wait.recv().unwrap();
         Answer::With(200, Vec::new(), "too late")
@@ -218,7 +218,7 @@ fn a_sender_who_goes_away_leaves_the_delivery_as_it_is() {
 #[test]
 fn a_sender_who_waits_at_shutdown_is_answered() {
     let upstream = Upstream::start();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
     upstream.script(move |_| {
         wait.recv().unwrap();
         Answer::With(200, Vec::new(), "at last")
