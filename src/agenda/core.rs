@@ -68,6 +68,9 @@ pub struct Effects {
     pub append: Vec<NewEntry>,
     /// To be handed to the engine.
     pub dispatch: Vec<Job>,
+    /// Events whose senders wait for an answer that will not come now: nothing leads to the upstream, or it is held or
+    /// its breaker is open.
+    pub unanswered: Vec<Seq>,
     /// To be read from the log; the answer goes to [`Core::loaded`].
     pub read: Vec<ReadOrder>,
     /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
@@ -536,6 +539,11 @@ impl Core {
 
     pub(super) fn want(&mut self, order: ReadOrder) {
         self.out.read.push(order);
+    }
+
+    /// Whether senders of a source wait for the answer of an upstream.
+    pub(super) fn awaits(&self, source: &str, upstream: &str) -> bool {
+        self.routes.awaited(source) == Some(upstream)
     }
 
     /// The routing snapshot of the last step.

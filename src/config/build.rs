@@ -16,6 +16,7 @@ use super::{
     sink,
     source::{ReadSource, shown_path},
     units::show_size,
+    wait,
 };
 use crate::{
     routing::{Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
@@ -43,6 +44,9 @@ impl Parts {
         self.check_use(cx);
         let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
         order::check(cx, &sources, self.all_routes());
+        for ReadSource { source, place, .. } in &self.sources {
+            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route));
+        }
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
@@ -52,11 +56,19 @@ impl Parts {
     pub(super) fn into_table(self) -> Table {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
+        let mut read_sources = Vec::with_capacity(self.sources.len());
         for read in self.sources {
             routes.extend(read.route);
-            sources.push(Arc::new(read.source));
+            read_sources.push(read.source);
         }
         routes.extend(self.routes.into_iter().map(|(route, _)| route));
+        for mut source in read_sources {
+            let known = source.wait.as_ref().map(|policy| wait::reply_from(policy, &source, routes.iter()));
+            if let (Some(policy), Some(Ok(name))) = (&mut source.wait, known) {
+                policy.reply_from = name;
+            }
+            sources.push(Arc::new(source));
+        }
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
         Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })

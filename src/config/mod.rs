@@ -38,6 +38,7 @@ mod tree;
 mod units;
 mod upstream;
 mod verify;
+mod wait;
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -4,11 +4,12 @@
 //! most `concurrency` attempts at once; that every wait has a limit; and that every job ends either in an
 //! `attempted` entry or in [`Signals::returned`]. What is due and when is the agenda's business: it learns of outcomes
 //! from the log, never from here. Limits: the window (see [`Signals::window`]) bounds queued jobs; 16 KiB of an
-//! answer are kept and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
+//! answer are kept (or what a sender waits for, in pieces) and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
 
 mod adapt;
 mod allowance;
 mod batch;
+mod answer;
 mod breaker;
 mod bucket;
 mod classify;
@@ -30,6 +31,7 @@ mod stream;
 pub(crate) mod tests;
 mod trip;
 mod unsettled;
+mod waiters;
 
 use std::{
     collections::HashMap,
@@ -43,9 +45,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify};
 
+pub use answer::Answered;
 pub use breaker::BreakerState;
 pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
+pub use waiters::{Awaited, Ticket, Waiting};
 
 use self::lane::Lane;
 use crate::{
@@ -134,6 +138,8 @@ pub(crate) struct Env {
     evaluator: Evaluator,
     metrics: Arc<Metrics>,
     signals: Arc<dyn Signals>,
+    /// Senders who wait for answers.
+    waiters: Arc<waiters::Waiters>,
     draining: AtomicBool,
     in_flight: AtomicUsize,
     quiet: Notify,
@@ -165,6 +171,7 @@ impl Engine {
             log: deps.log,
             live: deps.live,
             evaluator: deps.evaluator,
+            waiters: waiters::Waiters::new(deps.metrics.clone()),
             metrics: deps.metrics,
             signals: deps.signals,
             draining: AtomicBool::new(false),
@@ -186,8 +193,34 @@ impl Engine {
     pub fn dispatch(&self, job: Job) {
         match self.0.lanes.load().get(&*job.upstream) {
             Some(lane) => lane.push(job),
-            None => self.0.env.signals.returned(job.event.id.pos.seq, &job.upstream),
+            None => {
+                self.0.env.waiters.returned(job.event.id.pos.seq, &job.upstream);
+                self.0.env.signals.returned(job.event.id.pos.seq, &job.upstream);
+            }
         }
+    }
+
+    /// A place for a sender who waits for the answer to an event that is not stored yet. None if there will be none: the
+    /// upstream takes nothing now, or too many wait.
+    #[must_use]
+    pub fn expect(&self, awaited: Awaited) -> Option<Waiting> {
+        let table = self.0.env.live.snapshot();
+        let upstream = table.upstreams.get(&*awaited.upstream)?;
+        let lanes = self.0.lanes.load();
+        let lane = lanes.get(&*awaited.upstream)?;
+        if lane.is_shut(upstream.concurrency) { None } else { self.0.env.waiters.expect(awaited) }
+    }
+
+    /// The sender of an event waits for an answer that will not come now.
+    pub fn unanswered(&self, event: Seq) {
+        self.0.env.waiters.unanswered(event);
+    }
+
+    /// Waits until the sender of an event has its answer and it is stored, or has none; at once if nobody waits. Gives
+    /// where it stands, if that is remembered.
+    pub async fn first_answer(&self, event: Seq) -> Option<Seq> {
+        self.0.env.waiters.over(event).await;
+        self.0.env.waiters.answered_at(event)
     }
 
     /// Looks at the live table again, after it was swapped: opens lanes for new upstreams, closes those of removed

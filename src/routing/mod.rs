@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod wait;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub use table::{
     TlsClient, TlsServer, Upstream,
 };
 pub use turns::{NoShare, Priority, Share, TurnPolicy};
+pub use wait::{OnError, WaitPolicy};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

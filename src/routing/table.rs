@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace, BatchPolicy, FilePolicy,
+    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace, BatchPolicy, FilePolicy, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -67,7 +67,9 @@ pub struct Source {
     pub max_body: u64,
     /// Safe methods are stored as well as proxied.
     pub record_safe: bool,
-    /// How long a sender of a safe method waits for the upstream.
+    /// Senders wait for an upstream's answer; None: they are answered when the event is durable.
+    pub wait: Option<WaitPolicy>,
+    /// How long a sender of a safe method, or one who waits, waits for the upstream.
     pub reply_timeout: Duration,
     /// Requests that the verifier refuses are kept apart for the operator.
     pub quarantine: bool,
@@ -105,6 +107,7 @@ impl Source {
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
+            wait: None,
             reply_timeout: Duration::from_secs(30),
             quarantine: false,
             guard: None,

@@ -56,7 +56,7 @@ impl State {
             Kind::Duplicate => self.duplicate(entry)?,
             Kind::Carried => self.carried(entry, note)?,
             Kind::Command => self.command(entry, note)?,
-            Kind::Part | Kind::Config => Some(()),
+            Kind::Part | Kind::Config | Kind::Answer => Some(()),
         };
         if known.is_none() {
             warn!(seq = entry.pos.seq, kind = ?entry.kind, "an entry has a format this version does not know: skipped");

@@ -152,6 +152,9 @@ pub const OVER: [&str; 3] = ["rejected", "held", "tagged"];
 /// Percent of a budget at which a warning is given; a metric label.
 pub const BUDGET_LEVELS: [&str; 3] = ["75", "90", "100"];
 
+/// Who answered a sender who waited; a metric label: the upstream, nobody in time, or the first answer once more.
+pub const ANSWERED: [&str; 3] = ["upstream", "fallback", "repeated"];
+
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
@@ -163,6 +166,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused because of `max_connections`.
     pub connections_refused: Counter,
+    /// Senders who wait for an upstream's answer.
+    pub waiting_senders: Gauge,
     /// Bytes of bodies in memory now.
     pub body_memory: Gauge,
     /// Bytes of bodies spooled now.
@@ -338,6 +343,10 @@ pub struct SourceMetrics {
     pub tenants_displaced: Counter,
     /// Requests that were cut because they came back.
     pub loops: Counter,
+    /// Senders who waited, by index of [`ANSWERED`].
+    pub answered: [Counter; ANSWERED.len()],
+    /// Receipt of the head to the head of the answer, where the sender waits for an upstream's.
+    pub reply: Histogram,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
     /// Absolute clock difference of signed timestamps.

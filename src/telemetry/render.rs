@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics,
+    UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -72,6 +73,8 @@ impl Metrics {
             "Connections refused because of server.max_connections.",
             self.connections_refused.get(),
         );
+        let waiting = "Senders who wait for an upstream's answer.";
+        out.single("stagepost_waiting_senders", "gauge", waiting, self.waiting_senders.get());
         out.single("stagepost_body_memory_bytes", "gauge", "Bytes of bodies in memory.", self.body_memory.get());
         out.single("stagepost_spool_bytes", "gauge", "Bytes of bodies spooled to disk.", self.spool_bytes.get());
         out.single(
@@ -163,6 +166,16 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     out.family("stagepost_loops_total", "counter", "Requests that were cut because they came back.");
     for (source, metrics) in all {
         out.sample("stagepost_loops_total", &[("source", source)], metrics.loops.get());
+    }
+    out.family("stagepost_proxied_total", "counter", "Senders who waited, by who answered them.");
+    for (source, metrics) in all {
+        for (answered, count) in ANSWERED.iter().zip(&metrics.answered) {
+            out.sample("stagepost_proxied_total", &[("source", source), ("answered", answered)], count.get());
+        }
+    }
+    out.family("stagepost_reply_seconds", "histogram", "Receipt of the head to the head of an awaited answer.");
+    for (source, metrics) in all {
+        out.histogram("stagepost_reply_seconds", &[("source", source)], &metrics.reply);
     }
     out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
     for (source, metrics) in all {

@@ -44,4 +44,6 @@ mod systemd;
 mod tenants;
 mod tls;
 mod verification;
+mod waiting;
+mod waiting_streams;
 mod zero_config;
