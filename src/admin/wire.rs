@@ -210,6 +210,9 @@ pub struct Upstream {
     #[serde(default)]
     pub held: u64,
     pub dead: u64,
+    /// Deliveries whose answer a person must judge.
+    #[serde(default)]
+    pub review: u64,
     pub oldest_at: Option<Timestamp>,
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
@@ -359,6 +362,8 @@ pub enum Verb {
     Hold,
     /// Lets them go.
     Release,
+    /// Takes what was answered for good.
+    Resolve,
     /// Hides events.
     Delete,
 }
@@ -371,6 +376,7 @@ impl Verb {
             Self::Replay => "replay",
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Resolve => "resolve",
             Self::Delete => "delete",
         }
     }
@@ -395,7 +401,7 @@ pub struct Act {
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
-    /// Hold: in the operator's words.
+    /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
     pub dry_run: bool,

@@ -80,6 +80,14 @@ selects deliveries that exist now. --reason is no filter here: it is recorded an
   stagepost release --source stripe
   stagepost release 01KDYAK3SF0000000000000001")]
     Release(SelectArgs),
+    /// Take answers for good that wait for a person
+    #[command(after_help = "Examples:
+  stagepost resolve 01KDYAK3SF0000000000000001
+  stagepost resolve --upstream billing --since 1d --reason 'checked by hand'
+
+Takes deliveries in review only; they count as delivered. --reason is no filter here: it is recorded. To send them again,
+use `stagepost replay --state review`.")]
+    Resolve(SelectArgs),
     /// Hide events at once; their bytes go with their segment
     #[command(after_help = "Examples:
   stagepost delete 01KDYAK3SF0000000000000001

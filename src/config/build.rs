@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     context::Context,
+    failure,
     listen::is_public,
     problem::Place,
     reader::suggestion,
@@ -15,7 +16,7 @@ use super::{
     source::{ReadSource, shown_path},
     units::show_size,
 };
-use crate::routing::{Limits, Route, Table, TableParts, Upstream};
+use crate::routing::{AnswerPolicy, Limits, Route, Table, TableParts, Upstream};
 
 /// What was read.
 pub(super) struct Parts {
@@ -62,6 +63,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
+        failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {
@@ -126,8 +128,14 @@ impl Parts {
                 cx.warn(place, &format!("source.{}", source.name), message);
             }
         }
+        failure::warn_of_both(cx, &self.upstreams, routes.iter().copied());
+        let others: HashSet<&str> = self
+            .upstreams
+            .iter()
+            .flat_map(|(upstream, _)| upstream.answers.iter().flat_map(AnswerPolicy::others))
+            .collect();
         for (upstream, place) in &self.upstreams {
-            if !routes.iter().any(|route| route.leads_to(&upstream.name)) {
+            if !routes.iter().any(|route| route.leads_to(&upstream.name)) && !others.contains(&*upstream.name) {
                 cx.warn(place, &format!("upstream.{}", upstream.name), "no route leads to it");
             }
         }

@@ -10,6 +10,7 @@ mod batch;
 mod build;
 mod context;
 mod door;
+mod failure;
 mod files;
 mod find;
 mod front;

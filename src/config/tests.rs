@@ -3,6 +3,7 @@
 mod batch;
 mod door;
 mod errors;
+mod failure;
 mod outside;
 mod presets;
 mod tls;

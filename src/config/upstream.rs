@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
+    failure,
     listen::pem_path,
     patience::{breaker, retry},
     problem::Place,
@@ -79,6 +80,7 @@ fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let answers = failure::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -100,6 +102,7 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
+        answers,
     };
     Some((upstream, place))
 }

@@ -21,6 +21,7 @@ use super::{
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
     gates::{Admitted, Evidence, Gates},
+    policy,
     request::{self, Draft, LargeBodies, Unsent},
     settle,
 };
@@ -309,13 +310,20 @@ impl Lane {
     ) {
         let env = &self.env;
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
+        let keep = match &upstream.answers {
+            Some(answers) if answers.reads_bodies() => upstream.max_reply.max(EXCERPT_BYTES),
+            _ => EXCERPT_BYTES,
+        };
+        let result = client.exchange(draft, upstream, &self.protocol, keep).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             let change = Change::Die(Reason::with("unsendable", words));
             return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
-        let judged = judge(&result, upstream, env.clock.now());
+        let mut judged = judge(&result, upstream, env.clock.now());
+        if let Some(answers) = &upstream.answers {
+            policy::apply(answers, &result, &mut judged, &env.evaluator).await;
+        }
         self.metrics.attempt.observe(latency);
         if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
             counter.inc();
@@ -330,7 +338,7 @@ impl Lane {
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
             error: error_words(&result, &judged),
             latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-            excerpt: result.map(|answer| answer.body).unwrap_or_default(),
+            excerpt: result.map(excerpt).unwrap_or_default(),
             sent: draft.sent(),
         };
         self.settle((job, pass), attempt, &judged, upstream);
@@ -348,6 +356,9 @@ impl Lane {
         drop(hall);
 
         let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
+        if matches!(change, Change::Divert(_)) {
+            self.metrics.diverted.inc();
+        }
         self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
@@ -404,6 +415,14 @@ fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::cloc
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
         Err(failure) => classify::no_answer(failure.to_string().into()),
+    }
+}
+
+/// What the log keeps of an answer's body. A longer one is copied, so that the rest is not kept alive by it.
+fn excerpt(answer: Answer) -> bytes::Bytes {
+    match answer.body.get(..EXCERPT_BYTES) {
+        Some(beginning) if answer.body.len() > EXCERPT_BYTES => bytes::Bytes::copy_from_slice(beginning),
+        _ => answer.body,
     }
 }
 

@@ -13,6 +13,7 @@ mod connection;
 mod gates;
 mod headers;
 mod lane;
+mod policy;
 mod proxy;
 mod request;
 mod settle;

@@ -7,6 +7,6 @@ mod delivery;
 mod id;
 mod record;
 
-pub use delivery::{Change, DeliveryState, EventState, Impossible, Outcome, Reason, Status, event_state};
+pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Outcome, Reason, Status, event_state};
 pub use id::{EventId, IdError, Pos, QUARANTINE, Seq};
 pub use record::{Attempt, Body, Event, Extras, Job, Proxy, Scheme, Sent, Verification};

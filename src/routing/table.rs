@@ -6,8 +6,8 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, PathEdit,
-    PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
+    AnswerPolicy, BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
+    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -231,8 +231,10 @@ pub struct Upstream {
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
-    /// Bytes of an answer that is handed back to a sender.
+    /// Bytes of an answer that is handed back to a sender, or judged.
     pub max_reply: usize,
+    /// What its failures and answers lead to; None: what the contract says.
+    pub answers: Option<AnswerPolicy>,
 }
 
 impl Upstream {
@@ -254,6 +256,7 @@ impl Upstream {
             path: PathEdit::default(),
             soft_bounce: false,
             max_reply: 1 << 20,
+            answers: None,
         }
     }
 }

@@ -223,7 +223,9 @@ impl State {
                 DeliveryState::Held => Change::Hold(reason()),
                 DeliveryState::Delivered => Change::Delivered,
                 DeliveryState::Ignored => Change::Ignore,
-                DeliveryState::Pending | DeliveryState::Review | DeliveryState::Superseded => continue,
+                DeliveryState::Review => Change::Review(reason()),
+                DeliveryState::Superseded => Change::Supersede(reason()),
+                DeliveryState::Pending => continue,
             };
             let name = (&*upstream.name).into();
             let (upstream, previous) = (name, record.last);
@@ -234,14 +236,11 @@ impl State {
     }
 }
 
-/// The reason an entry gives for a delivery that is dead or held, with its text.
+/// The reason an entry gives for a delivery that is dead, held, in review or superseded, with its text.
 pub(super) fn reason_text(log: &dyn Log, seq: Seq) -> Option<Reason> {
     let entry = log.read(seq).ok()?;
     match entry.kind {
-        Kind::Attempted => match entry::decode_attempted(&entry.payload)?.change {
-            Change::Die(reason) | Change::Hold(reason) => Some(reason),
-            _ => None,
-        },
+        Kind::Attempted => entry::decode_attempted(&entry.payload)?.change.reason().cloned(),
         Kind::Command => match entry::decode_json::<Command>(&entry.payload)?.action {
             Action::Hold { reason: Some(text), .. } => Some(Reason::with("operator", text)),
             _ => None,

@@ -157,6 +157,8 @@ impl Checker {
                 known.replays += 1;
                 known.new_keys += u32::from(new_key);
             }),
+            // Nothing is ever in review here: no upstream of the simulation has `accept`.
+            Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),
             Action::Delete { events } => {
                 self.deliveries.retain(|(event, _), _| !events.contains(event));
                 self.deleted.extend(events);
