@@ -22,6 +22,7 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         if let Some(last) = found.attempts.last().filter(|_| found.state != "delivered") {
             told.push(tried(last));
         }
+        told.extend(found.attempts.last().and_then(signed));
         if matches!(found.state.as_str(), "pending" | "held") {
             told.extend(gates(found, status.upstreams.iter().find(|upstream| upstream.name == found.upstream)));
         }
@@ -111,6 +112,12 @@ fn tried(last: &Attempt) -> String {
         (None, None) => "got no answer".to_owned(),
     };
     format!("Attempt {} at {} to {} {answer}: {}.", last.number, last.at, last.sent.url, last.outcome)
+}
+
+fn signed(last: &Attempt) -> Option<String> {
+    let signed = last.sent.signed.as_ref()?;
+    let secret = signed.secret.as_deref().map_or(String::new(), |secret| format!(" with the secret {secret}"));
+    Some(format!("We signed attempt {} ourselves, as {}{secret}.", last.number, signed.scheme))
 }
 
 fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {

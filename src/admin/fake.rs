@@ -190,7 +190,7 @@ impl Fake {
             error: status.is_none().then(|| "connection refused".into()),
             latency_ms: 12,
             excerpt: Bytes::from_static(b"ok"),
-            sent: Sent { url: "http://127.0.0.1:3000/hooks/stripe".into(), sha256: None },
+            sent: Sent { url: "http://127.0.0.1:3000/hooks/stripe".into(), sha256: None, signed: None },
         };
         let change = if delivered { Change::Delivered } else { Change::Retry(self.clock()) };
         self.attempted(id, upstream, Some(attempt), change, previous)

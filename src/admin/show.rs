@@ -78,6 +78,10 @@ fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {
         sent: wire::Sent {
             url: attempt.sent.url.into(),
             sha256: attempt.sent.sha256.map_or_else(|| own_sha256.to_owned(), hex::encode),
+            signed: attempt
+                .sent
+                .signed
+                .map(|signed| wire::Signed { scheme: signed.scheme.into(), secret: signed.secret.map(Into::into) }),
         },
     }
 }

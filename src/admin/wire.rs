@@ -154,6 +154,18 @@ pub struct Attempt {
 pub struct Sent {
     pub url: String,
     pub sha256: String,
+    /// How we signed it. Absent if we did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
+}
+
+/// How an attempt was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// `standard-webhooks`, `hmac`, or the scheme of the event's source.
+    pub scheme: String,
+    /// The references of the secrets, with commas, never the values.
+    pub secret: Option<String>,
 }
 
 /// `status --json`.

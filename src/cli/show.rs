@@ -274,6 +274,10 @@ fn attempted(page: &mut String, attempt: &Attempt) {
         attempt.latency_ms,
         escaped(&attempt.sent.url),
     );
+    if let Some(signed) = &attempt.sent.signed {
+        let secret = signed.secret.as_deref().map_or(String::new(), |secret| format!(" with {}", escaped(secret)));
+        let _infallible = writeln!(page, "         signed by us: {}{secret}", escaped(&signed.scheme));
+    }
     if let Some(error) = &attempt.error {
         let _infallible = writeln!(page, "         {}", escaped(error));
     }

@@ -113,7 +113,7 @@ pub(super) fn sample(config: &Path, ask: &SampleAsk) -> Result<Sampled, Failure>
     let sample =
         Sample { method: &method, path: &path, query: None, headers: &own, body: &body, id: &id, now: signed_at };
     let signed = verifier.sign(&sample).map_err(|error| Failure::usage(error.to_string()))?;
-    let mut made = Made { signed, own, method };
+    let mut made = Made { signed, own: own.clone(), method: method.clone() };
     let expected = match ask.fault {
         Fault::None => None,
         _ if verifier.is_open() => return Err(Failure::usage("the source checks nothing: nothing is refused")),
@@ -135,7 +135,7 @@ pub(super) fn sample(config: &Path, ask: &SampleAsk) -> Result<Sampled, Failure>
     let all = made.headers();
     sent.extend(all.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())));
     let query = made.signed.query.as_deref().map_or(String::new(), |query| format!("?{query}"));
-    let shown = if scheme == PATH_SCHEME { path } else { made.signed.path.clone() };
+    let shown = if scheme == PATH_SCHEME { path.clone() } else { made.signed.path.clone() };
     Ok(Sampled {
         scheme: scheme.to_owned(),
         method: made.method.as_str().to_owned(),
@@ -160,13 +160,13 @@ fn concrete(pattern: &str) -> String {
 }
 
 /// A signed sample.
-struct Made {
-    signed: Signed,
+struct Made<'a> {
+    signed: Signed<'a>,
     own: HeaderMap,
     method: Method,
 }
 
-impl Made {
+impl Made<'_> {
     fn headers(&self) -> HeaderMap {
         let mut all = self.own.clone();
         for (name, value) in &self.signed.headers {

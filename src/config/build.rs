@@ -16,7 +16,10 @@ use super::{
     source::{ReadSource, shown_path},
     units::show_size,
 };
-use crate::routing::{AnswerPolicy, Limits, Route, Table, TableParts, Upstream};
+use crate::{
+    routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
+    verify::Resigning,
+};
 
 /// What was read.
 pub(super) struct Parts {
@@ -35,6 +38,7 @@ impl Parts {
         self.check_use(cx);
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
+        self.check_signing(cx);
     }
 
     /// The table; its hash and generation come later.
@@ -155,6 +159,34 @@ impl Parts {
             if source.guard.as_ref().is_some_and(|guard| guard.certificate.is_some()) {
                 let message = "asks for a certificate, but no listener has tls.client_ca: nobody could send; add client_ca to a listener";
                 cx.problem(place, &format!("source.{}.client_certificate", source.name), message);
+            }
+        }
+    }
+
+    /// What an upstream wants signed in its sources' own schemes must be signable here.
+    fn check_signing(&self, cx: &Context<'_>) {
+        let routes: Vec<&Route> = self.all_routes().map(|(route, _, _)| route).collect();
+        let asked = self.upstreams.iter().filter(|(upstream, _)| matches!(upstream.sign, Some(SignPolicy::Source)));
+        for (upstream, place) in asked {
+            let key = format!("upstream.{}.sign", upstream.name);
+            let leads = |source: &Source| {
+                routes.iter().any(|route| route.takes(&source.name) && route.leads_to(&upstream.name))
+            };
+            for ReadSource { source, .. } in self.sources.iter().filter(|read| leads(&read.source)) {
+                let (name, scheme) = (&source.name, source.verifier.scheme());
+                match source.verifier.resigning() {
+                    Resigning::Impossible => cx.problem(place, &key, format!(
+                        "is \"source\", but only the provider can sign for source.{name} ({scheme}); remove it, or send \
+                         that source's events to an upstream of their own"
+                    )),
+                    Resigning::Nothing => {
+                        let message = format!(
+                            "has no effect on the events of source.{name}, whose scheme {scheme} signs nothing"
+                        );
+                        cx.warn(place, &key, message);
+                    }
+                    Resigning::Dated | Resigning::Undated => {}
+                }
             }
         }
     }

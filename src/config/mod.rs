@@ -26,6 +26,7 @@ mod reload;
 mod route;
 mod server;
 mod settings;
+mod sign;
 mod source;
 #[cfg(test)]
 mod tests;

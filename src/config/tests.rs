@@ -6,6 +6,7 @@ mod errors;
 mod failure;
 mod outside;
 mod presets;
+mod sign;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};

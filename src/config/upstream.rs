@@ -14,6 +14,7 @@ use super::{
     reader::{Section, quoted},
     server::{Server, header_name, positive},
     settings::StoreSettings,
+    sign,
     source::{chain, check_name},
     tls,
 };
@@ -81,6 +82,7 @@ fn one(
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
     let answers = failure::read(&section);
+    let sign = sign::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -103,6 +105,7 @@ fn one(
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         answers,
+        sign: sign?,
     };
     Some((upstream, place))
 }

@@ -18,12 +18,18 @@ use crate::{
     },
 };
 
-const ALGORITHMS: &[(&str, Algorithm)] = &[
+pub(super) const ALGORITHMS: &[(&str, Algorithm)] = &[
     ("sha256", Algorithm::Sha256),
     ("sha384", Algorithm::Sha384),
     ("sha512", Algorithm::Sha512),
     ("sha1", Algorithm::Sha1),
 ];
+
+pub(super) const ENCODINGS: [(&str, Encoding); 3] =
+    [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
+
+pub(super) const UNITS: [(&str, TimestampUnit); 3] =
+    [("s", TimestampUnit::Seconds), ("ms", TimestampUnit::Milliseconds), ("rfc3339", TimestampUnit::Rfc3339)];
 
 /// The schemes that are no presets.
 const OWN: [&str; 6] = ["none", "hmac", "basic", "bearer", "token", "path"];
@@ -146,17 +152,13 @@ fn path(section: &Section<'_>, source: &Section<'_>, about: &About<'_>) -> Optio
 }
 
 fn hmac(section: &Section<'_>) -> Option<Verifier> {
-    let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64), ("base64url", Encoding::Base64Url)];
     let algorithm = section.choice("algorithm", "sha256", ALGORITHMS);
     if !section.has("header") {
         section.problem("header", "is missing; name the header that carries the signature, such as \"X-Signature\"");
     }
     let header = section.text("header");
-    let encoding = section.choice("encoding", "hex", &encodings);
-    let prefix = match section.value("prefix") {
-        Some(Value::Text(text)) if text.is_empty() => "",
-        _ => section.text("prefix").unwrap_or_default(),
-    };
+    let encoding = section.choice("encoding", "hex", &ENCODINGS);
+    let prefix = prefix(section);
     let template = section.text("template").map(str::to_owned);
     let timestamp = section.optional_section("timestamp").map(timestamp);
     let secrets = secrets(section, "secrets")?;
@@ -176,14 +178,20 @@ fn hmac(section: &Section<'_>) -> Option<Verifier> {
     Verifier::hmac(settings).map_err(|error| section.problem(error.field(), error.to_string())).ok()
 }
 
+/// What stands before a signature; may be empty.
+pub(super) fn prefix<'a>(section: &Section<'a>) -> &'a str {
+    match section.value("prefix") {
+        Some(Value::Text(text)) if text.is_empty() => "",
+        _ => section.text("prefix").unwrap_or_default(),
+    }
+}
+
 fn timestamp(section: Section<'_>) -> Option<TimestampSettings> {
     if !section.has("header") {
         section.problem("header", "is missing; name the header that carries the timestamp");
     }
     let header = section.text("header");
-    let units =
-        [("s", TimestampUnit::Seconds), ("ms", TimestampUnit::Milliseconds), ("rfc3339", TimestampUnit::Rfc3339)];
-    let unit = section.choice("unit", "s", &units);
+    let unit = section.choice("unit", "s", &UNITS);
     let tolerance = section.duration("tolerance", "5m");
     section.finish();
     Some(TimestampSettings { header: header?.to_owned(), unit: unit?, tolerance })

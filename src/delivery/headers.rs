@@ -33,6 +33,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) enum BodyForm {
     /// As received.
     Original,
+    /// As received but for what a signature writes into it.
+    Resigned,
     /// A transform's JSON.
     Json,
     /// A transform's text, sent as it is.
@@ -49,7 +51,7 @@ pub(crate) fn build(
     let event = &*job.event;
     let mut headers = HeaderMap::with_capacity(event.headers.len() + configured.len() + 12);
     pass_on(&event.headers, &mut headers);
-    if form != BodyForm::Original {
+    if !matches!(form, BodyForm::Original | BodyForm::Resigned) {
         headers.remove(header::CONTENT_ENCODING);
         if form == BodyForm::Json {
             headers.insert(header::CONTENT_TYPE, JSON);

@@ -287,7 +287,8 @@ impl Lane {
             self.give_back([job]);
             return 0;
         };
-        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies).await {
+        let now = env.clock.now();
+        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
             Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
@@ -325,6 +326,9 @@ impl Lane {
             policy::apply(answers, &result, &mut judged, &env.evaluator).await;
         }
         self.metrics.attempt.observe(latency);
+        if draft.is_resigned() {
+            self.metrics.resigned.inc();
+        }
         if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
             counter.inc();
         }

@@ -17,6 +17,7 @@ mod policy;
 mod proxy;
 mod request;
 mod settle;
+mod sign;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -91,8 +91,9 @@ impl Engine {
             paused: Duration::ZERO,
             previous: None,
         };
+        let env = &self.0.env;
         let draft =
-            request::prepare(&job, upstream, &table, &self.0.env.log, &self.0.env.evaluator, &lane.large_bodies)
+            request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
         let shared = Shared::default();

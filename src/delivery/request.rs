@@ -14,8 +14,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{
     client::MakeRequest,
     headers::{self, BodyForm, ORIGIN},
+    sign::Seal,
 };
 use crate::{
+    clock::Timestamp,
     event::{Body, Change, Event, Job, Reason, Sent},
     expr::{EvalError, Evaluator, Expr, Input},
     log::{Log, ReadError, origin, read_body},
@@ -25,13 +27,15 @@ use crate::{
 
 /// A request that is ready to be sent.
 pub(crate) struct Draft<'a> {
-    job: &'a Job,
-    upstream: &'a Upstream,
+    pub(super) job: &'a Job,
+    pub(super) upstream: &'a Upstream,
     route: Option<&'a Route>,
-    method: Method,
-    target: Bytes,
-    body: Bytes,
-    form: BodyForm,
+    pub(super) method: Method,
+    pub(super) target: Bytes,
+    pub(super) body: Bytes,
+    pub(super) form: BodyForm,
+    /// Our own signature, if we sign.
+    pub(super) seal: Option<Seal>,
     /// What tells that this relay sent it.
     origin: u128,
     /// Gives the memory of a large body back with the draft.
@@ -67,7 +71,7 @@ pub(crate) enum Unsent {
     Later(Box<str>),
 }
 
-/// Prepares an attempt.
+/// Prepares an attempt that begins now (wall time).
 pub(crate) async fn prepare<'a>(
     job: &'a Job,
     upstream: &'a Upstream,
@@ -75,6 +79,7 @@ pub(crate) async fn prepare<'a>(
     log: &Arc<dyn Log>,
     evaluator: &Evaluator,
     large_bodies: &'a LargeBodies,
+    now: Timestamp,
 ) -> Result<Draft<'a>, Unsent> {
     let memory = match &job.event.body {
         Body::Inline(_) => None,
@@ -93,7 +98,9 @@ pub(crate) async fn prepare<'a>(
     let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
     let target = target(&job.event, upstream, route);
     let origin = origin(&**log, &job.event.source, job.event.id);
-    Ok(Draft { job, upstream, route, method, target, body, form, origin, _memory: memory })
+    let mut draft = Draft { job, upstream, route, method, target, body, form, seal: None, origin, _memory: memory };
+    draft.seal(table, now)?;
+    Ok(draft)
 }
 
 impl Draft<'_> {
@@ -108,7 +115,7 @@ impl Draft<'_> {
         }
         url.push_str(path);
         let sha256 = (self.form != BodyForm::Original).then(|| Sha256::digest(&self.body).into());
-        Sent { url: url.into(), sha256 }
+        Sent { url: url.into(), sha256, signed: self.seal.as_ref().map(|seal| seal.by.clone().into()) }
     }
 
     /// Whether the answer has no body.
@@ -116,8 +123,13 @@ impl Draft<'_> {
         self.method == Method::HEAD
     }
 
+    /// The headers of the attempt, without `Host` and without our own signature.
+    pub(super) fn headers(&self) -> HeaderMap {
+        headers::build(self.job, self.form, self.route.map(|route| &route.headers), &self.upstream.headers)
+    }
+
     /// The `Host` that the upstream sees.
-    fn host(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+    pub(super) fn host(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if let Some(configured) = headers.get(header::HOST) {
             return Some(configured.clone());
         }
@@ -135,8 +147,10 @@ impl Draft<'_> {
 
 impl MakeRequest for Draft<'_> {
     fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
-        let edit = self.route.map(|route| &route.headers);
-        let mut headers = headers::build(self.job, self.form, edit, &self.upstream.headers);
+        let mut headers = self.headers();
+        if let Some(seal) = &self.seal {
+            seal.put_on(&mut headers);
+        }
         if let Ok(origin) = HeaderValue::try_from(format!("{:032x}", self.origin)) {
             headers.insert(ORIGIN, origin);
         }

@@ -180,6 +180,8 @@ pub struct Sent {
     pub url: Box<str>,
     /// SHA-256 of the body that was sent; None if that was the event's own body, unchanged.
     pub sha256: Option<[u8; 32]>,
+    /// How we signed it, and with which secrets (references, with commas); None if we did not.
+    pub signed: Option<Box<Verification>>,
 }
 
 /// One attempt that is to be made: a lease on a delivery, handed to the engine.

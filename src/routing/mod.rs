@@ -13,6 +13,7 @@ mod pattern;
 mod policy;
 mod provider;
 mod retry;
+mod sign;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use policy::{
 };
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
+pub use sign::{RESIGN_AFTER, SignPolicy};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,

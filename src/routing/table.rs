@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     AnswerPolicy, BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SplitRule, TenantRule,
+    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -235,6 +235,8 @@ pub struct Upstream {
     pub max_reply: usize,
     /// What its failures and answers lead to; None: what the contract says.
     pub answers: Option<AnswerPolicy>,
+    /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
+    pub sign: Option<SignPolicy>,
 }
 
 impl Upstream {
@@ -257,6 +259,7 @@ impl Upstream {
             soft_bounce: false,
             max_reply: 1 << 20,
             answers: None,
+            sign: None,
         }
     }
 }
@@ -359,6 +362,12 @@ impl Table {
         sources.sort_by(|one, other| index::precedence(one, other));
         let index = Index::new(&sources);
         Self { generation, hash, sources, routes, upstreams, limits, index }
+    }
+
+    /// The source of this name.
+    #[must_use]
+    pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| *source.name == *name)
     }
 
     /// Finds the source for a host (without port, any case) and a path as received: host before no host, exact

@@ -196,7 +196,7 @@ fn attempt(number: u32) -> Attempt {
         error: None,
         latency_ms: 1,
         excerpt: Bytes::new(),
-        sent: Sent { url: "http://127.0.0.1/".into(), sha256: None },
+        sent: Sent { url: "http://127.0.0.1/".into(), sha256: None, signed: None },
     }
 }
 

@@ -371,6 +371,8 @@ pub struct UpstreamMetrics {
     pub in_flight: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
+    /// Attempts for which the signature of the event's source was made anew.
+    pub resigned: Counter,
 }
 
 impl Metrics {

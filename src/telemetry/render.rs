@@ -189,6 +189,11 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         let labels = [("upstream", &**upstream)];
         out.sample("stagepost_settlements_refused_total", &labels, metrics.settlements_refused.get());
     }
+    let help = "Attempts for which the signature of the event's source was made anew.";
+    out.family("stagepost_resigned_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_resigned_total", &[("upstream", upstream)], metrics.resigned.get());
+    }
     out.family("stagepost_attempt_seconds", "histogram", "Duration of attempts.");
     for (upstream, metrics) in all {
         out.histogram("stagepost_attempt_seconds", &[("upstream", upstream)], &metrics.attempt);

@@ -349,7 +349,7 @@ fn key(primitive: Primitive, form: KeyForm, secret: &Secret) -> Result<Key, Sett
 }
 
 /// What stands after the prefix, decoded; None if it is not there, not base64, or empty.
-fn base64_after(prefix: &[u8], text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn base64_after(prefix: &[u8], text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let decoded = Zeroizing::new(BASE64.decode(text.strip_prefix(prefix)?).ok()?);
     (!decoded.is_empty()).then_some(decoded)
 }

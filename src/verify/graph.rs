@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::{CannotSign, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified, Whole, sign::object};
+use super::{CannotSign, Head, Refusal, Resigning, Sample, Secret, Signed, Special, Started, Verified, Whole, json};
 use crate::clock::Timestamp;
 
 /// The most items of one body; more are refused.
@@ -40,6 +41,13 @@ struct Item {
     client_state: String,
 }
 
+/// A sample's items, as they are written.
+#[derive(Deserialize)]
+struct List<'b> {
+    #[serde(borrow)]
+    value: Vec<&'b RawValue>,
+}
+
 impl GraphRecipe {
     pub(super) fn new(scheme: &'static str, secrets: Vec<Secret>) -> Self {
         let key = |secret: &Secret| (secret.reference().clone(), Sha256::digest(secret.expose()).into());
@@ -60,19 +68,28 @@ impl Special for GraphRecipe {
         true
     }
 
-    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    /// Nothing is signed: what repeats the secret stands in the body, and stays there.
+    fn resigning(&self) -> Resigning {
+        Resigning::Nothing
+    }
+
+    fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let refused = || CannotSign::Body(self.scheme, "a JSON object with a list `value` of 1 to 10,000 objects");
         let secret = self.first.as_ref().ok_or(CannotSign::PrivateKey(self.scheme))?;
         let state = std::str::from_utf8(secret.expose()).map_err(|_| refused())?;
-        let mut whole = object(self.scheme, sample.body)?;
-        let items = whole.get_mut("value").and_then(serde_json::Value::as_array_mut).ok_or_else(refused)?;
-        if items.is_empty() || items.len() > ITEMS_MAX {
+        let state = serde_json::Value::from(state).to_string();
+        let list: List<'_> = serde_json::from_slice(sample.body).map_err(|_| refused())?;
+        if list.value.is_empty() || list.value.len() > ITEMS_MAX {
             return Err(refused());
         }
-        for item in items {
-            item.as_object_mut().ok_or_else(refused)?.insert("clientState".to_owned(), state.into());
+        let mut items = Vec::with_capacity(list.value.len());
+        for item in list.value {
+            let written = json::with_member(item.get().as_bytes(), &["clientState"], &state).ok_or_else(refused)?;
+            items.push(String::from_utf8(written).map_err(|_| refused())?);
         }
-        Ok(Signed { body: whole.to_string().into(), ..sample.with_headers(Vec::new()) })
+        let items = format!("[{}]", items.join(","));
+        let body = json::with_member(sample.body, &["value"], &items).ok_or_else(refused)?;
+        Ok(Signed { body: body.into(), ..sample.with_headers(Vec::new()) })
     }
 
     fn begin(&self, _head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {

@@ -1,7 +1,9 @@
-//! Owns reading one scalar out of a JSON body, for schemes whose timestamp or secret stands there.
+//! Owns reading one scalar out of a JSON body, for schemes whose timestamp or secret stands there, and writing one
+//! member into it.
 //!
 //! Promises that a body that is not JSON from end to end, or that names a member on the way twice, has no such scalar:
-//! two readers could disagree about it.
+//! two readers could disagree about it; and that writing leaves every other byte as it was, so that numbers keep their
+//! digits and objects their order.
 
 use std::fmt;
 
@@ -19,6 +21,39 @@ pub(super) fn scalar(body: &[u8], path: &[&str]) -> Option<String> {
         b'0'..=b'9' | b'-' => Some(raw.to_owned()),
         _ => None,
     }
+}
+
+/// The value at the end of a path of member names, as it is written. The outer None: not to be read, see the module.
+fn found<'b>(text: &'b str, path: &[&str]) -> Option<Option<&'b str>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let raw = Seek(path).deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    Some(raw.map(RawValue::get))
+}
+
+/// The body with this value at the end of a path of member names: in place of what stands there, or added with the
+/// objects on the way. None if the body is no such object, or not to be read.
+pub(super) fn with_member(body: &[u8], path: &[&str], value: &str) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(body).ok()?;
+    // Where a part of the text begins in it.
+    let offset = |part: &str| part.as_ptr().addr().checked_sub(text.as_ptr().addr());
+    if let Some(old) = found(text, path)? {
+        let (before, rest) = text.split_at_checked(offset(old)?)?;
+        return Some([before, value, rest.get(old.len()..)?].concat().into_bytes());
+    }
+    // The deepest object on the way that is there gets the rest of the way as its first member.
+    for depth in (0..path.len()).rev() {
+        let (there, missing) = path.split_at_checked(depth)?;
+        let Some(object) = found(text, there)? else { continue };
+        let inside = object.strip_prefix('{')?;
+        let (name, deeper) = missing.split_first()?;
+        let opened: String = deeper.iter().map(|name| format!("{{{}:", serde_json::Value::from(*name))).collect();
+        let comma = if inside.trim_ascii_start().starts_with('}') { "" } else { "," };
+        let member = format!("{}:{opened}{value}{}{comma}", serde_json::Value::from(*name), "}".repeat(deeper.len()));
+        let (before, rest) = text.split_at_checked(offset(inside)?)?;
+        return Some([before, &member, rest].concat().into_bytes());
+    }
+    None
 }
 
 struct Seek<'p>(&'p [&'p str]);
@@ -62,6 +97,28 @@ impl<'de> Visitor<'de> for Seek<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_written_and_every_other_byte_stays() {
+        let write =
+            |body: &str| with_member(body.as_bytes(), &["a", "b"], "7").map(|bytes| String::from_utf8(bytes).unwrap());
+        let kept = r#" {"n":123456789012345678901234567890.10, "z":1e400,"a" : {"x":0,"b": "old" } ,"é":[{}]} "#;
+        assert_eq!(write(kept).as_deref(), Some(kept.replace("\"old\"", "7").as_str()));
+        for (body, expected) in [
+            ("{}", r#"{"a":{"b":7}}"#),
+            (r#"{ "c":1}"#, r#"{"a":{"b":7}, "c":1}"#),
+            (r#"{"a":{ }}"#, r#"{"a":{"b":7 }}"#),
+            (r#"{"c":1,"a":{"d":2}}"#, r#"{"c":1,"a":{"b":7,"d":2}}"#),
+            (r#"{"a":{"b":{"deep":[1]}}}"#, r#"{"a":{"b":7}}"#),
+        ] {
+            assert_eq!(write(body).as_deref(), Some(expected), "{body}");
+            assert_eq!(scalar(expected.as_bytes(), &["a", "b"]).as_deref(), Some("7"));
+        }
+        for body in ["", "[]", "1", "{}x", r#"{"a":1}"#, r#"{"a":{},"a":{}}"#, r#"{"a":{"b":1,"b":2}}"#] {
+            assert_eq!(write(body), None, "{body}");
+        }
+        assert_eq!(with_member(b"{\"\xff\":1}", &["a"], "7"), None);
+    }
 
     #[test]
     fn a_scalar_is_found_by_its_path_and_only_if_nobody_could_read_it_otherwise() {

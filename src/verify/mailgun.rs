@@ -12,13 +12,13 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
-    Algorithm, CannotSign, Encoding, Head, Refusal, Sample, Secret, Signed, Special, Started, TimestampUnit, Verified,
-    Whole,
+    Algorithm, CannotSign, Encoding, Head, Refusal, Resigning, Sample, Secret, Signed, Special, Started, TimestampUnit,
+    Verified, Whole,
     compile::millis,
     grammar::{Grammar, Kind, Signature, SignatureRule, Written},
     headers::is_form,
+    json,
     mac::Mac,
-    sign::object,
     timestamp::{Place, TimestampRule},
 };
 use crate::clock::Timestamp;
@@ -104,12 +104,38 @@ impl Special for MailgunRecipe {
         true
     }
 
-    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
-        let scheme = self.0.scheme;
-        let (_, key) = self.0.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
-        let timestamp = self.0.timestamp.unit.write(sample.now);
+    fn resigning(&self) -> Resigning {
+        Resigning::Dated
+    }
+
+    fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let mut token = hex::encode(Sha256::digest(sample.id.as_bytes()));
         token.truncate(MAILGUN_TOKEN_BYTES);
+        self.0.signed(sample, &token)
+    }
+
+    /// With the token that it has: an app that knows it must not take the event for another one.
+    fn sign_again<'s>(&self, event: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
+        let token = match is_form(event.headers) {
+            true => of_form(event.body).ok().map(|inside| inside.token),
+            false => json::scalar(event.body, &["signature", "token"]),
+        };
+        match token.filter(|token| !token.is_empty() && token.len() <= TOKEN_BYTES_MAX) {
+            Some(token) => self.0.signed(event, &token),
+            None => self.sign(event),
+        }
+    }
+
+    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
+        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head.headers) })))
+    }
+}
+
+impl Shared {
+    fn signed<'s>(&self, sample: &Sample<'s>, token: &str) -> Result<Signed<'s>, CannotSign> {
+        let scheme = self.scheme;
+        let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
+        let timestamp = self.timestamp.unit.write(sample.now);
         let mut mac = key.clone();
         mac.update(timestamp.as_bytes());
         mac.update(token.as_bytes());
@@ -124,19 +150,15 @@ impl Special for MailgunRecipe {
                     form.push(b'&');
                 }
             }
+            let token: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
             form.extend_from_slice(format!("timestamp={timestamp}&token={token}&signature={signature}").as_bytes());
             form
         } else {
-            let mut whole = object(scheme, sample.body)?;
             let inside = serde_json::json!({ "timestamp": timestamp, "token": token, "signature": signature });
-            whole.as_object_mut().and_then(|members| members.insert("signature".to_owned(), inside));
-            whole.to_string().into_bytes()
+            let refused = CannotSign::Body(scheme, "a JSON object that names no member twice");
+            json::with_member(sample.body, &["signature"], &inside.to_string()).ok_or(refused)?
         };
         Ok(Signed { body: body.into(), ..sample.with_headers(Vec::new()) })
-    }
-
-    fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
-        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head.headers) })))
     }
 }
 

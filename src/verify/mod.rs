@@ -22,6 +22,7 @@ mod recipe;
 mod secret;
 mod settings;
 mod sign;
+mod signer;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -49,7 +50,8 @@ pub use prove::{hmac_sha256, matching};
 use recipe::{Begun, Recipe, Running};
 pub use secret::{SECRET_BYTES_MAX, Secret, SecretError, SecretRef, references_files, resolve_embedded};
 pub use settings::{Encoding, HmacSettings, SECRETS_MAX, SettingsError, TimestampSettings, TimestampUnit};
-pub use sign::{CannotSign, Sample, Signed};
+pub use sign::{CannotSign, Resigning, Sample, Signed};
+pub use signer::{IdHeader, Outgoing, Signer, SignerSettings, StampHeader};
 pub use template::TEMPLATE_BYTES_MAX;
 pub use twilio::FORM_FIELDS_MAX;
 
@@ -194,8 +196,23 @@ trait Special: Send + Sync {
     }
 
     /// Signs a sample.
-    fn sign(&self, _sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    fn sign<'s>(&self, _sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         Err(CannotSign::PrivateKey(self.scheme()))
+    }
+
+    /// What signing an event again would be; by default only the provider can.
+    fn resigning(&self) -> Resigning {
+        Resigning::Impossible
+    }
+
+    /// Signs an event again; asked only if [`Special::resigning`] says that it can be.
+    fn sign_again<'s>(&self, event: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
+        self.sign(event)
+    }
+
+    /// The headers that carry its signature.
+    fn signature_headers(&self) -> Vec<http::HeaderName> {
+        Vec::new()
     }
 
     /// The URL that it signs, if it does.

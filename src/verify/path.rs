@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::{CannotSign, Head, PATH_SCHEME, Refusal, Sample, Secret, Signed, Special, Started, Verified};
+use super::{CannotSign, Head, PATH_SCHEME, Refusal, Resigning, Sample, Secret, Signed, Special, Started, Verified};
 use crate::clock::Timestamp;
 
 /// A source whose path holds a secret.
@@ -65,7 +65,11 @@ impl Special for PathRecipe {
         true
     }
 
-    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    fn resigning(&self) -> Resigning {
+        Resigning::Nothing
+    }
+
+    fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let secret = self.secrets.first().and_then(|secret| std::str::from_utf8(secret.expose()).ok());
         let secret = secret.ok_or(CannotSign::PrivateKey(self.scheme()))?;
         let segments = sample.path.split('/').enumerate();

@@ -157,7 +157,7 @@ impl Recipe {
 
     /// Whether the request has any of the headers that this recipe is about. A header of one set of names beside a
     /// signature of the other would be believed by a dedupe rule that knows both, and signed by nobody.
-    fn speaks(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn speaks(&self, headers: &HeaderMap) -> bool {
         let signed = self.before.iter().chain(&self.after).any(|piece| match piece {
             Piece::Field(Field::Header(name) | Field::Id(name)) => headers.contains_key(name),
             _ => false,

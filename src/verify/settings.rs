@@ -90,6 +90,18 @@ pub enum SettingsError {
     /// The timestamp header has no valid name.
     #[error("{0:?} is no header name: timestamp.header needs the name of the header that carries the timestamp")]
     TimestampHeader(String),
+    /// The header of the id has no valid name.
+    #[error("{0:?} is no header name: id.header needs the name of the header that carries the event's id")]
+    IdHeader(String),
+    /// The id would overwrite the signature or the timestamp.
+    #[error("id.header is also the header of the signature or the timestamp: name one of its own")]
+    SharedIdHeader,
+    /// A header of one's own takes one signature.
+    #[error(
+        "secrets has {0} entries, but a header of your own carries one signature: let the receiver take the new secret \
+         beside the old one, then replace it here (Standard Webhooks, without header, sends them all)"
+    )]
+    OneSignature(usize),
     /// The signature and the timestamp can't share a header.
     #[error("timestamp.header is also the header of the signature: name the one that carries the timestamp alone")]
     SharedHeader,
@@ -184,6 +196,8 @@ impl SettingsError {
             Self::Unit(_) => "timestamp.unit",
             Self::Header(_) => "header",
             Self::TimestampHeader(_) | Self::SharedHeader => "timestamp.header",
+            Self::IdHeader(_) | Self::SharedIdHeader => "id.header",
+            Self::OneSignature(_) => "secrets",
             Self::Tolerance => "timestamp.tolerance",
             Self::Prefix(_) => "prefix",
             Self::NoSecrets | Self::NoSecretScheme(_) | Self::TooManySecrets(_) | Self::SecretForm { .. } => "secrets",

@@ -4,15 +4,17 @@
 //! Promises that what is made is taken by the same verifier at the same time. Deliberately absent: schemes whose keys are
 //! public here; nobody but the provider can sign for those.
 
+use std::{borrow::Cow, sync::Arc};
+
 use base64::Engine as _;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
     Encoding, Head, Kind, Verifier,
     grammar::{Grammar, Written},
+    json,
     recipe::{Checker, Field, Piece, Recipe},
-    timestamp::Place,
+    timestamp::{Place, TimestampRule},
 };
 use crate::clock::Timestamp;
 
@@ -35,15 +37,28 @@ pub struct Sample<'a> {
 }
 
 /// A request as its provider would send it.
-pub struct Signed {
+pub struct Signed<'a> {
     /// The sample's, with the secret in it if that is the scheme.
     pub path: String,
     /// The sample's, with what the scheme adds.
     pub query: Option<String>,
     /// To be set besides the sample's own, each in place of one of the same name. Secrets are marked as sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The sample's, with what the scheme writes into it.
-    pub body: Bytes,
+    /// The sample's; owned if the scheme writes into it.
+    pub body: Cow<'a, [u8]>,
+}
+
+/// What signing an event again, in its source's scheme, would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resigning {
+    /// Nothing is signed: there is nothing to renew.
+    Nothing,
+    /// A signature holds for ever, unless the body changes.
+    Undated,
+    /// A signature grows stale.
+    Dated,
+    /// Only the provider can sign.
+    Impossible,
 }
 
 /// Why a sample can't be signed.
@@ -62,12 +77,12 @@ pub enum CannotSign {
 
 impl<'a> Sample<'a> {
     /// Unchanged, with more headers.
-    pub(super) fn with_headers(&self, headers: Vec<(HeaderName, HeaderValue)>) -> Signed {
+    pub(super) fn with_headers(&self, headers: Vec<(HeaderName, HeaderValue)>) -> Signed<'a> {
         Signed {
             path: self.path.to_owned(),
             query: self.query.map(str::to_owned),
             headers,
-            body: Bytes::copy_from_slice(self.body),
+            body: Cow::Borrowed(self.body),
         }
     }
 
@@ -94,29 +109,107 @@ impl Verifier {
     ///
     /// # Errors
     /// [`CannotSign`] with the reason.
-    pub fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    pub fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         match &self.0 {
             Kind::Open(_) => Ok(sample.with_headers(Vec::new())),
             Kind::Recipe(recipe) => recipe.sign(sample),
             Kind::Special(special) => special.sign(sample),
         }
     }
+
+    /// What [`Verifier::sign_again`] would be.
+    #[must_use]
+    pub fn resigning(&self) -> Resigning {
+        match &self.0 {
+            Kind::Open(_) => Resigning::Nothing,
+            Kind::Recipe(recipe) if recipe.signs_nothing() => Resigning::Nothing,
+            Kind::Recipe(recipe) => {
+                let able = recipe.keys.iter().any(|key| matches!(key.checker, Checker::Mac(_)));
+                match (able, &recipe.timestamp) {
+                    (false, _) => Resigning::Impossible,
+                    (true, Some(_)) => Resigning::Dated,
+                    (true, None) => Resigning::Undated,
+                }
+            }
+            Kind::Special(special) => special.resigning(),
+        }
+    }
+
+    /// Signs what an event has become, as its provider would have signed it now: with the first secret that can, under
+    /// the names of headers that the event came with, and with the ids that it has. A secret that is merely presented
+    /// is left as it stands.
+    ///
+    /// # Errors
+    /// [`CannotSign`] with the reason.
+    pub fn sign_again<'s>(&self, event: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
+        match &self.0 {
+            _ if self.resigning() == Resigning::Nothing => Ok(event.with_headers(Vec::new())),
+            Kind::Open(_) => Ok(event.with_headers(Vec::new())),
+            Kind::Special(special) => special.sign_again(event),
+            Kind::Recipe(recipe) => {
+                let other = recipe.fallback.as_ref().filter(|other| other.speaks(event.headers));
+                let Some(other) = other else { return recipe.sign(event) };
+                let mut signed = other.sign(event)?;
+                if recipe.speaks(event.headers) {
+                    signed.headers.extend(recipe.sign(event)?.headers);
+                }
+                Ok(signed)
+            }
+        }
+    }
+
+    /// The reference of the secret that [`Verifier::sign_again`] signs with.
+    #[must_use]
+    pub fn signing_reference(&self) -> Option<&Arc<str>> {
+        match &self.0 {
+            Kind::Open(_) => None,
+            Kind::Recipe(recipe) => {
+                let mut able = recipe.keys.iter().filter(|key| !matches!(key.checker, Checker::Public(_)));
+                able.next().map(|key| &key.reference)
+            }
+            Kind::Special(special) => special.references().into_iter().next(),
+        }
+    }
+
+    /// The headers that carry signatures and timestamps of the scheme, all of which [`Verifier::sign_again`] makes
+    /// worthless.
+    #[must_use]
+    pub fn signature_headers(&self) -> Vec<HeaderName> {
+        match &self.0 {
+            Kind::Open(_) => Vec::new(),
+            Kind::Special(special) => special.signature_headers(),
+            Kind::Recipe(recipe) => {
+                let names = std::iter::once(recipe).chain(&recipe.fallback).flat_map(|recipe| {
+                    let others: &[HeaderName] = match &recipe.signature.grammar {
+                        Grammar::Family { others } => others,
+                        _ => &[],
+                    };
+                    let stamp = recipe.timestamp.as_ref().and_then(TimestampRule::header);
+                    std::iter::once(&recipe.signature.name).chain(others).chain(stamp)
+                });
+                names.cloned().collect()
+            }
+        }
+    }
 }
 
 impl Recipe {
-    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let able = self.keys.iter().find(|key| !matches!(key.checker, Checker::Public(_)));
         let key = able.ok_or(CannotSign::PrivateKey(self.scheme))?;
         let mut made = Vec::new();
         let mut headers = sample.headers.clone();
-        let mut body = Bytes::copy_from_slice(sample.body);
+        let mut body = Cow::Borrowed(sample.body);
         let mut stamp = None;
         if let Some(rule) = &self.timestamp {
             let text = rule.unit.write(sample.now);
             match &rule.place {
                 Place::Header(name) => set(&mut made, &mut headers, name, text.as_bytes(), false)?,
                 Place::SignatureField => {}
-                Place::Json(path) => body = with_number(self.scheme, sample.body, path, &text)?,
+                Place::Json(path) => {
+                    let refused = CannotSign::Body(self.scheme, "a JSON object that names no member twice");
+                    body = Cow::Owned(json::with_member(sample.body, path, &text).ok_or(refused)?);
+                }
             }
             stamp = Some(text);
         }
@@ -206,25 +299,4 @@ fn set(
     headers.insert(name.clone(), value.clone());
     made.push((name.clone(), value));
     Ok(())
-}
-
-/// The body with a number at the end of a path of members.
-fn with_number(scheme: &'static str, body: &[u8], path: &[&str], digits: &str) -> Result<Bytes, CannotSign> {
-    let refused = || CannotSign::Body(scheme, "a JSON object");
-    let mut whole: serde_json::Value = serde_json::from_slice(body).map_err(|_| refused())?;
-    let mut at = &mut whole;
-    for name in path {
-        at = at.as_object_mut().ok_or_else(refused)?.entry(*name).or_insert_with(|| serde_json::json!({}));
-    }
-    *at = serde_json::from_str(digits).map_err(|_| refused())?;
-    Ok(whole.to_string().into())
-}
-
-/// An object that a scheme writes into.
-pub(super) fn object(scheme: &'static str, body: &[u8]) -> Result<serde_json::Value, CannotSign> {
-    let whole: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    match whole.is_object() {
-        true => Ok(whole),
-        false => Err(CannotSign::Body(scheme, "a JSON object")),
-    }
 }

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{
-    Algorithm, CannotSign, Encoding, Head, Refusal, Sample, Secret, Signed, Special, Started, Verified, Whole,
+    Algorithm, CannotSign, Encoding, Head, Refusal, Resigning, Sample, Secret, Signed, Special, Started, Verified,
+    Whole,
     grammar::{Grammar, Kind, SignatureRule, Signatures, Written},
     headers::{NotOne, is_form, only},
     mac::Mac,
@@ -104,7 +105,15 @@ impl Special for TwilioRecipe {
         Some(Arc::new(Self { scheme: self.scheme, algorithm: self.algorithm, keys, signature, url }))
     }
 
-    fn sign(&self, sample: &Sample<'_>) -> Result<Signed, CannotSign> {
+    fn resigning(&self) -> Resigning {
+        Resigning::Undated
+    }
+
+    fn signature_headers(&self) -> Vec<HeaderName> {
+        vec![SIGNATURE, SETTINGS]
+    }
+
+    fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let scheme = self.scheme;
         let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
         let is_form = is_form(sample.headers);

@@ -40,7 +40,7 @@ fn an_answer_that_is_not_accepted_waits_for_a_person_through_a_restart_and_is_re
     assert_eq!(relay.upstream("app")["review"], 2);
     assert_eq!(relay.cli(&["log", "--state", "review", "--json"]).done().lines().len(), 2);
     let told = relay.cli(&["explain", &one]).done();
-    assert!(told.stdout.contains("stagepost resolve"), "{}", told.stdout);
+    assert!(told.out.contains("stagepost resolve"), "{}", told.out);
     relay.cli(&["resolve", &one, "--reason", "seen"]).done();
     relay.wait_for_state(&one, "delivered");
     app.answer(Answer::With(200, Vec::new(), r#"{"ok":true}"#));

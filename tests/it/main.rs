@@ -29,6 +29,7 @@ mod quarantine;
 mod restart;
 mod routing;
 mod sdk;
+mod signing;
 mod sources_answers;
 mod sources_challenges;
 mod sources_door;

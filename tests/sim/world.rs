@@ -469,7 +469,7 @@ impl World {
             error: None,
             latency_ms: 1,
             excerpt: Bytes::new(),
-            sent: Sent { url: "http://127.0.0.1:1/".into(), sha256: None },
+            sent: Sent { url: "http://127.0.0.1:1/".into(), sha256: None, signed: None },
         });
         let (event, upstream) = (key.0, key.1.as_str().into());
         let (previous, replays) = (job.previous, Some(job.replays));

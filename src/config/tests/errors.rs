@@ -99,7 +99,6 @@ fn keys_of_features_this_version_does_not_have_are_refused() {
     check_line("[source.x]", "mode = 'proxy'", "source.x.mode: mode \"proxy\" is not known; known: store");
     for (section, line, key) in [
         ("[upstream.x]", "rate = '200/s'", "upstream.x.rate"),
-        ("[upstream.x]", "sign = { secrets = ['env:A'] }", "upstream.x.sign"),
         ("[admin]", "token.ops = { role = 'operate' }", "admin.token"),
     ] {
         let text = format!("[[listen]]\naddress='127.0.0.1:1'\n{section}\n{line}\npath = '/x'\nurl = 'http://x'");

@@ -5,3 +5,4 @@ mod gates;
 mod protocols;
 pub(crate) mod rig;
 mod settlements;
+mod sign;

@@ -6,7 +6,10 @@ use super::{
     VERSION,
     codec::{Reader, Writer},
 };
-use crate::event::{Attempt, Change, Diversion, Outcome, Reason, Sent, Seq};
+use crate::event::{Attempt, Change, Diversion, Outcome, Reason, Sent, Seq, Verification};
+
+/// The number of the field that says how the request was signed.
+const SIGNED: u64 = 1;
 
 /// An attempt and the change that follows from it; or a change without an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,14 @@ pub fn encode_attempted(attempted: &Attempted) -> Bytes {
     encode_change(&mut out, &attempted.change);
     if let Some(replays) = attempted.replays {
         out.number(u64::from(replays));
+        // What comes behind is told apart by its number and skipped by those that do not know it.
+        if let Some(signed) = attempted.attempt.as_ref().and_then(|attempt| attempt.sent.signed.as_deref()) {
+            let mut field = Writer(Vec::with_capacity(64));
+            field.text(&signed.scheme);
+            field.text(signed.secret.as_deref().unwrap_or(""));
+            out.number(SIGNED);
+            out.bytes(&field.0);
+        }
     }
     out.0.into()
 }
@@ -61,7 +72,7 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
     let event = from.number()?;
     let upstream = from.text()?;
     let previous = from.option(Reader::number)?;
-    let attempt = from.option(|from| {
+    let mut attempt = from.option(|from| {
         Some(Attempt {
             number: u32::try_from(from.number()?).ok()?,
             at: from.time()?,
@@ -76,12 +87,25 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
             error: Some(from.text()?).filter(|text| !text.is_empty()),
             latency_ms: u32::try_from(from.number()?).ok()?,
             excerpt: from.slice()?,
-            sent: Sent { url: from.text()?, sha256: from.option(|from| from.take(32)?.as_ref().try_into().ok())? },
+            sent: Sent {
+                url: from.text()?,
+                sha256: from.option(|from| from.take(32)?.as_ref().try_into().ok())?,
+                signed: None,
+            },
         })
     })?;
     let change = decode_change(&mut from)?;
     // The first releases wrote nothing behind the change.
     let replays = if from.0.is_empty() { None } else { Some(u32::try_from(from.number()?).ok()?) };
+    while !from.0.is_empty() {
+        let (number, field) = (from.number()?, from.slice()?);
+        let mut field = Reader(field);
+        if let (SIGNED, Some(attempt)) = (number, &mut attempt) {
+            let (scheme, secret) = (field.text()?, field.text()?);
+            let secret = Some(secret).filter(|secret| !secret.is_empty());
+            attempt.sent.signed = Some(Verification { scheme, secret }.into());
+        }
+    }
     Some(Attempted { event, upstream, attempt, change, previous, replays })
 }
 
@@ -140,6 +164,39 @@ fn decode_change(from: &mut Reader) -> Option<Change> {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+
+    #[test]
+    fn fields_that_are_not_known_are_skipped_and_an_unsigned_attempt_is_written_as_before() {
+        let signed = Verification { scheme: "stripe".into(), secret: Some("env:S".into()) };
+        let attempt = |signed: Option<Verification>| Attempt {
+            number: 2,
+            at: Timestamp::from_millis(5),
+            outcome: Outcome::Deferred,
+            status: Some(503),
+            error: None,
+            latency_ms: 1,
+            excerpt: Bytes::new(),
+            sent: Sent { url: "u".into(), sha256: None, signed: signed.map(Box::new) },
+        };
+        let entry = |signed| Attempted {
+            event: 7,
+            upstream: "a".into(),
+            attempt: Some(attempt(signed)),
+            change: Change::Delivered,
+            previous: None,
+            replays: Some(0),
+        };
+        let plain = encode_attempted(&entry(None));
+        assert_eq!(&plain[..], [1, 7, 1, b'a', 0, 1, 2, 5, 1, 0xF7, 3, 0, 1, 0, 1, b'u', 0, 0, 0]);
+        let with = encode_attempted(&entry(Some(signed.clone())));
+        assert_eq!(&with[plain.len()..], *b"\x01\x0d\x06stripe\x05env:S");
+        assert_eq!(decode_attempted(&with), Some(entry(Some(signed))));
+        let unknown = Bytes::from([&plain[..], &[99, 2, 1, 2]].concat());
+        assert_eq!(decode_attempted(&unknown), Some(entry(None)));
+        for cut in plain.len() + 1..with.len() {
+            assert_eq!(decode_attempted(&with.slice(..cut)), None, "{cut}");
+        }
+    }
 
     #[test]
     fn an_entry_of_the_first_releases_counts_whatever_came_between() {
