@@ -66,7 +66,7 @@ fn an_answer_that_is_not_accepted_goes_to_the_fallback_once_and_both_answers_are
     assert_eq!(of("app")["attempts"][0]["excerpt"], "busy");
     assert_eq!(of("other")["attempts"][0]["number"], 1);
     relay.kill();
-    relay.restart();
+    relay.run();
     relay.wait_for_state(&id, "delivered");
     assert_eq!((other.received().len(), other.received()[0].text()), (1, "body".to_owned()));
 }
