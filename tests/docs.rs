@@ -195,6 +195,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.retry]", "[upstream.billing.retry]\nattempts = 3\n"),
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[[route]]", "[[route]]\n"),
+    ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),
     ("the top level", ""),
 ];

@@ -96,7 +96,13 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
         "held" => format!(
             "It is held for {upstream}, {tries}{why}. `stagepost release {id} --upstream {upstream}` lets it go."
         ),
-        "review" => format!("{upstream} answered in a way that a person must judge, {tries}."),
+        "review" => format!(
+            "{upstream} answered in a way that a person must judge, {tries}{why}. `stagepost resolve {id}` takes the \
+             answer for good, `stagepost replay {id} --upstream {upstream}` sends it again."
+        ),
+        "superseded" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("diverted")) => {
+            format!("It went to another upstream in place of {upstream}, {tries}{why}.")
+        }
         "superseded" => format!("Another took its place for {upstream}{why}."),
         "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
         other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),

@@ -225,6 +225,9 @@ pub struct Upstream {
     #[serde(default)]
     pub held: u64,
     pub dead: u64,
+    /// Deliveries whose answer a person must judge.
+    #[serde(default)]
+    pub review: u64,
     pub oldest_at: Option<Timestamp>,
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
@@ -410,6 +413,8 @@ pub enum Verb {
     Hold,
     /// Lets them go.
     Release,
+    /// Takes what was answered for good.
+    Resolve,
     /// Hides events.
     Delete,
 }
@@ -422,6 +427,7 @@ impl Verb {
             Self::Replay => "replay",
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Resolve => "resolve",
             Self::Delete => "delete",
         }
     }
@@ -446,7 +452,7 @@ pub struct Act {
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
-    /// Hold: in the operator's words.
+    /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
     pub dry_run: bool,

@@ -258,6 +258,7 @@ impl Instance {
                 upstream.pending = stats.pending;
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
+                upstream.review = stats.review;
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());

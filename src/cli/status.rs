@@ -54,7 +54,7 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
-    let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
+    let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "REVIEW", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
     Ok(table(out, &head, &rows)?)
 }
 
@@ -71,6 +71,7 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
         escaped(&upstream.breaker),
         upstream.pending.to_string(),
         upstream.held.to_string(),
+        upstream.review.to_string(),
         upstream.dead.to_string(),
         format!("{}/{}", upstream.in_flight, upstream.concurrency_limit),
         upstream.rate_limit.map_or_else(

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     context::Context,
+    failure,
     listen::is_public,
     order,
     problem::Place,
@@ -19,7 +20,7 @@ use super::{
     wait,
 };
 use crate::{
-    routing::{Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
+    routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
 };
 
@@ -86,6 +87,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
+        failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {
@@ -150,8 +152,14 @@ impl Parts {
                 cx.warn(place, &format!("source.{}", source.name), message);
             }
         }
+        failure::warn_of_both(cx, &self.upstreams, routes.iter().copied());
+        let others: HashSet<&str> = self
+            .upstreams
+            .iter()
+            .flat_map(|(upstream, _)| upstream.answers.iter().flat_map(AnswerPolicy::others))
+            .collect();
         for (upstream, place) in &self.upstreams {
-            if !routes.iter().any(|route| route.leads_to(&upstream.name)) {
+            if !routes.iter().any(|route| route.leads_to(&upstream.name)) && !others.contains(&*upstream.name) {
                 cx.warn(place, &format!("upstream.{}", upstream.name), "no route leads to it");
             }
         }

@@ -11,6 +11,7 @@ mod build;
 mod cloudevents;
 mod context;
 mod door;
+mod failure;
 mod files;
 mod find;
 mod front;

@@ -7,7 +7,9 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
-    cloudevents, door::networks,
+    cloudevents,
+    door::networks,
+    failure,
     listen::pem_path,
     pace,
     patience::{breaker, retry},
@@ -89,6 +91,7 @@ fn one(
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
     let batch = sink::batch(&section);
+    let answers = failure::read(&section);
     let sign = sign::read(&section);
     let cloudevents = cloudevents::read(&section);
     let guard = guard(&section, target.as_ref());
@@ -121,6 +124,7 @@ fn one(
         guard,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
+        answers,
         cloudevents,
     };
     Some((upstream, place))

@@ -8,8 +8,8 @@
 
 mod adapt;
 mod allowance;
-mod batch;
 mod answer;
+mod batch;
 mod breaker;
 mod bucket;
 mod classify;
@@ -20,6 +20,7 @@ mod gates;
 mod headers;
 mod lane;
 mod pace;
+mod policy;
 mod proxy;
 mod ratelimit;
 mod request;

@@ -205,6 +205,13 @@ pub enum Action {
         /// The dead ones.
         targets: Vec<Target>,
     },
+    /// Settles deliveries that wait for a person as delivered.
+    Resolve {
+        /// Which.
+        targets: Vec<Target>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
     /// Hides events at once; their bytes go with the segment.
     Delete {
         /// Sequence numbers of events.

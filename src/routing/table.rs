@@ -6,7 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, Pace, BatchPolicy, FilePolicy, WaitPolicy,
+    AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
+    ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, Pace, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate,
+    Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -241,12 +243,14 @@ pub struct Upstream {
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
-    /// Bytes of an answer that is handed back to a sender.
+    /// Bytes of an answer that is handed back to a sender, or judged.
     pub max_reply: usize,
     /// How its attempts are divided between first attempts, retries and replays.
     pub turns: TurnPolicy,
     /// Several events in one request or one write; None: each goes alone. A file always has one.
     pub batch: Option<BatchPolicy>,
+    /// What its failures and answers lead to; None: what the contract says.
+    pub answers: Option<AnswerPolicy>,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
@@ -277,6 +281,7 @@ impl Upstream {
             max_reply: 1 << 20,
             turns: TurnPolicy::standard(),
             batch: None,
+            answers: None,
             sign: None,
             cloudevents: None,
             guard: None,

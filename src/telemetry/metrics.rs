@@ -370,6 +370,10 @@ pub struct UpstreamMetrics {
     pub dead: Mutex<BTreeMap<&'static str, i64>>,
     /// Deliveries held.
     pub held: Gauge,
+    /// Deliveries that wait for a person.
+    pub review: Gauge,
+    /// Deliveries that went to another upstream in place of this one.
+    pub diverted: Counter,
     /// 0 closed, 1 half-open, 2 open.
     pub breaker_state: Gauge,
     /// Attempts under way.

@@ -236,13 +236,19 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     for (upstream, metrics) in all {
         out.histogram("stagepost_delivery_seconds", &[("upstream", upstream)], &metrics.delivery);
     }
+    let help = "Deliveries that went to another upstream in place of this one.";
+    out.family("stagepost_diverted_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_diverted_total", &[("upstream", upstream)], metrics.diverted.get());
+    }
     type Read = fn(&UpstreamMetrics) -> i64;
-    let gauges: [(&str, &str, Read); 9] = [
+    let gauges: [(&str, &str, Read); 10] = [
         ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),
         ("stagepost_oldest_pending_seconds", "Age of the oldest pending delivery.", |metrics| {
             metrics.oldest_pending_seconds.get()
         }),
         ("stagepost_held", "Deliveries held.", |metrics| metrics.held.get()),
+        ("stagepost_review", "Deliveries whose answer a person must judge.", |metrics| metrics.review.get()),
         ("stagepost_breaker_state", "0 closed, 1 half-open, 2 open.", |metrics| metrics.breaker_state.get()),
         ("stagepost_in_flight", "Attempts under way.", |metrics| metrics.in_flight.get()),
         ("stagepost_blocked_keys", "Keys whose first delivery failed, is held or parks its key.", |metrics| {

@@ -14,6 +14,7 @@
 mod harness;
 
 mod admin;
+mod answers;
 mod bad_input;
 mod batches;
 mod cloudevents;
