@@ -134,7 +134,7 @@ fn one(
 fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
     let target = sink::file(&section);
     let batch = sink::lines(&section);
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     let place = section.place.clone();
     section.finish();
@@ -142,6 +142,7 @@ fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Ups
         retry: retry?,
         breaker: breaker?,
         concurrency: 1,
+        turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, target?)
@@ -199,7 +200,7 @@ fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
                 section.problem("url", refused_literal(address, why));
             }
         }
-        None => {}
+        Some(Target::File(_)) | None => {}
     }
     Some(guard)
 }

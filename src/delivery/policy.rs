@@ -89,7 +89,7 @@ async fn matches(row: &FailureRow, result: &Result<Answer, Failure>, evaluator: 
 fn silence(failure: &Failure) -> Option<NoAnswer> {
     Some(match failure {
         Failure::Connect(words) if is_tls(words) => NoAnswer::Tls,
-        Failure::Connect(_) => NoAnswer::Connect,
+        Failure::Connect(_) | Failure::AddressRefused(_) => NoAnswer::Connect,
         Failure::ConnectLate(_) | Failure::Late(_) => NoAnswer::Timeout,
         Failure::Broken(_) => NoAnswer::Broken,
         Failure::Unsendable(_) => return None,

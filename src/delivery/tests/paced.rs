@@ -100,9 +100,9 @@ impl World {
         let waits = !self.gates.queue.is_empty() && self.gates.in_flight < self.gates.limit(concurrency);
         let until = self.gates.pace.throttle(self.gates.in_flight, self.now).map(|(_, until)| until);
         assert!(!waits || until.is_some(), "a job waits for nothing");
-        let spilled = self.gates.spill(concurrency, self.now);
+        let spilled = self.gates.spill(concurrency, 1, self.now);
         self.jobs.splice(..0, spilled);
-        if let Some(window) = self.gates.new_window(concurrency, self.now) {
+        if let Some(window) = self.gates.new_window(concurrency, 1, self.now) {
             self.window = window;
         }
         let rest = self.gates.rest(concurrency, now);
