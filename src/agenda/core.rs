@@ -5,13 +5,15 @@
 //! gone costs the others nothing but their share of memory; first attempts go before retries and retries before
 //! replays, none of them starving.
 
+mod blocked;
 mod dispatch;
 mod fetch;
+mod keys;
 mod lease;
 mod order;
 mod planning;
 
-pub use order::key_text;
+pub use keys::key_text;
 
 use std::{mem, sync::Arc, time::Duration};
 

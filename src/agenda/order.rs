@@ -226,7 +226,6 @@ impl Order {
 
     /// It is under way.
     pub(super) fn sent(&mut self, event: Seq) {
-        self.stalled.remove(&event);
         if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key)) {
             line.out = Some(event);
         }

@@ -1,49 +1,35 @@
 //! Owns how lanes with an order learn the keys of deliveries, and how whoever is next of a key gets where it is handed
 //! out from. Who is next is [`crate::agenda::order`]; this is called whenever anything changed about a delivery.
 
-use std::{hash::Hasher, sync::Arc};
+use std::sync::Arc;
 
 use roaring::RoaringTreemap;
-use siphasher::sip::SipHasher24;
 
-use super::{Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder, attempted, schedule};
+use super::{
+    Core, Hurry, Purpose, READ_AGAIN, Read, ReadOrder, attempted,
+    keys::{Keyed, key_of, version_of},
+    schedule,
+};
 use crate::{
     agenda::{
         lane::{Absent, Lease, READ_EVENTS, Work, priority_of},
         order::Order,
-        plan::{self, Orders},
-        view::Blocked,
     },
     clock::Timestamp,
-    event::{Body, Change, DeliveryState, Event, Reason, Seq, Turn, Version},
-    expr::{Evaluator, Expr},
+    event::{Change, DeliveryState, Event, Reason, Seq, Turn},
     log::{
         Entry,
         entry::{self, Attempted},
     },
-    routing::{OnFailure, OrderKey, Priority},
-    state::{DeliveryView, Key, NEVER, Record, StateError, UpstreamId},
-    telemetry::Metrics,
+    routing::{OnFailure, Priority},
+    state::{Key, NEVER, Record, StateError, UpstreamId},
 };
 
 /// Deliveries that are settled at once in favour of the newest of their key; the next step goes on.
 const COALESCED_MAX: usize = 256;
 
-/// Stalled firsts that are looked at in one tick.
-const SWEPT_MAX: usize = 1_000;
-
 /// The largest body of an event that is kept because its key was wanted.
 const KEPT_BODY_MAX: u64 = 64 << 10;
-
-/// What a delivery's key is.
-enum Keyed {
-    /// It has none.
-    Free,
-    /// The hash of the key, and the policy's number.
-    Key(u64, u16),
-    /// Its body has to be read first.
-    NeedsBody,
-}
 
 /// How a lane took an event.
 enum Entered {
@@ -67,7 +53,7 @@ impl Core {
         self.lanes.get(id as usize).is_some_and(|lane| lane.order.is_some())
     }
 
-    fn order_mut(&mut self, id: UpstreamId) -> Option<&mut Order> {
+    pub(super) fn order_mut(&mut self, id: UpstreamId) -> Option<&mut Order> {
         self.lanes.get_mut(id as usize)?.order.as_deref_mut()
     }
 
@@ -586,116 +572,5 @@ impl Core {
             turn: None,
         };
         self.out.append.push(attempted(closed));
-    }
-
-    /// The delivery of the same key that one waits for.
-    pub(in crate::agenda) fn waits_for(&self, key: Key) -> Option<Seq> {
-        self.lanes.get(key.upstream as usize)?.order.as_ref()?.waits_for(key.event)
-    }
-
-    /// The firsts of blocked keys, the oldest of each upstream.
-    pub(in crate::agenda) fn blocked_keys(&self, name: Option<&str>, most: usize) -> Result<Vec<Blocked>, StateError> {
-        let mut found = Vec::new();
-        for ((id, lane), upstream) in (0..).zip(&self.lanes).zip(self.state.upstreams()) {
-            let Some(order) = lane.order.as_ref().filter(|_| name.is_none_or(|name| *name == *upstream.name)) else {
-                continue;
-            };
-            for event in order.stalled.iter().filter(|event| order.is_first(**event)).take(most) {
-                let Some(record) = self.state.record(Key::new(*event, id))? else { continue };
-                found.push(Blocked {
-                    stored_at: self.state.stored_at(*event)?,
-                    delivery: DeliveryView::new(upstream.name.clone(), &record),
-                    since: self.state.accepted_at(*event),
-                    waiting: order.behind(*event),
-                });
-            }
-        }
-        Ok(found)
-    }
-
-    /// Sets the gauges of orders and hands out what was counted.
-    pub(in crate::agenda) fn measure_order(&mut self, metrics: &Metrics) {
-        for (lane, upstream) in self.lanes.iter_mut().zip(self.state.upstreams()) {
-            let gauges = metrics.upstream(&upstream.name);
-            let (blocked, unknown) = match &mut lane.order {
-                None => (0, 0),
-                Some(order) => {
-                    gauges.unordered.add(std::mem::take(&mut order.missing));
-                    gauges.uncompared.add(std::mem::take(&mut order.uncompared));
-                    (order.stalled.len() as u64, order.unknown_len())
-                }
-            };
-            gauges.blocked_keys.set(i64::try_from(blocked).unwrap_or(i64::MAX));
-            gauges.keys_unknown.set(i64::try_from(unknown).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// Lets those behind go whose first was forgotten with its segment, a few at a time.
-    pub(super) fn sweep_stalled(&mut self, now: Timestamp) -> Result<(), StateError> {
-        for id in 0..self.lanes.len() {
-            let id = id as UpstreamId;
-            let Some(order) = self.order_mut(id) else { continue };
-            for event in order.next_stalled(SWEPT_MAX) {
-                let known = self.state.upstream(id).is_some_and(|upstream| {
-                    [&upstream.pending, &upstream.held, &upstream.dead].into_iter().any(|set| set.contains(event))
-                });
-                if !known {
-                    self.revise(Key::new(event, id), now)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The key of an event in words, by today's routes. None if it has none, or stands in a body that is not at hand.
-#[must_use]
-pub fn key_text(evaluator: &Evaluator, orders: &Orders, event: &Event) -> Option<String> {
-    let (_, policy) = orders.of(&event.source)?;
-    match &policy.key {
-        OrderKey::Header(name) => event.headers.get(name)?.to_str().ok().map(str::to_owned),
-        OrderKey::Expr(expr) => {
-            let Body::Inline(body) = &event.body else { return None };
-            let output = evaluator.now(expr, &plan::input(event, body))?.ok()?;
-            output.scalar().map(Into::into)
-        }
-    }
-}
-
-/// The key of an event, by today's routes.
-fn key_of(evaluator: &Evaluator, log_id: u128, orders: &Orders, event: &Event) -> Keyed {
-    let Some((number, policy)) = orders.of(&event.source) else { return Keyed::Free };
-    let hash = |key: &[u8]| {
-        // Keyed, so that no sender can choose keys that meet.
-        let mut hasher = SipHasher24::new_with_keys(log_id as u64, (log_id >> 64) as u64);
-        hasher.write(policy.key.text().as_bytes());
-        hasher.write_u8(0xff);
-        hasher.write(key);
-        Keyed::Key(hasher.finish(), number)
-    };
-    match &policy.key {
-        OrderKey::Header(name) => {
-            let value = event.headers.get(name).map(http::HeaderValue::as_bytes);
-            value.filter(|value| !value.is_empty()).map_or(Keyed::Free, hash)
-        }
-        OrderKey::Expr(expr) => {
-            let Body::Inline(body) = &event.body else { return Keyed::NeedsBody };
-            match evaluator.now(expr, &plan::input(event, body)) {
-                Some(Ok(output)) => output.scalar().map_or(Keyed::Free, |key| hash(key.as_bytes())),
-                Some(Err(_)) | None => Keyed::Free,
-            }
-        }
-    }
-}
-
-/// The version of an event: a number or a text.
-fn version_of(evaluator: &Evaluator, expr: &Expr, event: &Event) -> Option<Version> {
-    let Body::Inline(body) = &event.body else { return None };
-    let output = evaluator.now(expr, &plan::input(event, body))?.ok()?;
-    let text = output.scalar()?;
-    match output.values.first()?.first()? {
-        b'"' => Some(Version::Text((&*text).into())),
-        b't' | b'f' => None,
-        _ => Some(Version::Number((&*text).into())),
     }
 }
