@@ -185,6 +185,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
+    ("[upstream.NAME.cloudevents]", "[upstream.billing.cloudevents]\n"),
     ("[upstream.NAME.sign]", "[upstream.billing.sign]\nheader = 'X'\n"),
     ("[upstream.NAME.sign.timestamp]", "[upstream.billing.sign]\nheader = 'X'\n[upstream.billing.sign.timestamp]\n"),
     ("[upstream.NAME.sign.id]", "[upstream.billing.sign]\nheader = 'X'\n[upstream.billing.sign.id]\n"),

@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
-    failure,
+    cloudevents, failure,
     listen::pem_path,
     patience::{breaker, retry},
     problem::Place,
@@ -83,6 +83,7 @@ fn one(
     }
     let answers = failure::read(&section);
     let sign = sign::read(&section);
+    let cloudevents = cloudevents::read(&section);
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -106,6 +107,7 @@ fn one(
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         answers,
         sign: sign?,
+        cloudevents,
     };
     Some((upstream, place))
 }

@@ -9,6 +9,7 @@
 mod breaker;
 mod classify;
 mod client;
+mod cloudevents;
 mod connection;
 mod gates;
 mod headers;

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     client::MakeRequest,
+    cloudevents::Dress,
     headers::{self, BodyForm, ORIGIN},
     sign::Seal,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Draft<'a> {
     pub(super) target: Bytes,
     pub(super) body: Bytes,
     pub(super) form: BodyForm,
+    /// The headers of a CloudEvent, and those that it has none of; empty for anything else.
+    pub(super) dress: Dress,
     /// Our own signature, if we sign.
     pub(super) seal: Option<Seal>,
     /// What tells that this relay sent it.
@@ -91,6 +94,10 @@ pub(crate) async fn prepare<'a>(
         Changes::Same(route) => Some(route),
         Changes::Choose(routes) => choose(&routes, &job.event, &body, evaluator).await?,
     };
+    let subject = match upstream.cloudevents.as_ref().and_then(|policy| policy.subject.as_ref()) {
+        Some(subject) => subject_of(subject, &job.event, &body, evaluator).await?,
+        None => None,
+    };
     let (body, form) = match route.and_then(|route| route.transform.as_ref()) {
         None => (body, BodyForm::Original),
         Some(transform) => transformed(transform, &job.event, &body, evaluator).await?,
@@ -98,7 +105,11 @@ pub(crate) async fn prepare<'a>(
     let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
     let target = target(&job.event, upstream, route);
     let origin = origin(&**log, &job.event.source, job.event.id);
-    let mut draft = Draft { job, upstream, route, method, target, body, form, seal: None, origin, _memory: memory };
+    let (dress, seal) = (Dress::new(), None);
+    let mut draft = Draft { job, upstream, route, method, target, body, form, dress, seal, origin, _memory: memory };
+    if let Some(policy) = &upstream.cloudevents {
+        draft.wrap(policy, subject)?;
+    }
     draft.seal(table, now)?;
     Ok(draft)
 }
@@ -125,7 +136,15 @@ impl Draft<'_> {
 
     /// The headers of the attempt, without `Host` and without our own signature.
     pub(super) fn headers(&self) -> HeaderMap {
-        headers::build(self.job, self.form, self.route.map(|route| &route.headers), &self.upstream.headers)
+        let edit = self.route.map(|route| &route.headers);
+        let mut headers = headers::build(self.job, self.form, edit, &self.upstream.headers);
+        for (name, value) in &self.dress {
+            match value {
+                Some(value) => drop(headers.insert(name, value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+        headers
     }
 
     /// The `Host` that the upstream sees.
@@ -267,6 +286,20 @@ async fn transformed(
         }
         [json] => Ok((json.clone(), BodyForm::Json)),
         several => Err(failed(format!("{} outputs where exactly one is needed", several.len()))),
+    }
+}
+
+/// The subject of a CloudEvent, read from the event as it came; none if it can't be.
+async fn subject_of(
+    subject: &Expr,
+    event: &Event,
+    body: &Bytes,
+    evaluator: &Evaluator,
+) -> Result<Option<String>, Unsent> {
+    match evaluator.eval(subject, &input(event, body)).await {
+        Ok(output) => Ok(output.scalar().map(Cow::into_owned)),
+        Err(error @ EvalError::Unavailable(_)) => Err(Unsent::Later(error.to_string().into())),
+        Err(_) => Ok(None),
     }
 }
 

@@ -5,6 +5,7 @@
 mod batch;
 mod challenge;
 mod changes;
+mod cloudevents;
 mod failure;
 mod guard;
 mod index;
@@ -24,6 +25,7 @@ use arc_swap::ArcSwap;
 pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
+pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};
 pub use failure::{Accept, AnswerPolicy, FAILURE_ROWS_MAX, FailureAction, FailureRow, FailureSet, NoAnswer};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};

@@ -6,8 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    AnswerPolicy, BreakerPolicy, ChallengeRule, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule,
+    AnswerPolicy, BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule,
+    Numbering, PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule,
+    TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -237,6 +238,8 @@ pub struct Upstream {
     pub answers: Option<AnswerPolicy>,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
+    /// Whether events become CloudEvents; None: they go as requests.
+    pub cloudevents: Option<CloudEvents>,
 }
 
 impl Upstream {
@@ -260,6 +263,7 @@ impl Upstream {
             max_reply: 1 << 20,
             answers: None,
             sign: None,
+            cloudevents: None,
         }
     }
 }

@@ -28,6 +28,8 @@ fn every_form_loads_and_its_effective_form_loads_again() {
         ("", false),
         ("sign = 'auto'", false),
         ("sign = 'none'", false),
+        ("cloudevents = 'structured'", false),
+        ("cloudevents = { mode = 'binary', source = '/shop', type = 'order', subject = '.id' }", false),
         ("sign = { secrets = ['file:key', 'file:raw'] }", true),
         (
             "sign = { secrets = ['file:raw'], header = 'X-S', template = '{timestamp}.{body}', prefix = 'sha256=', encoding = 'base64', \
@@ -70,6 +72,16 @@ fn what_can_not_work_is_refused_with_its_key_and_the_remedy() {
             "sign = { secrets = ['file:key'], header = 'X', id = { header = 'x' } }",
             "upstream.u.sign.id.header: id.header is also the header of the signature",
         ),
+        (
+            "cloudevents = 'batch'",
+            "upstream.u.cloudevents: cloudevents \"batch\" is not known; known: structured, binary",
+        ),
+        ("cloudevents = {}", "upstream.u.cloudevents.mode: is missing; write \"structured\" or \"binary\""),
+        (
+            "cloudevents = { mode = 'binary', source = 'a b' }",
+            "upstream.u.cloudevents.source: is no URI; write one without spaces",
+        ),
+        ("cloudevents = { mode = 'binary', subject = '.[' }", "upstream.u.cloudevents.subject: is no valid jq"),
         ("sign = { secrets = ['file:key'], key = 1 }", "upstream.u.sign.key: unknown key"),
     ] {
         let said = refused(form);

@@ -1,0 +1,103 @@
+//! Events as CloudEvents on the way to an upstream.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Received, Relay, Request, Upstream};
+
+/// A relay that sends to this upstream with these keys.
+fn sending(upstream: &Upstream, settings: &str) -> Relay {
+    Relay::start(&format!(
+        "[source.shop]\npath = \"/*\"\ntype = \".kind\"\nto = [\"next\"]\n[upstream.next]\nurl = \"{}\"\n{settings}\n",
+        upstream.url()
+    ))
+}
+
+fn got(relay: &Relay, upstream: &Upstream, request: &Request) -> (String, Received) {
+    let before = upstream.received().len();
+    let answer = relay.send(request);
+    let id = answer.header("stagepost-event-id").unwrap().to_owned();
+    let all = upstream.wait_for_requests(before + 1);
+    (id, all.last().unwrap().clone())
+}
+
+#[test]
+fn structured_mode_wraps_the_body_and_keeps_every_digit() {
+    let upstream = Upstream::start();
+    let relay = sending(&upstream, "cloudevents = \"structured\"");
+    let body = r#"{"kind":"paid","n":12345678901234567890.10}"#;
+    let request = Request::post("/x", body).header("Content-Type", "application/json");
+    let (id, request) = got(&relay, &upstream, &request);
+    assert_eq!(request.header("content-type"), Some("application/cloudevents+json; charset=utf-8"));
+    assert!(request.text().ends_with(&format!(",\"data\":{body}}}")), "{}", request.text());
+    let event: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!((&event["specversion"], &event["id"], &event["type"]), (&json!("1.0"), &json!(id), &json!("paid")));
+    assert_eq!((&event["source"], &event["datacontenttype"]), (&json!("/sources/shop"), &json!("application/json")));
+    let shown = relay.wait_for_state(&id, "delivered");
+    assert_eq!(event["time"], shown["received_at"]);
+    assert_ne!(shown["deliveries"][0]["attempts"][0]["sent"]["sha256"], shown["sha256"], "another body was sent");
+    let binary = Request::post("/x", b"\xff\x00").header("Content-Type", "image/png");
+    let (_, request) = got(&relay, &upstream, &binary);
+    let event: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!((&event["data_base64"], &event["type"]), (&json!("/wA="), &json!("stagepost.event")));
+}
+
+#[test]
+fn binary_mode_adds_headers_and_leaves_the_body() {
+    let upstream = Upstream::start();
+    let settings = "cloudevents = { mode = \"binary\", source = \"/shop\", type = \"other\", subject = \".who\" }";
+    let relay = sending(&upstream, settings);
+    let body = "{ \"who\": \"Zoë %\" }";
+    let (id, request) = got(&relay, &upstream, &Request::post("/x", body).header("Content-Type", "application/json"));
+    assert_eq!((request.text().as_str(), request.header("content-type")), (body, Some("application/json")));
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", id.as_str()),
+        ("ce-source", "/shop"),
+        ("ce-type", "other"),
+        ("ce-subject", "Zo%C3%AB%20%25"),
+    ] {
+        assert_eq!(request.header(name), Some(value), "{name}");
+    }
+    let (_, request) = got(&relay, &upstream, &Request::post("/x", "{}"));
+    assert_eq!(request.header("ce-subject"), None);
+}
+
+#[test]
+fn what_came_as_a_cloud_event_keeps_its_attributes() {
+    let upstream = Upstream::start();
+    let relay = sending(&upstream, "cloudevents = \"structured\"");
+    let theirs = Request::post("/x", "{\"a\":1}")
+        .header("Content-Type", "application/json")
+        .header("ce-specversion", "1.0")
+        .header("ce-id", "theirs")
+        .header("ce-source", "https://x/%20y")
+        .header("ce-comexampleextension", "1");
+    let (_, request) = got(&relay, &upstream, &theirs);
+    let event: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!((&event["id"], &event["source"]), (&json!("theirs"), &json!("https://x/ y")));
+    assert_eq!((&event["comexampleextension"], &event["data"]), (&json!("1"), &json!({ "a": 1 })));
+    assert!(request.headers.iter().all(|(name, _)| !name.starts_with("ce-")));
+    let whole = "{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}";
+    let structured = Request::post("/x", whole).header("Content-Type", "application/cloudevents+json");
+    assert_eq!(got(&relay, &upstream, &structured).1.text(), whole);
+}
+
+#[test]
+fn a_cloud_event_is_signed_as_it_is_sent() {
+    let mut next = Relay::stopped(
+        "[source.in]\npath = \"/*\"\nto = []\nverify = { scheme = \"standard-webhooks\", secrets = [\"file:key\"] }",
+    );
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    next.write("key", key);
+    next.run();
+    let mut relay = Relay::stopped(&format!(
+        "[source.shop]\npath = \"/*\"\nto = [\"next\"]\n[upstream.next]\nurl = \"http://{}\"\n\
+         cloudevents = \"structured\"\nsign = {{ secrets = [\"file:key\"] }}\n",
+        next.address()
+    ));
+    relay.write("key", key);
+    relay.run();
+    let id = relay.accept("/x", "{}");
+    relay.wait_for_state(&id, "delivered");
+    assert_eq!(next.events().len(), 1);
+}
