@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
 /// one batch if it is larger.
 const WINDOW_BATCHES: usize = 2;
+const WINDOW_MIN: usize = 16;
 const WINDOW_BATCH_MAX: usize = 4096;
 
 /// The gates of one upstream, with the jobs that wait before them.
@@ -266,7 +267,7 @@ impl Gates {
         }
         if events_each > 1 {
             let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
-            return wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(events_each);
+            return wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN);
         }
         let window = self.pace.window(limit, self.in_flight, now);
         if self.breaker.is_full() { window } else { window.min(limit) }

@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn every_form_is_read() {
-        let cases: &[(&[(&str, &str)], Option<(u64, u64)>)] = &[
+        type Case = (&'static [(&'static str, &'static str)], Option<(u64, u64)>);
+        let cases: &[Case] = &[
             (&[("ratelimit", "\"default\";r=50;t=30")], Some((50, 30))),
             (&[("ratelimit", "default ; r=50 ; t=30;pk=:abc=:")], Some((50, 30))),
             (&[("ratelimit", "\"a,b;r=1;t=9\";r=50;t=30")], Some((50, 30))),
