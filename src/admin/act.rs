@@ -1,4 +1,4 @@
-//! Owns the commands replay, hold, release and delete: which deliveries are meant, and the log entries that say so.
+//! Owns the commands replay, hold, release, resolve and delete: which deliveries are meant, and the log entries that say so.
 //!
 //! Promises that nothing is changed without an id, a filter or `--all`; that a dry run selects exactly as the
 //! command does; and that memory is bounded: one command takes at most [`SELECTED_MAX`] deliveries and says when
@@ -101,6 +101,7 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
     let fits = |state: &str| match asked.verb {
         Verb::Hold => state == "pending",
         Verb::Release => state == "held",
+        Verb::Resolve => state == "review",
         Verb::Replay | Verb::Delete => true,
     };
     match asked.filters.state.as_deref() {
@@ -159,6 +160,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
         },
         Verb::Hold => Action::Hold { targets, until_ms, reason: asked.reason.clone() },
         Verb::Release => Action::Release { targets },
+        Verb::Resolve => Action::Resolve { targets, reason: asked.reason.clone() },
         Verb::Delete => Action::Delete { events: targets.into_iter().map(|target| target.event).collect() },
     };
     dealt.into_iter().map(action).collect()
@@ -215,6 +217,7 @@ impl<'a> Selection<'a> {
             Verb::Replay => Some("dead"),
             Verb::Hold => Some("pending"),
             Verb::Release => Some("held"),
+            Verb::Resolve => Some("review"),
             Verb::Delete => None,
         };
         filters.state = filters.state.or_else(|| default_state.map(str::to_owned));
@@ -409,6 +412,7 @@ const fn changes(verb: Verb, delivery: &DeliveryView, by_id: bool) -> bool {
             DeliveryState::Dead => by_id,
             _ => false,
         },
+        Verb::Resolve => matches!(delivery.status.state(), DeliveryState::Review),
         Verb::Replay | Verb::Delete => true,
     }
 }

@@ -225,10 +225,26 @@ pub struct Upstream {
     #[serde(default)]
     pub held: u64,
     pub dead: u64,
+    /// Deliveries whose answer a person must judge.
+    #[serde(default)]
+    pub review: u64,
     pub oldest_at: Option<Timestamp>,
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
     pub rate: f64,
+    /// Attempts that may be under way at once now.
+    #[serde(default)]
+    pub concurrency_limit: u64,
+    /// Attempts that may begin in a second, by the configuration and by what the upstream says; None: any number.
+    #[serde(default)]
+    pub rate_limit: Option<f64>,
+    /// Deliveries wait until then …
+    #[serde(default)]
+    pub throttled_until: Option<Timestamp>,
+    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says) or `retry_after` (it asked for a
+    /// pause).
+    #[serde(default)]
+    pub throttled_by: Option<String>,
 }
 
 /// The log's figures.
@@ -397,6 +413,8 @@ pub enum Verb {
     Hold,
     /// Lets them go.
     Release,
+    /// Takes what was answered for good.
+    Resolve,
     /// Hides events.
     Delete,
 }
@@ -409,6 +427,7 @@ impl Verb {
             Self::Replay => "replay",
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Resolve => "resolve",
             Self::Delete => "delete",
         }
     }
@@ -433,7 +452,7 @@ pub struct Act {
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
-    /// Hold: in the operator's words.
+    /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
     pub dry_run: bool,

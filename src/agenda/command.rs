@@ -85,6 +85,7 @@ impl Agenda {
             Action::Hold { targets, .. }
             | Action::Release { targets }
             | Action::Replay { targets, .. }
+            | Action::Resolve { targets, .. }
             | Action::LetGo { targets } => targets.len(),
             Action::Delete { events } => events.len(),
             Action::HoldUpstream { .. } | Action::ReleaseUpstream { .. } => 0,

@@ -70,6 +70,9 @@ pub struct Effects {
     pub append: Vec<NewEntry>,
     /// To be handed to the engine.
     pub dispatch: Vec<Job>,
+    /// Events whose senders wait for an answer that will not come now: nothing leads to the upstream, or it is held or
+    /// its breaker is open.
+    pub unanswered: Vec<Seq>,
     /// To be read from the log; the answer goes to [`Core::loaded`].
     pub read: Vec<ReadOrder>,
     /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
@@ -471,7 +474,7 @@ impl Core {
             upstream.pauses.set(Cause::Removed, configured.is_none(), now);
             if let (Some(configured), false) = (configured, lane.live) {
                 // Until the engine says otherwise.
-                lane.window = lane.window.max(configured.concurrency.saturating_mul(4)).max(16);
+                lane.window = lane.window.max(configured.pace.first_window(configured.concurrency));
             }
             lane.live = configured.is_some();
             if let Some(configured) = configured {
@@ -538,6 +541,11 @@ impl Core {
 
     pub(super) fn want(&mut self, order: ReadOrder) {
         self.out.read.push(order);
+    }
+
+    /// Whether senders of a source wait for the answer of an upstream.
+    pub(super) fn awaits(&self, source: &str, upstream: &str) -> bool {
+        self.routes.awaited(source) == Some(upstream)
     }
 
     /// The routing snapshot of the last step.

@@ -57,6 +57,11 @@ const ASKS_MAX: usize = 1024;
 pub trait Dispatch: Send + Sync {
     /// Takes a job. Must not block.
     fn dispatch(&self, job: Job);
+
+    /// The sender of an event waits for an answer that will not come now. Must not block.
+    fn unanswered(&self, event: Seq) {
+        let _nobody_waits = event;
+    }
 }
 
 /// How the agenda is set up.

@@ -16,6 +16,8 @@ pub struct Routes {
     /// The snapshot.
     pub table: Arc<Table>,
     by_source: HashMap<Box<str>, Vec<usize>>,
+    /// Sources whose senders wait, and for whom.
+    awaited: HashMap<Box<str>, Box<str>>,
     for_all: Vec<usize>,
     /// By upstream; those without an order are not here.
     orders: HashMap<Box<str>, Arc<Orders>>,
@@ -160,13 +162,20 @@ impl Routes {
         let orders =
             table.upstreams.keys().filter_map(|name| Some((name.clone(), Arc::new(Orders::new(&table, name)?))));
         let orders = orders.collect();
-        Self { table, by_source, for_all, orders, has_priorities }
+        let waits = table.sources.iter().filter_map(|source| Some((source, source.wait.as_ref()?)));
+        let awaited = waits.map(|(source, wait)| ((&*source.name).into(), wait.reply_from.clone())).collect();
+        Self { table, by_source, awaited, for_all, orders, has_priorities }
     }
 
     /// What is said about the order of an upstream's deliveries.
     #[must_use]
     pub fn orders(&self, upstream: &str) -> Option<&Arc<Orders>> {
         self.orders.get(upstream)
+    }
+
+    /// The upstream whose answer the sender of a source's event waits for.
+    pub(super) fn awaited(&self, source: &str) -> Option<&str> {
+        if self.awaited.is_empty() { None } else { self.awaited.get(source).map(|name| &**name) }
     }
 
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].

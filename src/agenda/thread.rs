@@ -307,6 +307,9 @@ impl Work {
         for job in effects.dispatch {
             self.shared.deps.dispatch.dispatch(job);
         }
+        for event in effects.unanswered {
+            self.shared.deps.dispatch.unanswered(event);
+        }
         for order in effects.read {
             if let Err(refused) = self.reader.try_send(order) {
                 let (std::sync::mpsc::TrySendError::Full(order) | std::sync::mpsc::TrySendError::Disconnected(order)) =

@@ -135,6 +135,7 @@ impl Core {
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             gauges.pending.set(number(stats.pending));
             gauges.held.set(number(stats.held));
+            gauges.review.set(number(stats.review));
             let oldest = stats.oldest_pending_at.filter(|_| stats.pending > 0);
             gauges.oldest_pending_seconds.set(oldest.map_or(0, |at| number(now.since(at).as_secs())));
             let mut dead = gauges.dead.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -248,12 +248,17 @@ impl Instance {
                 breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
                 in_flight: breaker.map_or(0, |breaker| breaker.in_flight as u64),
                 rate: self.samples.rate(now, &name, &self.running.metrics),
+                concurrency_limit: breaker.and_then(|breaker| breaker.limit).unwrap_or(0) as u64,
+                rate_limit: breaker.and_then(|breaker| breaker.rate),
+                throttled_until: breaker.and_then(|breaker| breaker.throttled).map(|(_, until)| until),
+                throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
                 ..wire::Upstream::default()
             };
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {
                 upstream.pending = stats.pending;
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
+                upstream.review = stats.review;
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());

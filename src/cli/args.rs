@@ -89,6 +89,14 @@ With the id of a dead event it lets those go that wait behind it because its key
 
 `stagepost replay ID` makes a dead one due again, `stagepost release ID` lets those behind it go.")]
     Keys(KeysArgs),
+    /// Take answers for good that wait for a person
+    #[command(after_help = "Examples:
+  stagepost resolve 01KDYAK3SF0000000000000001
+  stagepost resolve --upstream billing --since 1d --reason 'checked by hand'
+
+Takes deliveries in review only; they count as delivered. --reason is no filter here: it is recorded. To send them again,
+use `stagepost replay --state review`.")]
+    Resolve(SelectArgs),
     /// Hide events at once; their bytes go with their segment
     #[command(after_help = "Examples:
   stagepost delete 01KDYAK3SF0000000000000001

@@ -122,6 +122,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Replay(args) => command::replay(args, host, terminal),
         Verb::Hold(args) => command::hold(args, host, terminal),
         Verb::Release(args) => command::release(args, host, terminal),
+        Verb::Resolve(args) => command::resolve(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),

@@ -68,6 +68,9 @@ pub struct Extras {
     /// It is part of a loop and its deliveries are dead from the beginning: what was noticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Box<str>>,
+    /// Its sender waited for an upstream's answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub awaited: bool,
 }
 
 impl Extras {

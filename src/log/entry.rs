@@ -4,6 +4,7 @@
 //! begins with its format version (a varint, 1 today), so that a newer reader knows older entries.
 //! Decoding never panics on damaged input: it gives `None`.
 
+mod answer;
 mod attempted;
 mod codec;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+pub use self::answer::{Answer, decode_answer, encode_answer};
 pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 use super::DedupeKey;
@@ -44,6 +46,8 @@ pub enum Kind {
     Command = 7,
     /// A configuration became active.
     Config = 8,
+    /// What a sender who waited was answered.
+    Answer = 9,
 }
 
 impl Kind {
@@ -59,6 +63,7 @@ impl Kind {
             6 => Self::Carried,
             7 => Self::Command,
             8 => Self::Config,
+            9 => Self::Answer,
             _ => return None,
         })
     }
@@ -199,6 +204,13 @@ pub enum Action {
     LetGo {
         /// The dead ones.
         targets: Vec<Target>,
+    },
+    /// Settles deliveries that wait for a person as delivered.
+    Resolve {
+        /// Which.
+        targets: Vec<Target>,
+        /// In the operator's words.
+        reason: Option<String>,
     },
     /// Hides events at once; their bytes go with the segment.
     Delete {

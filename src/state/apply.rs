@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::{EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
-    event::{Change, DeliveryState, Reason, Seq},
+    event::{Change, DeliveryState, Diversion, Reason, Seq},
     log::{
         Entry, Kind,
         entry::{self, Action, Reader, Target},
@@ -56,7 +56,7 @@ impl State {
             Kind::Duplicate => self.duplicate(entry)?,
             Kind::Carried => self.carried(entry, note)?,
             Kind::Command => self.command(entry, note)?,
-            Kind::Part | Kind::Config => Some(()),
+            Kind::Part | Kind::Config | Kind::Answer => Some(()),
         };
         if known.is_none() {
             warn!(seq = entry.pos.seq, kind = ?entry.kind, "an entry has a format this version does not know: skipped");
@@ -127,9 +127,7 @@ impl State {
             new.set_status(&status, entry.time);
         }
         new.last = Some(entry.pos.seq);
-        if !overtaken
-            && matches!(attempted.change, Change::Die(_) | Change::Hold(_) | Change::Review(_) | Change::Supersede(_))
-        {
+        if !overtaken && attempted.change.reason().is_some() {
             new.reason_at = Some(entry.pos.seq);
         }
         if let Some(turn) = &attempted.turn {
@@ -158,7 +156,29 @@ impl State {
         }
         self.put(key, &old, new);
         tell(key, &new, note);
+        if let (Change::Divert(diversion), false) = (&attempted.change, overtaken) {
+            self.divert(key.event, diversion, note)?;
+        }
         Ok(Some(()))
+    }
+
+    /// Makes the delivery that takes the place of a diverted one, unless the event has one to that upstream already. One
+    /// that was delivered at its first attempt has left no trace and is made again: twice rather than not at all.
+    fn divert(&mut self, event: Seq, diversion: &Diversion, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        let key = Key::new(event, self.intern(&diversion.to));
+        if self.record(key)?.is_some() {
+            return Ok(());
+        }
+        if self.unplanned.contains(event) {
+            self.early.insert(event);
+        }
+        let new = Record { due: diversion.due, ..Record::waiting(diversion.due) };
+        if let Some(upstream) = self.upstream_mut(key.upstream) {
+            upstream.book(event, &new, true);
+        }
+        self.layers.put(key, new);
+        tell(key, &new, note);
+        Ok(())
     }
 
     fn duplicate(&mut self, entry: &Entry) -> Result<Option<()>, StateError> {
@@ -247,6 +267,9 @@ impl State {
                 })?;
             }
             Action::LetGo { targets } => self.let_go(&targets, note)?,
+            Action::Resolve { targets, .. } => {
+                self.change_all(entry, &targets, &Change::Resolve, note, |_, _| {})?;
+            }
             Action::Delete { events } => {
                 for event in events {
                     self.delete(event, entry, note)?;

@@ -240,16 +240,11 @@ impl State {
     }
 }
 
-/// The reason an entry gives for a delivery that is dead or held, with its text.
+/// The reason an entry gives for a delivery that is dead, held, in review or superseded, with its text.
 pub(super) fn reason_text(log: &dyn Log, seq: Seq) -> Option<Reason> {
     let entry = log.read(seq).ok()?;
     match entry.kind {
-        Kind::Attempted => match entry::decode_attempted(&entry.payload)?.change {
-            Change::Die(reason) | Change::Hold(reason) | Change::Review(reason) | Change::Supersede(reason) => {
-                Some(reason)
-            }
-            _ => None,
-        },
+        Kind::Attempted => entry::decode_attempted(&entry.payload)?.change.reason().cloned(),
         Kind::Command => match entry::decode_json::<Command>(&entry.payload)?.action {
             Action::Hold { reason: Some(text), .. } => Some(Reason::with("operator", text)),
             _ => None,

@@ -179,6 +179,8 @@ impl Checker {
             Action::LetGo { targets } => self.each(targets.iter().map(key), |known| {
                 known.let_go |= known.is == Is::Dead;
             }),
+            // Nothing is ever in review here: no upstream of the simulation has `accept`.
+            Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),
             Action::Delete { events } => {
                 self.deliveries.retain(|(event, _), _| !events.contains(event));
                 self.deleted.extend(events);

@@ -63,7 +63,8 @@ impl Core {
 /// How long a job of this lane may be in the engine's hands: all that the engine may have goes first.
 fn lease(lane: &Lane, upstream: Option<&Upstream>) -> Duration {
     let Some(upstream) = upstream else { return LEASE };
-    let before = lane.window.max(lane.in_flight) / upstream.concurrency.max(1) + 1;
+    let at_once = upstream.pace.least.unwrap_or(upstream.concurrency).max(1);
+    let before = lane.window.max(lane.in_flight) / at_once + 1;
     let each = upstream.timeout.saturating_mul(TIMEOUTS);
     LEASE.saturating_add(each.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX)))
 }

@@ -139,8 +139,21 @@ impl Core {
                 lane.offer(event, priority, share);
             }
         }
+        if let Some(upstream) = self.routes.awaited(&event.source)
+            && !self.leads_to_an_answer(upstream, &decision)
+        {
+            self.out.unanswered.push(event.id.pos.seq);
+        }
         self.plans.push((event.id.pos.seq, decision));
         Ok(())
+    }
+
+    /// Whether an upstream is about to be sent what was decided.
+    fn leads_to_an_answer(&self, upstream: &str, decision: &Decision) -> bool {
+        decision.held.is_none()
+            && decision.targets.iter().any(|name| &**name == upstream)
+            && decision.dead.iter().all(|(dead, _)| &**dead != upstream)
+            && self.state.id(upstream).is_some_and(|id| self.is_open(id, self.now))
     }
 
     /// Writes what was decided in this step: deaths and holds first, so that no crash can leave a plan without them.

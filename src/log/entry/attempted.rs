@@ -6,7 +6,7 @@ use super::{
     VERSION,
     codec::{Reader, Writer},
 };
-use crate::event::{Attempt, Change, Outcome, Reason, Sent, Seq, Turn, Verification, Version};
+use crate::event::{Attempt, Change, Diversion, Outcome, Reason, Sent, Seq, Turn, Verification, Version};
 
 /// The number of the field that says how the request was signed.
 const SIGNED: u64 = 1;
@@ -171,6 +171,12 @@ fn encode_change(out: &mut Writer, change: &Change) {
         Change::Replay(due) => out.pair(7, due.as_millis()),
         Change::Review(why) => reason(out, 8, why),
         Change::Supersede(why) => reason(out, 9, why),
+        Change::Divert(diversion) => {
+            reason(out, 10, &diversion.reason);
+            out.text(&diversion.to);
+            out.number(diversion.due.as_millis());
+        }
+        Change::Resolve => out.number(11),
     }
 }
 
@@ -190,6 +196,11 @@ fn decode_change(from: &mut Reader) -> Option<Change> {
         7 => Change::Replay(from.time()?),
         8 => Change::Review(reason(from)?),
         9 => Change::Supersede(reason(from)?),
+        10 => {
+            let reason = reason(from)?;
+            Change::Divert(Box::new(Diversion { reason, to: from.text()?, due: from.time()? }))
+        }
+        11 => Change::Resolve,
         _ => return None,
     })
 }
@@ -270,5 +281,23 @@ mod tests {
             let later = [&stored[..], &[99, 2, 1, 1]].concat();
             assert_eq!(decode_attempted(&later.into()), Some(ordered));
         }
+    }
+
+    #[test]
+    fn a_diversion_names_the_other_upstream_and_when_it_is_due() {
+        let due = Timestamp::from_millis(9);
+        let change = Change::Divert(Box::new(Diversion { to: "b".into(), due, reason: Reason::new("diverted") }));
+        let entry = Attempted {
+            event: 7,
+            upstream: "a".into(),
+            attempt: None,
+            change,
+            previous: None,
+            replays: Some(2),
+            turn: None,
+        };
+        let stored = encode_attempted(&entry);
+        assert_eq!(&stored[..], b"\x01\x07\x01a\x00\x00\x0a\x08diverted\x00\x01b\x09\x02", "as it is written today");
+        assert_eq!(decode_attempted(&stored), Some(entry));
     }
 }
