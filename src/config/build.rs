@@ -46,7 +46,7 @@ impl Parts {
         let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
         order::check(cx, &sources, self.all_routes());
         for ReadSource { source, place, .. } in &self.sources {
-            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route));
+            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route), &self.upstreams);
         }
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{context::Context, problem::Place, reader::Section, source::own_reply};
-use crate::routing::{OnError, Route, Source, WaitPolicy};
+use crate::routing::{OnError, Route, Source, Upstream, WaitPolicy};
 
 /// The keys that only a sender who waits has a use for.
 const KEYS: [&str; 3] = ["reply_from", "fallback", "on_error"];
@@ -62,10 +62,27 @@ pub(super) fn reply_from<'r>(
 }
 
 /// Records what is wrong with it.
-pub(super) fn check<'r>(cx: &Context<'_>, source: &Source, place: &Place, routes: impl Iterator<Item = &'r Route>) {
-    if let Some(policy) = &source.wait
-        && let Err((key, message)) = reply_from(policy, source, routes)
-    {
-        cx.problem(place, &format!("source.{}.{key}", source.name), message);
-    }
+pub(super) fn check<'r>(
+    cx: &Context<'_>,
+    source: &Source,
+    place: &Place,
+    routes: impl Iterator<Item = &'r Route>,
+    upstreams: &[(Upstream, Place)],
+) {
+    let Some(policy) = &source.wait else { return };
+    let (key, message) = match reply_from(policy, source, routes) {
+        Err(problem) => problem,
+        Ok(name) => {
+            let batches = upstreams.iter().any(|(upstream, _)| *upstream.name == *name && upstream.batch.is_some());
+            if !batches {
+                return;
+            }
+            let message = format!(
+                "is \"proxy\", but upstream \"{name}\" takes batches or is files and answers nobody alone; name another one \
+                 in reply_from"
+            );
+            ("mode", message)
+        }
+    };
+    cx.problem(place, &format!("source.{}.{key}", source.name), message);
 }

@@ -209,7 +209,11 @@ impl Engine {
         let upstream = table.upstreams.get(&*awaited.upstream)?;
         let lanes = self.0.lanes.load();
         let lane = lanes.get(&*awaited.upstream)?;
-        if lane.is_shut(upstream.concurrency) { None } else { self.0.env.waiters.expect(awaited) }
+        if upstream.batch.is_some() || lane.is_shut(upstream.concurrency) {
+            None
+        } else {
+            self.0.env.waiters.expect(awaited)
+        }
     }
 
     /// The sender of an event waits for an answer that will not come now.

@@ -52,7 +52,8 @@ pub(super) struct Left {
 pub(super) struct Admitted<'a> {
     pub(super) received_at: Timestamp,
     client: Arc<str>,
-    proxy: Option<Proxy>,
+    /// Boxed: it is rare, and who is admitted is moved.
+    proxy: Option<Box<Proxy>>,
     scheme: Scheme,
     verified: Verified,
     pub(super) body: Received<'a>,
@@ -154,7 +155,7 @@ impl Gate {
         }
         let hops = tenant::hops(&head.headers);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
-        let proxy = caller.proxy(&table.limits.trusted_proxies);
+        let proxy = caller.proxy(&table.limits.trusted_proxies).map(Box::new);
         let mut body = received.into_memory().await?;
         let asked = source.event_type.is_some()
             || source.dedupe.is_some()
@@ -327,7 +328,7 @@ impl Gate {
             query: head.uri.query().map(Into::into),
             headers: head.headers.clone(),
             client: (&*admitted.client).into(),
-            proxy: admitted.proxy,
+            proxy: admitted.proxy.map(|proxy| *proxy),
             captures,
             verification: Verification {
                 scheme: admitted.verified.scheme.into(),
@@ -492,7 +493,7 @@ impl Admitted<'_> {
             query: ask.head.uri.query(),
             headers: &ask.head.headers,
             client: &self.client,
-            proxy: self.proxy.as_ref(),
+            proxy: self.proxy.as_deref(),
             captures: ask.captures,
             verification_scheme: self.verified.scheme,
             verification_secret: self.verified.secret.as_deref(),

@@ -239,6 +239,7 @@ fn a_sender_who_waits_at_shutdown_is_answered() {
 fn what_can_not_be_waited_for_is_refused_with_the_remedy() {
     let base = "[store]\npath = \"d\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
                 [upstream.a]\nurl = \"http://127.0.0.1:1\"\n[upstream.b]\nurl = \"http://127.0.0.1:2\"\n\
+                [upstream.c]\nurl = \"http://127.0.0.1:3\"\n[upstream.c.batch]\nmax_items = 10\n\
                 [[route]]\nname = \"r\"\nsource = \"other\"\nto = [\"b\"]\n[source.other]\npath = \"/o\"\n[source.s]\npath = \"/s\"\n";
     for (keys, said) in [
         (
@@ -253,6 +254,7 @@ fn what_can_not_be_waited_for_is_refused_with_the_remedy() {
         ("to = [\"a\"]\non_error = \"pass\"", "source.s.on_error: has no effect without mode = \"proxy\""),
         ("to = [\"a\"]\nfallback = { status = 204 }", "source.s.fallback: has no effect without mode = \"proxy\""),
         ("mode = \"proxy\"\nto = [\"a\"]\nfallback = { status = 101 }", "source.s.fallback.status"),
+        ("mode = \"proxy\"\nto = [\"c\"]", "upstream \"c\" takes batches or is files"),
         ("mode = \"proxy\"\nto = [\"a\"]\nsplit = true", "source.s.split: stands beside mode = \"proxy\""),
         ("mode = \"proxy\"\nto = [\"a\"]\non_error = \"drop\"", "known: fallback, pass"),
     ] {
