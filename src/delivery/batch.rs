@@ -21,12 +21,12 @@ use super::{
     lane::{self, Lane, lock},
     request::{self, Draft},
     settle,
-    sink::Now,
+    sink::{Now, objects},
 };
 use crate::{
     event::{Attempt, Body, Change, Job, Outcome, Reason, Sent},
     log::Done,
-    routing::{BatchPolicy, FilePolicy, Table, Target, Upstream},
+    routing::{BatchPolicy, FilePolicy, ObjectPolicy, Table, Target, Upstream},
 };
 
 /// What is kept of an answer for each of several events: it is the same for all.
@@ -152,6 +152,7 @@ impl Lane {
         let started = self.env.clock.elapsed();
         let mut done = match &upstream.target {
             Target::File(files) => self.write_group(group, files).await,
+            Target::Objects(policy) => put_group(group, upstream, policy).await,
             _ => {
                 let post = Post::new(group, upstream, policy.format);
                 let result = client.exchange(&post, upstream, &self.protocol, EXCERPT_BYTES).await;
@@ -289,6 +290,18 @@ impl Lane {
         self.metrics.sink_files.add(self.files.take_finished());
         self.metrics.sink_open_bytes.set(i64::try_from(self.files.open_bytes()).unwrap_or(i64::MAX));
     }
+}
+
+/// One object of a store.
+async fn put_group(group: &[Item<'_>], upstream: &Upstream, policy: &ObjectPolicy) -> Sending {
+    let jobs: Vec<&Job> = group.iter().map(|item| item.draft.job()).collect();
+    let lines = group.iter().map(|item| item.bytes.clone()).collect();
+    let (url, judged) = match objects::put(upstream, policy, &jobs, lines).await {
+        Ok(url) => (url, classify::written()),
+        Err(words) => (policy.place.to_string(), classify::unwritable(words)),
+    };
+    let error = judged.words.clone();
+    Sending { url: url.into(), judged, status: None, error, excerpt: Bytes::new(), latency_ms: 0, unsendable: None }
 }
 
 /// What a job counts towards the bytes of a batch before it is put together.

@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy, ItemRule,
-    Lookup, LoopRule, Numbering, PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule,
-    SignPolicy, SplitRule, TenantRule,
+    Lookup, LoopRule, Numbering, ObjectPolicy, PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy,
+    SchemaRule, SignPolicy, SplitRule, TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -279,6 +279,8 @@ pub enum Target {
     Unix(PathBuf),
     /// Lines of files; see [`Upstream::batch`].
     File(Arc<FilePolicy>),
+    /// Objects of a store; see [`Upstream::batch`].
+    Objects(Arc<ObjectPolicy>),
 }
 
 /// TLS towards an upstream, already loaded.

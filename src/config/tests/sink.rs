@@ -47,10 +47,10 @@ fn a_file_has_one_writer_and_a_relative_path_starts_at_the_configuration() {
 #[test]
 fn what_makes_no_sense_is_refused_by_the_name_of_its_key() {
     for (lines, expected) in [
-        ("url = 'http://x'\nkind = 'pipe'", "kind \"pipe\" is not known; known: http, file"),
+        ("url = 'http://x'\nkind = 'pipe'", "kind \"pipe\" is not known; known: http, file, object_store"),
         (
             "url = 'http://x'\nrotate = {}",
-            "upstream.u.rotate: has no effect without kind = \"file\"; remove it or say so",
+            "upstream.u.rotate: has no effect with kind = \"http\"; remove it or say another kind",
         ),
         (
             "url = 'http://x'\nbatch = { max_items = 0 }",
