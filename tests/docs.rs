@@ -184,6 +184,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
+    ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
     ("[upstream.NAME.batch]", "[upstream.billing.batch]\n"),
     ("[upstream.NAME.rotate]", "[upstream.billing]\nkind = 'file'\n[upstream.billing.rotate]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
@@ -194,6 +195,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.retry]", "[upstream.billing.retry]\nattempts = 3\n"),
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[[route]]", "[[route]]\n"),
+    ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),
     ("the top level", ""),
 ];

@@ -144,7 +144,9 @@ impl HttpService for Ours {
             let answer = Client::default().exchange(&request, &self.0, &Shared::default(), ANSWER_BYTES).await;
             let answer = answer.map_err(|failure| {
                 let kind = match failure {
-                    Failure::Connect(_) | Failure::ConnectLate(_) => HttpErrorKind::Connect,
+                    Failure::Connect(_) | Failure::ConnectLate(_) | Failure::AddressRefused(_) => {
+                        HttpErrorKind::Connect
+                    }
                     Failure::Late(_) => HttpErrorKind::Timeout,
                     Failure::Broken(_) | Failure::Unsendable(_) => HttpErrorKind::Request,
                 };
