@@ -56,6 +56,12 @@ const FOREIGN_TO_FILES: &[&str] = &[
     "soft_bounce",
     "sign",
     "cloudevents",
+    "failure",
+    "accept",
+    "fallback",
+    "rate",
+    "guard",
+    "guard_allow",
     "region",
     "endpoint",
     "allow_http",
@@ -65,8 +71,23 @@ const FOREIGN_TO_FILES: &[&str] = &[
 ];
 
 /// Keys of requests and files that mean nothing for a store.
-const FOREIGN_TO_OBJECTS: &[&str] =
-    &["headers", "host", "strip_prefix", "path", "max_reply", "soft_bounce", "sign", "cloudevents", "rotate"];
+const FOREIGN_TO_OBJECTS: &[&str] = &[
+    "headers",
+    "host",
+    "strip_prefix",
+    "path",
+    "max_reply",
+    "soft_bounce",
+    "sign",
+    "cloudevents",
+    "rotate",
+    "failure",
+    "accept",
+    "fallback",
+    "rate",
+    "guard",
+    "guard_allow",
+];
 
 /// `kind`, and whether the keys are those of the kind.
 pub(super) fn shape(section: &Section<'_>) -> Shape {
@@ -105,6 +126,9 @@ pub(super) fn check_alone(upstream: &Section<'_>) {
     }
     if upstream.has("cloudevents") {
         upstream.problem("cloudevents", "is a form of single events; remove cloudevents or batch");
+    }
+    for key in ["failure", "accept", "fallback"].into_iter().filter(|key| upstream.has(key)) {
+        upstream.problem(key, "judges answers to single events; remove it or batch");
     }
 }
 

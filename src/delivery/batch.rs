@@ -34,6 +34,10 @@ use crate::{
 /// What is kept of an answer for each of several events: it is the same for all.
 const SHARED_EXCERPT_BYTES: usize = 512;
 
+/// How long a batch waits for the pace before what is left of it goes back, and how often it looks.
+const PACE_WAIT: Duration = Duration::from_secs(30);
+const PACE_LOOK: Duration = Duration::from_millis(20);
+
 /// One event of a batch.
 struct Item<'a> {
     draft: Draft<'a>,
@@ -76,6 +80,9 @@ impl Lane {
                 Err(unsent) => self.leave(job, unsent),
             }
         }
+        if drafts.is_empty() {
+            return self.put_back();
+        }
         let encoded = encode::all(&drafts, &upstream.target).await;
         for draft in drafts.iter().skip(encoded.len()) {
             // The thread that put them into form is gone.
@@ -91,11 +98,14 @@ impl Lane {
                 let second = group.split_off(group.len() / 2);
                 groups.push_front(second);
                 groups.push_front(group);
-                continue;
+                if self.begins_again(upstream).await {
+                    continue;
+                }
+                break;
             }
             let goes_on = done.judged.outcome != Outcome::Deferred;
             self.settle_group(&group, ticket, done, upstream);
-            if !goes_on || !self.may_begin(upstream) {
+            if !goes_on || groups.is_empty() || !self.begins_again(upstream).await {
                 break;
             }
         }
@@ -143,6 +153,19 @@ impl Lane {
     fn may_go_on(&self, upstream: &Upstream) -> bool {
         let hall = lock(&self.hall);
         !hall.closed && hall.gates.limit(upstream.concurrency) > 0
+    }
+
+    /// Waits until the pace lets another request of the same attempt begin: a batch that was given back in place of being
+    /// halved would come back whole. False if the gates closed or it takes too long.
+    async fn begins_again(&self, upstream: &Upstream) -> bool {
+        let started = self.env.clock.elapsed();
+        while !self.may_begin(upstream) {
+            if !self.may_go_on(upstream) || self.env.clock.elapsed().saturating_sub(started) > PACE_WAIT {
+                return false;
+            }
+            tokio::time::sleep(PACE_LOOK).await;
+        }
+        true
     }
 
     /// Whether the gates let another request of the same attempt begin.
