@@ -1,5 +1,5 @@
-//! Owns the keys of an upstream that gets several events at once, or that is files: `kind`, `batch`, and those of
-//! `kind = "file"`.
+//! Owns the keys of an upstream that gets several events at once, or that is files or objects: `kind`, `batch`, and
+//! the keys of such kinds.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,8 +7,15 @@ use super::{
     problem::Place,
     reader::{Section, quoted},
     tree::Value,
+    verify::secrets,
 };
-use crate::routing::{BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SinkError, Target};
+use crate::{
+    routing::{
+        BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Bucket, Compression, Content, FilePolicy, ObjectPlace,
+        ObjectPolicy, SinkError, Target,
+    },
+    verify::Secret,
+};
 
 /// What an upstream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +24,25 @@ pub(super) enum Shape {
     Http,
     /// Lines of files.
     File,
+    /// Objects of a store.
+    Objects,
 }
 
-/// Keys of a file.
-const FILE_KEYS: [&str; 3] = ["content", "rotate", "compression"];
+/// Keys of files and stores that mean nothing for requests.
+const FOREIGN_TO_HTTP: &[&str] = &[
+    "content",
+    "rotate",
+    "compression",
+    "region",
+    "endpoint",
+    "allow_http",
+    "access_key",
+    "secret_key",
+    "session_token",
+];
 
-/// Keys of requests that mean nothing for a file.
-const HTTP_KEYS: [&str; 13] = [
+/// Keys of requests and stores that mean nothing for a file.
+const FOREIGN_TO_FILES: &[&str] = &[
     "url",
     "tls",
     "headers",
@@ -37,17 +56,50 @@ const HTTP_KEYS: [&str; 13] = [
     "soft_bounce",
     "sign",
     "cloudevents",
+    "failure",
+    "accept",
+    "fallback",
+    "rate",
+    "guard",
+    "guard_allow",
+    "region",
+    "endpoint",
+    "allow_http",
+    "access_key",
+    "secret_key",
+    "session_token",
+];
+
+/// Keys of requests and files that mean nothing for a store.
+const FOREIGN_TO_OBJECTS: &[&str] = &[
+    "headers",
+    "host",
+    "strip_prefix",
+    "path",
+    "max_reply",
+    "soft_bounce",
+    "sign",
+    "cloudevents",
+    "rotate",
+    "failure",
+    "accept",
+    "fallback",
+    "rate",
+    "guard",
+    "guard_allow",
 ];
 
 /// `kind`, and whether the keys are those of the kind.
 pub(super) fn shape(section: &Section<'_>) -> Shape {
-    let shape = section.choice("kind", "http", &[("http", Shape::Http), ("file", Shape::File)]).unwrap_or(Shape::Http);
-    let (foreign, message): (&[&'static str], _) = match shape {
-        Shape::Http => (&FILE_KEYS, "has no effect without kind = \"file\"; remove it or say so"),
-        Shape::File => (&HTTP_KEYS, "has no effect with kind = \"file\"; remove it"),
+    let kinds = [("http", Shape::Http), ("file", Shape::File), ("object_store", Shape::Objects)];
+    let shape = section.choice("kind", "http", &kinds).unwrap_or(Shape::Http);
+    let (foreign, kind) = match shape {
+        Shape::Http => (FOREIGN_TO_HTTP, "http"),
+        Shape::File => (FOREIGN_TO_FILES, "file"),
+        Shape::Objects => (FOREIGN_TO_OBJECTS, "object_store"),
     };
     for key in foreign.iter().filter(|key| section.has(key)) {
-        section.problem(key, message);
+        section.problem(key, format!("has no effect with kind = \"{kind}\"; remove it or say another kind"));
     }
     shape
 }
@@ -57,7 +109,7 @@ pub(super) fn batch(upstream: &Section<'_>) -> Option<BatchPolicy> {
     let section = upstream.optional_section("batch")?;
     let formats = [("ndjson", BatchFormat::Ndjson), ("array", BatchFormat::Array)];
     let format = section.choice("format", "ndjson", &formats).unwrap_or(BatchFormat::Ndjson);
-    let policy = counted(&section, (100, "1s"), format);
+    let policy = counted(&section, (100, "1MiB", "1s"), format);
     section.finish();
     policy
 }
@@ -75,22 +127,30 @@ pub(super) fn check_alone(upstream: &Section<'_>) {
     if upstream.has("cloudevents") {
         upstream.problem("cloudevents", "is a form of single events; remove cloudevents or batch");
     }
+    for key in ["failure", "accept", "fallback"].into_iter().filter(|key| upstream.has(key)) {
+        upstream.problem(key, "judges answers to single events; remove it or batch");
+    }
 }
 
 /// `batch` of lines: what one write and one barrier hold.
-pub(super) fn lines(upstream: &Section<'_>) -> Option<BatchPolicy> {
+pub(super) fn lines(upstream: &Section<'_>, shape: Shape) -> Option<BatchPolicy> {
     let section = upstream.section("batch");
     if section.has("format") {
-        section.problem("format", "has no effect with kind = \"file\": there is a line for each event; remove it");
+        section.problem("format", "has no effect here: there is a line for each event; remove it");
     }
-    let policy = counted(&section, (1_000, "100ms"), BatchFormat::Ndjson);
+    let (items, bytes, wait) = match shape {
+        // A store takes few large objects rather than many small ones.
+        Shape::Objects => (10_000, "8MiB", "10s"),
+        Shape::Http | Shape::File => (1_000, "1MiB", "100ms"),
+    };
+    let policy = counted(&section, (items, bytes, wait), BatchFormat::Ndjson);
     section.finish();
     policy
 }
 
-fn counted(section: &Section<'_>, (items, wait): (u64, &str), format: BatchFormat) -> Option<BatchPolicy> {
+fn counted(section: &Section<'_>, (items, bytes, wait): (u64, &str, &str), format: BatchFormat) -> Option<BatchPolicy> {
     let items = section.count("max_items", items, 1..=BATCH_EVENTS_MAX as u64);
-    let bytes = section.size("max_size", "1MiB");
+    let bytes = section.size("max_size", bytes);
     let wait = section.duration("max_wait", wait);
     let items = usize::try_from(items).unwrap_or(usize::MAX);
     section.accept("", BatchPolicy::new(items, bytes, wait, format))
@@ -135,6 +195,102 @@ pub(super) fn file(upstream: &Section<'_>) -> Option<Target> {
         upstream.warn("path", "does not end in .zst although compression is \"zstd\": readers may not notice");
     }
     Some(Target::File(Arc::new(policy)))
+}
+
+/// `url`, `region`, `endpoint`, `allow_http`, the credentials, `content` and `compression` of an object store.
+pub(super) fn objects(upstream: &Section<'_>) -> Option<ObjectPolicy> {
+    let contents = [("event", Content::Event), ("body", Content::Body)];
+    let content = upstream.choice("content", "event", &contents);
+    let compressions = [("none", Compression::None), ("zstd", Compression::Zstd)];
+    let compression = upstream.choice("compression", "none", &compressions);
+    let example = "write \"s3://bucket/prefix\" or \"file:///var/lib/events\"";
+    let Some(url) = upstream.expanded("url") else {
+        upstream.problem("url", format!("is missing; {example}"));
+        return None;
+    };
+    let place = if let Some(directory) = url.strip_prefix("file://").filter(|path| path.starts_with('/')) {
+        for key in BUCKET_KEYS.into_iter().filter(|key| upstream.has(key)) {
+            upstream.problem(key, "has no effect with a directory; remove it");
+        }
+        let directory = PathBuf::from(directory);
+        if !directory.is_dir() {
+            let message = format!("{} is no directory: events wait until there is one", directory.display());
+            upstream.warn("url", message);
+        }
+        Some(ObjectPlace::Directory(directory))
+    } else if let Some((name, prefix)) =
+        url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")))
+    {
+        let fits = |text: &str, more: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+        if name.is_empty() || !fits(name, "-.") || !fits(prefix, "-._/=") {
+            upstream.problem("url", format!("is no bucket with a prefix of letters, digits and -._/=; {example}"));
+            None
+        } else {
+            bucket(upstream, name, prefix.trim_matches('/'))
+        }
+    } else {
+        upstream.problem("url", format!("has an unknown scheme; {example}"));
+        None
+    };
+    upstream.print("url", &quoted(&url));
+    Some(ObjectPolicy { place: place?, content: content?, compression: compression? })
+}
+
+/// Keys of a bucket.
+const BUCKET_KEYS: [&str; 6] = ["region", "endpoint", "allow_http", "access_key", "secret_key", "session_token"];
+
+fn bucket(upstream: &Section<'_>, name: &str, prefix: &str) -> Option<ObjectPlace> {
+    let region = upstream.text("region").unwrap_or("us-east-1");
+    if !upstream.has("region") {
+        upstream.print("region", &quoted(region));
+    }
+    let endpoint = upstream.expanded("endpoint").unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+    upstream.print("endpoint", &quoted(&endpoint));
+    let allow_http = upstream.flag("allow_http", false);
+    let example = "write \"https://host\" or \"https://host:port\"";
+    let parsed = endpoint.parse::<http::Uri>().map_err(|_| format!("is no url; {example}")).and_then(|uri| {
+        let plain = uri.path().trim_end_matches('/').is_empty() && uri.query().is_none();
+        match (uri.scheme_str(), uri.authority()) {
+            (_, Some(authority)) if !plain || authority.as_str().contains('@') => {
+                Err(format!("holds more than a host; {example}"))
+            }
+            (Some("https"), Some(_)) => Ok(uri),
+            (Some("http"), Some(_)) if allow_http => Ok(uri),
+            (Some("http"), Some(_)) => Err("is not encrypted: events would be read on the way; use https, or say \
+                                            allow_http = true"
+                .to_owned()),
+            _ => Err(format!("names no host; {example}")),
+        }
+    });
+    let endpoint = upstream.accept("endpoint", parsed);
+    let one = |key: &'static str| {
+        let found = secrets(upstream, key)?;
+        match <[Secret; 1]>::try_from(found) {
+            Ok([secret]) => Some(secret),
+            Err(_) => {
+                upstream.problem(key, "takes one reference, such as \"env:NAME\"");
+                None
+            }
+        }
+    };
+    let needed = |key: &'static str| match upstream.has(key) {
+        true => one(key),
+        false => {
+            upstream.problem(key, "is missing; name a secret, such as \"env:AWS_ACCESS_KEY_ID\"");
+            None
+        }
+    };
+    let (access_key, secret_key) = (needed("access_key"), needed("secret_key"));
+    let session_token = if upstream.has("session_token") { Some(one("session_token")?) } else { None };
+    Some(ObjectPlace::Bucket(Box::new(Bucket {
+        name: name.into(),
+        prefix: prefix.into(),
+        region: region.into(),
+        endpoint: endpoint?,
+        access_key: access_key?,
+        secret_key: secret_key?,
+        session_token,
+    })))
 }
 
 /// Two upstreams that would write the same files.

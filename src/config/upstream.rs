@@ -23,7 +23,9 @@ use super::{
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, PublicOnly, Share, SignPolicy, Target, TlsClient, TurnPolicy, Upstream},
+    routing::{
+        HostPolicy, ObjectPlace, PathEdit, PublicOnly, Share, SignPolicy, Target, TlsClient, TurnPolicy, Upstream,
+    },
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -62,8 +64,10 @@ fn one(
     machine: &MachineRoots,
 ) -> Option<(Upstream, Place)> {
     check_name(&section, "", name);
-    if sink::shape(&section) == Shape::File {
-        return files(name, section, store);
+    match sink::shape(&section) {
+        Shape::Http => {}
+        Shape::File => return files(name, section, store),
+        Shape::Objects => return objects(name, section, store, machine),
     }
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
@@ -133,7 +137,7 @@ fn one(
 /// An upstream that is files: one writer, no requests.
 fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
     let target = sink::file(&section);
-    let batch = sink::lines(&section);
+    let batch = sink::lines(&section, Shape::File);
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     let place = section.place.clone();
@@ -146,6 +150,50 @@ fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Ups
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, target?)
+    };
+    Some((upstream, place))
+}
+
+/// An upstream that is a store of objects: one for each batch.
+fn objects(
+    name: &str,
+    section: Section<'_>,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Option<(Upstream, Place)> {
+    let policy = sink::objects(&section);
+    let is_https = policy.as_ref().is_some_and(|policy| match &policy.place {
+        ObjectPlace::Bucket(bucket) => bucket.endpoint.scheme_str() == Some("https"),
+        ObjectPlace::Directory(_) => false,
+    });
+    if section.has("tls") && policy.is_some() && !is_https {
+        section.problem("tls", "has no effect without an https:// endpoint; remove it");
+    }
+    let tls = is_https.then(|| client_tls(section.section("tls"), machine));
+    let batch = sink::lines(&section, Shape::Objects);
+    let timeout = positive(&section, "timeout", "60s");
+    let connect_timeout = positive(&section, "connect_timeout", "3s");
+    let idle_timeout = positive(&section, "idle_timeout", "30s");
+    let concurrency = section.count("concurrency", 4, 1..=64);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let breaker = breaker(section.section("breaker"));
+    let place = section.place.clone();
+    section.finish();
+    let upstream = Upstream {
+        tls: match tls {
+            Some(loaded) => Some(Arc::new(loaded?)),
+            None => None,
+        },
+        timeout,
+        connect_timeout,
+        idle_timeout,
+        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        retry: retry?,
+        breaker: breaker?,
+        turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
+        batch: Some(batch?),
+        sign: Some(SignPolicy::Never),
+        ..Upstream::new(name, Target::Objects(Arc::new(policy?)))
     };
     Some((upstream, place))
 }
@@ -200,7 +248,7 @@ fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
                 section.problem("url", refused_literal(address, why));
             }
         }
-        Some(Target::File(_)) | None => {}
+        Some(Target::File(_) | Target::Objects(_)) | None => {}
     }
     Some(guard)
 }

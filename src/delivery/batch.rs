@@ -23,16 +23,20 @@ use super::{
     pace::News,
     request::{self, Draft},
     settle,
-    sink::Now,
+    sink::{Now, objects},
 };
 use crate::{
     event::{Attempt, Body, Change, Job, Outcome, Reason, Sent},
     log::Done,
-    routing::{BatchPolicy, FilePolicy, Table, Target, Upstream},
+    routing::{BatchPolicy, FilePolicy, ObjectPolicy, Table, Target, Upstream},
 };
 
 /// What is kept of an answer for each of several events: it is the same for all.
 const SHARED_EXCERPT_BYTES: usize = 512;
+
+/// How long a batch waits for the pace before what is left of it goes back, and how often it looks.
+const PACE_WAIT: Duration = Duration::from_secs(30);
+const PACE_LOOK: Duration = Duration::from_millis(20);
 
 /// One event of a batch.
 struct Item<'a> {
@@ -76,6 +80,9 @@ impl Lane {
                 Err(unsent) => self.leave(job, unsent),
             }
         }
+        if drafts.is_empty() {
+            return self.put_back();
+        }
         let encoded = encode::all(&drafts, &upstream.target).await;
         for draft in drafts.iter().skip(encoded.len()) {
             // The thread that put them into form is gone.
@@ -91,11 +98,14 @@ impl Lane {
                 let second = group.split_off(group.len() / 2);
                 groups.push_front(second);
                 groups.push_front(group);
-                continue;
+                if self.begins_again(upstream).await {
+                    continue;
+                }
+                break;
             }
             let goes_on = done.judged.outcome != Outcome::Deferred;
             self.settle_group(&group, ticket, done, upstream);
-            if !goes_on || !self.may_begin(upstream) {
+            if !goes_on || groups.is_empty() || !self.begins_again(upstream).await {
                 break;
             }
         }
@@ -145,6 +155,19 @@ impl Lane {
         !hall.closed && hall.gates.limit(upstream.concurrency) > 0
     }
 
+    /// Waits until the pace lets another request of the same attempt begin: a batch that was given back in place of being
+    /// halved would come back whole. False if the gates closed or it takes too long.
+    async fn begins_again(&self, upstream: &Upstream) -> bool {
+        let started = self.env.clock.elapsed();
+        while !self.may_begin(upstream) {
+            if !self.may_go_on(upstream) || self.env.clock.elapsed().saturating_sub(started) > PACE_WAIT {
+                return false;
+            }
+            tokio::time::sleep(PACE_LOOK).await;
+        }
+        true
+    }
+
     /// Whether the gates let another request of the same attempt begin.
     fn may_begin(&self, upstream: &Upstream) -> bool {
         let mut hall = lock(&self.hall);
@@ -164,6 +187,7 @@ impl Lane {
         let started = self.env.clock.elapsed();
         let mut done = match &upstream.target {
             Target::File(files) => self.write_group(group, files).await,
+            Target::Objects(policy) => put_group(group, upstream, policy).await,
             _ => {
                 let post = Post::new(group, upstream, policy.format);
                 let result = client.exchange(&post, upstream, &self.protocol, EXCERPT_BYTES).await;
@@ -304,6 +328,18 @@ impl Lane {
         self.metrics.sink_files.add(self.files.take_finished());
         self.metrics.sink_open_bytes.set(i64::try_from(self.files.open_bytes()).unwrap_or(i64::MAX));
     }
+}
+
+/// One object of a store.
+async fn put_group(group: &[Item<'_>], upstream: &Upstream, policy: &ObjectPolicy) -> Sending {
+    let jobs: Vec<&Job> = group.iter().map(|item| item.draft.job()).collect();
+    let lines = group.iter().map(|item| item.bytes.clone()).collect();
+    let (url, judged) = match objects::put(upstream, policy, &jobs, lines).await {
+        Ok(url) => (url, classify::written()),
+        Err(words) => (policy.place.to_string(), classify::unwritable(words)),
+    };
+    let error = judged.words.clone();
+    Sending { url: url.into(), judged, status: None, error, excerpt: Bytes::new(), latency_ms: 0, unsendable: None }
 }
 
 /// What a job counts towards the bytes of a batch before it is put together.

@@ -124,7 +124,7 @@ impl Draft<'_> {
             Target::Https(uri) => url.extend(["https://", &authority(uri)]),
             Target::Unix(socket) => drop(write!(url, "unix:{}:", socket.display())),
             // The sink knows in which file.
-            Target::File(_) => url.push_str("file:"),
+            Target::File(_) | Target::Objects(_) => url.push_str("file:"),
         }
         url.push_str(path);
         let sha256 = (self.form != BodyForm::Original).then(|| Sha256::digest(&self.body).into());
@@ -156,7 +156,7 @@ impl Draft<'_> {
         }
         let own = || match &self.upstream.target {
             Target::Http(uri) | Target::Https(uri) => HeaderValue::from_str(&authority(uri)).ok(),
-            Target::Unix(_) | Target::File(_) => Some(HeaderValue::from_static("localhost")),
+            Target::Unix(_) | Target::File(_) | Target::Objects(_) => Some(HeaderValue::from_static("localhost")),
         };
         match &self.upstream.host {
             HostPolicy::Preserve => self.job.event.headers.get(header::HOST).cloned().or_else(own),
@@ -218,7 +218,7 @@ pub(super) fn authority(uri: &Uri) -> String {
 fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
     let base = match &upstream.target {
         Target::Http(uri) | Target::Https(uri) => uri.path(),
-        Target::Unix(_) | Target::File(_) => "/",
+        Target::Unix(_) | Target::File(_) | Target::Objects(_) => "/",
     };
     let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
     let path = match &*event.verification.scheme {

@@ -48,7 +48,8 @@ pub use public_only::PublicOnly;
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
 pub use sink::{
-    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SinkError, TIME_MARK,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Bucket, Compression, Content, FilePolicy, ObjectPlace,
+    ObjectPolicy, SinkError, TIME_MARK,
 };
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,

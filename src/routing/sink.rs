@@ -3,9 +3,14 @@
 //! Promises that every value was checked by its constructor. Writing and sending are `delivery`'s business.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use http::Uri;
+
+use crate::verify::Secret;
 
 /// The most events that go in one batch.
 pub const BATCH_EVENTS_MAX: usize = 10_000;
@@ -156,6 +161,75 @@ impl FilePolicy {
         self.directory.join(format!("{}{TIME_MARK}{}", self.before, self.behind))
     }
 }
+
+/// Events as objects of a store: each batch is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectPolicy {
+    /// Where.
+    pub place: ObjectPlace,
+    /// What a line holds.
+    pub content: Content,
+    /// How lines are stored.
+    pub compression: Compression,
+}
+
+/// Where objects stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectPlace {
+    /// In a directory of this machine, which must exist.
+    Directory(PathBuf),
+    /// In a bucket of S3, or of what speaks its language.
+    Bucket(Box<Bucket>),
+}
+
+/// A bucket and the key to it.
+#[derive(Clone)]
+pub struct Bucket {
+    /// Its name.
+    pub name: Box<str>,
+    /// What the keys of objects begin with, without slashes around it; may be empty.
+    pub prefix: Box<str>,
+    /// Its region; part of what is signed.
+    pub region: Box<str>,
+    /// `https://host`, or `http://host` where that is allowed. The bucket's name is the first step of the path.
+    pub endpoint: Uri,
+    /// The id of the access key.
+    pub access_key: Secret,
+    /// The access key itself.
+    pub secret_key: Secret,
+    /// Of temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+impl fmt::Display for ObjectPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "file://{}", directory.display()),
+            Self::Bucket(bucket) => write!(f, "s3://{}", bucket.name),
+        }
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket").field("name", &self.name).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Bucket {
+    fn eq(&self, other: &Self) -> bool {
+        let plain = |bucket: &Self| {
+            (bucket.name.clone(), bucket.prefix.clone(), bucket.region.clone(), bucket.endpoint.clone())
+        };
+        let token = |bucket: &Self| bucket.session_token.as_ref().map(|token| token.expose().to_vec());
+        plain(self) == plain(other)
+            && self.access_key.expose() == other.access_key.expose()
+            && self.secret_key.expose() == other.secret_key.expose()
+            && token(self) == token(other)
+    }
+}
+
+impl Eq for Bucket {}
 
 #[cfg(test)]
 mod tests {

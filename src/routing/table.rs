@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
-    ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, Pace, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate,
-    Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy,
+    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority,
+    QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -300,6 +300,8 @@ pub enum Target {
     Unix(PathBuf),
     /// Lines of files; see [`Upstream::batch`].
     File(Arc<FilePolicy>),
+    /// Objects of a store; see [`Upstream::batch`].
+    Objects(Arc<ObjectPolicy>),
 }
 
 /// TLS towards an upstream, already loaded.

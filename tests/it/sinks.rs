@@ -134,3 +134,76 @@ fn several_events_go_in_one_request_and_a_bad_one_dies_alone() {
     assert_eq!(numbers, (0..20).filter(|number| *number != 11).collect::<Vec<_>>(), "in order, each once");
     assert!(upstream.received().iter().any(|request| request.header("stagepost-batch-size") != Some("1")));
 }
+
+/// A source and a store of objects, with more keys.
+fn objects(url: &str, more: &str) -> String {
+    format!(
+        r#"
+        [source.app]
+        path = "/*"
+        to = ["lake"]
+
+        [upstream.lake]
+        kind = "object_store"
+        url = "{url}"
+        batch = {{ max_items = 3, max_wait = "100ms" }}
+        retry = {{ schedule = ["100ms"], jitter = 0.0, give_up_after = "1h" }}
+        {more}
+        "#
+    )
+}
+
+#[test]
+fn batches_become_objects_in_a_directory_and_wait_until_there_is_one() {
+    let outside = tempfile::tempdir().unwrap();
+    let lake = outside.path().join("lake");
+    let relay = Relay::start(&objects(&format!("file://{}", lake.display()), ""));
+    let ids: BTreeSet<String> = (0..3).map(|number| relay.accept("/x", format!("{number}"))).collect();
+    let first = ids.first().unwrap();
+    wait_until("an attempt is deferred", || relay.show(first).to_string().contains("\"outcome\":\"deferred\""));
+    fs::create_dir(&lake).unwrap();
+    let mut found = BTreeSet::new();
+    for id in &ids {
+        let shown = relay.wait_for_state(id, "delivered");
+        let attempts = shown["deliveries"][0]["attempts"].as_array().unwrap();
+        let url = attempts.last().unwrap()["sent"]["url"].as_str().unwrap().to_owned();
+        let text = fs::read_to_string(url.strip_prefix("file://").unwrap()).unwrap();
+        found.extend(
+            text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned()),
+        );
+    }
+    assert_eq!(found, ids);
+}
+
+#[test]
+fn batches_become_signed_puts_to_a_bucket_and_a_failure_is_tried_again() {
+    let bucket = Upstream::start();
+    bucket.answer(Answer::Status(503));
+    let keys = format!(
+        "endpoint = \"{}\"\nallow_http = true\nregion = \"eu-1\"\naccess_key = \"env:KEY\"\nsecret_key = \"env:SECRET\"",
+        bucket.url()
+    );
+    let mut relay = Relay::stopped(&objects("s3://events/raw", &keys));
+    relay.environment("KEY", "AKID");
+    relay.environment("SECRET", "not-to-be-shown");
+    relay.run();
+    let ids: Vec<String> = (0..3).map(|number| relay.accept("/x", format!("{{\"n\":{number}}}"))).collect();
+    bucket.wait_for_requests(1);
+    bucket.answer(Answer::With(200, vec![("etag", "\"1\"".to_owned())], ""));
+    for id in &ids {
+        let shown = relay.wait_for_state(id, "delivered");
+        let attempts = shown["deliveries"][0]["attempts"].as_array().unwrap();
+        let url = attempts.last().unwrap()["sent"]["url"].as_str().unwrap();
+        assert!(url.starts_with("s3://events/raw/20"), "{url}");
+    }
+    let puts = bucket.received();
+    for put in &puts {
+        assert_eq!(put.method, "PUT");
+        assert!(put.target.starts_with("/events/raw/20"), "{}", put.target);
+        let authorization = put.header("authorization").unwrap();
+        assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKID/"), "{authorization}");
+        assert!(authorization.contains("/eu-1/s3/aws4_request") && authorization.contains("Signature="));
+        assert!(put.text().ends_with('\n') && !put.text().contains("not-to-be-shown"));
+    }
+    assert!(!relay.diagnostics().contains("not-to-be-shown"));
+}

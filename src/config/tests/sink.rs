@@ -47,10 +47,10 @@ fn a_file_has_one_writer_and_a_relative_path_starts_at_the_configuration() {
 #[test]
 fn what_makes_no_sense_is_refused_by_the_name_of_its_key() {
     for (lines, expected) in [
-        ("url = 'http://x'\nkind = 'pipe'", "kind \"pipe\" is not known; known: http, file"),
+        ("url = 'http://x'\nkind = 'pipe'", "kind \"pipe\" is not known; known: http, file, object_store"),
         (
             "url = 'http://x'\nrotate = {}",
-            "upstream.u.rotate: has no effect without kind = \"file\"; remove it or say so",
+            "upstream.u.rotate: has no effect with kind = \"http\"; remove it or say another kind",
         ),
         (
             "url = 'http://x'\nbatch = { max_items = 0 }",
@@ -64,6 +64,23 @@ fn what_makes_no_sense_is_refused_by_the_name_of_its_key() {
         (
             "url = 'http://x'\nbatch = {}\nsign = 'source'\ncloudevents = { mode = 'binary' }",
             "upstream.u.sign: signs single events; several in one request are not signed: remove sign or batch",
+        ),
+        (
+            "url = 'http://x'\nbatch = {}\naccept = '.ok'",
+            "upstream.u.accept: judges answers to single events; remove it or batch",
+        ),
+        (
+            "kind = 'object_store'\nurl = 'gs://b'",
+            "upstream.u.url: has an unknown scheme; write \"s3://bucket/prefix\"",
+        ),
+        ("kind = 'object_store'\nurl = 's3://b'", "upstream.u.access_key: is missing; name a secret"),
+        (
+            "kind = 'object_store'\nurl = 's3://b'\nendpoint = 'http://x'",
+            "upstream.u.endpoint: is not encrypted: events would be read on the way; use https",
+        ),
+        (
+            "kind = 'object_store'\nurl = 'file:///tmp'\nregion = 'x'",
+            "upstream.u.region: has no effect with a directory",
         ),
         ("kind = 'file'", "upstream.u.path: is missing; write where files begin"),
         ("kind = 'file'\npath = '/tmp/x'", "upstream.u.path: has no {time} in its file name"),

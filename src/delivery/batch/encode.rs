@@ -22,6 +22,7 @@ const INLINE_BYTES: usize = 64 * 1024;
 pub(super) async fn all(drafts: &[Draft<'_>], target: &Target) -> Vec<Bytes> {
     let content = match target {
         Target::File(policy) => Some(policy.content),
+        Target::Objects(policy) => Some(policy.content),
         _ => None,
     };
     let parts: Vec<(std::sync::Arc<Event>, Bytes)> =

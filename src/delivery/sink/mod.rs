@@ -5,6 +5,7 @@
 //! whole, and that no file is written by two. Everything here blocks: it is called on blocking threads only. Which
 //! events stand in a batch is `batch`'s business.
 
+pub(crate) mod objects;
 mod recover;
 #[cfg(test)]
 mod tests;
