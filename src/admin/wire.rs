@@ -226,6 +226,22 @@ pub struct Upstream {
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
     pub rate: f64,
+    /// Its targets, if it has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<UpstreamTarget>,
+}
+
+/// One of several targets of an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamTarget {
+    /// As configured.
+    pub url: String,
+    /// `up`, `ejected` or `unhealthy`.
+    pub state: String,
+    /// When an ejected one comes back.
+    pub ejected_until: Option<Timestamp>,
+    /// Attempts under way.
+    pub in_flight: u64,
 }
 
 /// The log's figures.

@@ -10,6 +10,7 @@ use crate::{
     admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
     agenda::plan::{NoAnswer, Routes, Verdict},
     clock::Timestamp,
+    delivery::TargetView,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
     ingress::{Gaps, Gate, Ingress},
@@ -205,6 +206,15 @@ impl Ports for Instance {
 }
 
 impl Instance {
+    fn target(&self, target: &TargetView, now: Timestamp) -> wire::UpstreamTarget {
+        wire::UpstreamTarget {
+            url: target.url.to_string(),
+            state: target.state.into(),
+            ejected_until: target.ejected_until.map(|until| self.running.clock.now().after(until.since(now))),
+            in_flight: target.in_flight as u64,
+        }
+    }
+
     fn upstream_figures(&self, names: &[Box<str>], now: Timestamp) -> Vec<wire::Upstream> {
         let stats = self.running.agenda.upstreams().unwrap_or_default();
         let breakers = self.running.engine.breakers();
@@ -218,6 +228,9 @@ impl Instance {
                 breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
                 in_flight: breaker.map_or(0, |breaker| breaker.in_flight as u64),
                 rate: self.samples.rate(now, &name, &self.running.metrics),
+                targets: breaker.map_or_else(Vec::new, |breaker| {
+                    breaker.targets.iter().map(|target| self.target(target, now)).collect()
+                }),
                 ..wire::Upstream::default()
             };
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {

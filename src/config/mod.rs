@@ -28,6 +28,7 @@ mod server;
 mod settings;
 mod sign;
 mod source;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -19,12 +19,14 @@ use super::{
     BreakerView, Env, Signals,
     breaker::{Pass, Step},
     classify::{self, Judgement, Rules},
-    client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
+    client::{Answer, EXCERPT_BYTES, Failure, Shared},
     gates::{Admitted, Evidence, Gates},
     request::{self, Draft, LargeBodies, Unsent},
     settle,
+    targets::{Balancer, Chosen, Clients},
 };
 use crate::{
+    clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
     log::Done,
     routing::Upstream,
@@ -50,6 +52,8 @@ pub(crate) struct Lane {
     retired: Mutex<bool>,
     hall: Mutex<Hall>,
     protocol: Shared,
+    /// The targets, if there are several.
+    pub(super) balancer: Arc<Balancer>,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: tokio::sync::Semaphore,
     /// Settlements that the log refused and that are offered again.
@@ -95,6 +99,7 @@ impl Lane {
             bell: Notify::new(),
             retired: Mutex::new(false),
             protocol: Shared::default(),
+            balancer: Arc::default(),
             large_bodies: LargeBodies::default(),
             proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
             unsettled: AtomicUsize::new(0),
@@ -157,6 +162,7 @@ impl Lane {
             opens_until: breaker.opens_until(),
             failures: breaker.failures(),
             in_flight: hall.gates.in_flight,
+            targets: self.balancer.views(self.env.clock.steady()),
         }
     }
 
@@ -183,17 +189,19 @@ impl Lane {
             let returned = std::mem::take(&mut hall.gates.queue);
             let resting = std::mem::take(&mut hall.resting);
             drop(hall);
+            self.balancer.retire();
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.give_back(returned);
             return None;
         };
+        let back = self.balance(upstream, now);
         hall.gates.tick(now);
         let limit = hall.gates.limit(upstream.concurrency);
         let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
         while let Some(job) = hall.gates.take(upstream.concurrency) {
             self.start(&mut hall, job);
         }
-        let deadline = hall.gates.deadline();
+        let deadline = [hall.gates.deadline(), back].into_iter().flatten().min();
         let window = hall.gates.new_window(upstream.concurrency);
         self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         drop(hall);
@@ -229,14 +237,14 @@ impl Lane {
 
     /// A worker: makes attempts as long as there are jobs, rests, ends.
     async fn work(self: Arc<Self>, first: Admitted) {
-        let mut client = Client::default();
+        let mut clients = Clients::default();
         let desk = Arc::<Desk>::default();
         let mut next = Some(first);
         while let Some(job) = next {
-            let concurrency = self.attempt(&mut client, job).await;
+            let concurrency = self.attempt(&mut clients, job).await;
             next = match self.next(&desk, concurrency) {
                 Next::Job(job) => Some(job),
-                Next::Rest => self.rest(&mut client, &desk).await,
+                Next::Rest => self.rest(&mut clients, &desk).await,
                 Next::End => None,
             };
         }
@@ -267,28 +275,30 @@ impl Lane {
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
-    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Admitted> {
+    async fn rest(&self, clients: &mut Clients, desk: &Arc<Desk>) -> Option<Admitted> {
         let wait = async {
             // Cancel-safe: the job stands on the desk until it is taken.
             let _tired = timeout(IDLE, desk.bell.notified()).await;
         };
-        client.rest(wait).await;
+        clients.rest(wait).await;
         let mut hall = lock(&self.hall);
         hall.resting.retain(|other| !Arc::ptr_eq(other, desk));
         lock(&desk.job).take()
     }
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
-    async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
+    async fn attempt(self: &Arc<Self>, clients: &mut Clients, admitted: Admitted) -> usize {
         let (env, Admitted { job, pass }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
             self.give_back([job]);
             return 0;
         };
+        let chosen = self.choose(clients, upstream).await;
+        let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
-            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
+            Ok(draft) => self.send((clients, chosen.as_ref()), &draft, (&job, pass), upstream).await,
             Err(Unsent::Settled(change)) => {
                 self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
             }
@@ -301,16 +311,48 @@ impl Lane {
         upstream.concurrency
     }
 
+    /// Takes the targets of the configuration over. Gives when time alone changes something about them.
+    fn balance(&self, upstream: &Upstream, now: Timestamp) -> Option<Timestamp> {
+        self.balancer.adopt(upstream.targets.as_ref(), &self.metrics);
+        if upstream.targets.is_none() {
+            return None;
+        }
+        self.balancer.watch(&self.env.clock, &self.env.jitter);
+        self.balancer.tick(now)
+    }
+
+    /// The target of an attempt, if there are several: one that can't be connected to gives its turn to another, once.
+    async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Option<Chosen> {
+        let targets = upstream.targets.as_deref()?;
+        let now = self.env.clock.steady();
+        let first = self.balancer.choose(targets, now, (&self.name, None))?;
+        let connected = clients.to(Some(&first)).ready(&first.upstream, &first.protocol).await;
+        let Err(failure) = connected else { return Some(first) };
+        let now = self.env.clock.steady();
+        let Some(other) = self.balancer.choose(targets, now, (&self.name, Some(&first.url))) else {
+            return Some(first);
+        };
+        self.balancer.note(&first, true, now);
+        self.metrics.failovers.inc();
+        let (upstream, target, other_target) = (&*self.name, &*first.url, &*other.url);
+        tracing::debug!(upstream, target, other_target, %failure, "an attempt goes to another target");
+        Some(other)
+    }
+
     async fn send(
         self: &Arc<Self>,
-        client: &mut Client,
+        (clients, chosen): (&mut Clients, Option<&Chosen>),
         draft: &Draft<'_>,
         (job, pass): (&Job, Pass),
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
+        let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
+        let result = clients.to(chosen).exchange(draft, upstream, protocol, EXCERPT_BYTES).await;
+        if let Some(chosen) = chosen {
+            self.balancer.observe(chosen, &result, env.clock.steady());
+        }
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             let change = Change::Die(Reason::with("unsendable", words));

@@ -19,6 +19,7 @@ mod request;
 mod settle;
 mod sign;
 mod stream;
+mod targets;
 #[cfg(test)]
 pub(crate) mod tests;
 mod unsettled;
@@ -37,6 +38,7 @@ use tokio::{runtime::Handle, sync::Notify};
 
 pub use breaker::BreakerState;
 pub use proxy::{Proxied, ProxyError};
+pub use targets::TargetView;
 
 use self::lane::Lane;
 use crate::{
@@ -96,6 +98,8 @@ pub struct BreakerView {
     pub failures: u32,
     /// Attempts under way.
     pub in_flight: usize,
+    /// Its targets, if it has several.
+    pub targets: Vec<TargetView>,
 }
 
 /// The delivery engine. Cheap to clone.

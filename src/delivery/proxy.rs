@@ -92,18 +92,25 @@ impl Engine {
             previous: None,
         };
         let env = &self.0.env;
+        let chosen = match upstream.targets.as_deref() {
+            Some(targets) => lane.balancer.choose(targets, env.clock.steady(), (&name, None)),
+            None => None,
+        };
+        let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let draft =
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
         let shared = Shared::default();
-        let answer = Client::default().exchange(&draft, upstream, &shared, proxied.reply_bytes_max).await.map_err(
-            |failure| match failure {
-                Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
-                Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
-                Failure::Connect(_) | Failure::Broken(_) => unreachable(failure.to_string()),
-            },
-        )?;
+        let result = Client::default().exchange(&draft, upstream, &shared, proxied.reply_bytes_max).await;
+        if let Some(chosen) = &chosen {
+            lane.balancer.observe(chosen, &result, env.clock.steady());
+        }
+        let answer = result.map_err(|failure| match failure {
+            Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
+            Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
+            Failure::Connect(_) | Failure::Broken(_) => unreachable(failure.to_string()),
+        })?;
         match answer.cut {
             None => {}
             Some(Cut::Longer) => return Err(ProxyError::TooLarge(name)),

@@ -194,7 +194,7 @@ impl MakeRequest for Draft<'_> {
 }
 
 /// Host and port as the URL has them, without user information.
-fn authority(uri: &Uri) -> String {
+pub(super) fn authority(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     match uri.port() {
         Some(port) => format!("{host}:{port}"),

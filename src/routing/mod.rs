@@ -15,6 +15,7 @@ mod provider;
 mod retry;
 mod sign;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,7 @@ pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
+pub use targets::{Balance, EJECTED_MAX, EjectPolicy, HealthCheck, Member, TARGETS_MAX, Targets, TargetsError};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

@@ -7,7 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule,
+    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets,
+    TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -204,11 +205,14 @@ impl Route {
 }
 
 /// An upstream: where and how events are forwarded.
+#[derive(Clone)]
 pub struct Upstream {
     /// Its name.
     pub name: Arc<str>,
-    /// Where.
+    /// Where; the first of several.
     pub target: Target,
+    /// If there are several.
+    pub targets: Option<Arc<Targets>>,
     /// Added to each request, secrets resolved (values are marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For `https`.
@@ -246,6 +250,7 @@ impl Upstream {
         Self {
             name: name.into(),
             target,
+            targets: None,
             headers: Vec::new(),
             tls: None,
             timeout: Duration::from_secs(10),

@@ -11,5 +11,5 @@ pub mod systemd;
 
 pub use metrics::{
     BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER, QuarantineDrop,
-    RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+    RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
