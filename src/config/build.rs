@@ -12,6 +12,7 @@ use super::{
     reader::suggestion,
     server::QUEUE_BESIDE_BODY,
     settings::{ListenSettings, StoreSettings},
+    sink,
     source::{ReadSource, shown_path},
     units::show_size,
 };
@@ -34,6 +35,10 @@ impl Parts {
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
         self.check_paths(cx);
         self.check_sizes(cx, store);
+        let upstreams = self.upstreams.iter().map(|(upstream, place)| (&*upstream.name, &upstream.target, place));
+        for (place, key, message) in sink::check_paths(upstreams) {
+            cx.problem(&place, &key, message);
+        }
         self.check_use(cx);
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);

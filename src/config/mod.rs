@@ -27,6 +27,7 @@ mod route;
 mod server;
 mod settings;
 mod sign;
+mod sink;
 mod source;
 mod targets;
 #[cfg(test)]

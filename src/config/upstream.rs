@@ -15,11 +15,12 @@ use super::{
     server::{Server, header_name, positive},
     settings::StoreSettings,
     sign,
+    sink::{self, Shape},
     source::{chain, check_name},
     targets, tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, SignPolicy, Target, TlsClient, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -58,6 +59,9 @@ fn one(
     machine: &MachineRoots,
 ) -> Option<(Upstream, Place)> {
     check_name(&section, "", name);
+    if sink::shape(&section) == Shape::File {
+        return files(name, section, store);
+    }
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
@@ -82,8 +86,12 @@ fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let batch = sink::batch(&section);
     let sign = sign::read(&section);
     let cloudevents = cloudevents::read(&section);
+    if batch.is_some() {
+        sink::check_alone(&section);
+    }
     let place = section.place.clone();
     section.finish();
     let tls = match tls {
@@ -106,10 +114,30 @@ fn one(
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
-        sign: sign?,
+        sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
+        batch,
         cloudevents,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
+    Some((upstream, place))
+}
+
+/// An upstream that is files: one writer, no requests.
+fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
+    let target = sink::file(&section);
+    let batch = sink::lines(&section);
+    let retry = retry(section.section("retry"), store.retention);
+    let breaker = breaker(section.section("breaker"));
+    let place = section.place.clone();
+    section.finish();
+    let upstream = Upstream {
+        retry: retry?,
+        breaker: breaker?,
+        concurrency: 1,
+        batch: Some(batch?),
+        sign: Some(SignPolicy::Never),
+        ..Upstream::new(name, target?)
+    };
     Some((upstream, place))
 }
 

@@ -114,6 +114,16 @@ pub(crate) fn no_answer(words: Box<str>) -> Judgement {
     }
 }
 
+/// Judges lines that are on disk.
+pub(crate) fn written() -> Judgement {
+    Judgement { outcome: Outcome::Delivered, health: Health::Alive, words: None, ..no_answer(Box::default()) }
+}
+
+/// Judges lines that could not be written: nothing is wrong with them.
+pub(crate) fn unwritable(words: Box<str>) -> Judgement {
+    Judgement { code: "unwritable", ..no_answer(words) }
+}
+
 /// `404 Not Found`, `302 Found, Location: https://elsewhere/`.
 fn words(status: StatusCode, headers: &HeaderMap) -> Box<str> {
     let mut words = status.as_u16().to_string();

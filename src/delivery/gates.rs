@@ -22,6 +22,10 @@ use crate::{
 const WINDOW_FACTOR: usize = 4;
 /// And at least so many.
 const WINDOW_MIN: usize = 16;
+/// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
+/// one batch if it is larger.
+const WINDOW_BATCHES: usize = 2;
+const WINDOW_BATCH_MAX: usize = 4096;
 
 /// The gates of one upstream, with the jobs that wait before them.
 pub(crate) struct Gates {
@@ -134,6 +138,11 @@ impl Gates {
         if self.asked_pause.is_some() { 0 } else { self.breaker.limit(concurrency) }
     }
 
+    /// Whether an attempt decides about the breaker.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.breaker.state() == BreakerState::HalfOpen
+    }
+
     /// Takes the next job if one waits and the gates let it through; it counts as under way then.
     pub(crate) fn take(&mut self, concurrency: usize) -> Option<Admitted> {
         if self.in_flight >= self.limit(concurrency) {
@@ -152,11 +161,17 @@ impl Gates {
         }
     }
 
-    /// The window, if it is not what was told before. It counts as told then.
-    pub(crate) fn new_window(&mut self, concurrency: usize) -> Option<usize> {
+    /// The window for attempts of so many events, if it is not what was told before. It counts as told then.
+    pub(crate) fn new_window(&mut self, concurrency: usize, events_each: usize) -> Option<usize> {
         let limit = self.limit(concurrency);
         let window = match () {
-            () if limit == 0 || !self.breaker.is_full() => limit,
+            // The probe is one event, also where batches are sent.
+            () if limit == 0 || self.breaker.state() == BreakerState::HalfOpen => limit,
+            () if events_each > 1 => {
+                let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
+                wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN)
+            }
+            () if !self.breaker.is_full() => limit,
             () => limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN),
         };
         (self.told.replace(window) != Some(window)).then_some(window)

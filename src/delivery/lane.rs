@@ -23,6 +23,7 @@ use super::{
     gates::{Admitted, Evidence, Gates},
     request::{self, Draft, LargeBodies, Unsent},
     settle,
+    sink::Files,
     targets::{Balancer, Chosen, Clients},
 };
 use crate::{
@@ -48,10 +49,14 @@ pub(crate) struct Lane {
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
     bell: Notify,
+    /// Rung for whoever collects a batch: there may be more for it, or it ends.
+    pub(super) more: Notify,
     /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
     retired: Mutex<bool>,
-    hall: Mutex<Hall>,
-    protocol: Shared,
+    pub(super) hall: Mutex<Hall>,
+    pub(super) protocol: Shared,
+    /// Of an upstream that is files.
+    pub(super) files: Arc<Files>,
     /// The targets, if there are several.
     pub(super) balancer: Arc<Balancer>,
     pub(crate) large_bodies: LargeBodies,
@@ -71,12 +76,28 @@ struct Inbox {
 }
 
 /// What the workers share. Locked briefly, by tasks of one thread (and by those who ask for figures).
-struct Hall {
-    gates: Gates,
+pub(super) struct Hall {
+    pub(super) gates: Gates,
     /// Resting workers; the last to rest is the first to work, so that few connections stay warm.
     resting: Vec<Arc<Desk>>,
     /// No more work is taken.
-    closed: bool,
+    pub(super) closed: bool,
+    /// Attempts are batches.
+    batches: bool,
+    /// A worker collects a batch: all jobs that come are for it.
+    pub(super) collecting: bool,
+}
+
+impl Hall {
+    /// Takes the next job for an attempt of its own, if the gates let it through.
+    fn take(&mut self, concurrency: usize) -> Option<Admitted> {
+        if self.collecting {
+            return None;
+        }
+        let job = self.gates.take(concurrency)?;
+        self.collecting = self.batches;
+        Some(job)
+    }
 }
 
 /// Where a resting worker finds its next job.
@@ -91,12 +112,20 @@ impl Lane {
     pub(crate) fn open(name: Arc<str>, env: Arc<Env>, shard: &Handle) -> Arc<Self> {
         let metrics = env.metrics.upstream(&name);
         let lane = Arc::new(Self {
-            hall: Mutex::new(Hall { gates: Gates::new(env.clock.steady()), resting: Vec::new(), closed: false }),
+            hall: Mutex::new(Hall {
+                gates: Gates::new(env.clock.steady()),
+                resting: Vec::new(),
+                closed: false,
+                batches: false,
+                collecting: false,
+            }),
             name,
             env,
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
+            more: Notify::new(),
+            files: Arc::default(),
             retired: Mutex::new(false),
             protocol: Shared::default(),
             balancer: Arc::default(),
@@ -168,9 +197,16 @@ impl Lane {
 
     /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
     async fn run(self: Arc<Self>) {
+        self.recover_files().await;
         while let Some(wait) = self.clone().oversee() {
             // Cancel-safe: a permit of the bell is kept for the next turn.
             let _rung = timeout(wait, self.bell.notified()).await;
+            if self.files.is_due(self.env.clock.steady()) {
+                self.finish_files(false).await;
+            }
+        }
+        if self.files.due().is_some() {
+            self.finish_files(true).await;
         }
     }
 
@@ -191,18 +227,26 @@ impl Lane {
             drop(hall);
             self.balancer.retire();
             resting.iter().for_each(|desk| desk.bell.notify_one());
+            self.more.notify_one();
             self.give_back(returned);
             return None;
         };
         let back = self.balance(upstream, now);
         hall.gates.tick(now);
+        let batches = upstream.batch.is_some();
+        if std::mem::replace(&mut hall.batches, batches) != batches {
+            hall.collecting = false;
+        }
         let limit = hall.gates.limit(upstream.concurrency);
         let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
-        while let Some(job) = hall.gates.take(upstream.concurrency) {
+        while let Some(job) = hall.take(upstream.concurrency) {
             self.start(&mut hall, job);
         }
-        let deadline = [hall.gates.deadline(), back].into_iter().flatten().min();
-        let window = hall.gates.new_window(upstream.concurrency);
+        if hall.collecting {
+            self.more.notify_one();
+        }
+        let deadline = hall.gates.deadline().into_iter().chain(self.files.due()).chain(back).min();
+        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream));
         self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         drop(hall);
         self.give_back(returned);
@@ -224,7 +268,7 @@ impl Lane {
         }
     }
 
-    fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
+    pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
             self.env.signals.returned(job.event.id.pos.seq, &self.name);
         }
@@ -259,9 +303,9 @@ impl Lane {
             return Next::End;
         }
         if hall.gates.queue.is_empty() {
-            hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
+            self.take_inbox(&mut hall);
         }
-        match hall.gates.take(concurrency) {
+        match hall.take(concurrency) {
             Some(job) => {
                 drop(hall);
                 self.count(1);
@@ -272,6 +316,11 @@ impl Lane {
                 Next::Rest
             }
         }
+    }
+
+    /// Moves what has arrived to what waits.
+    pub(super) fn take_inbox(&self, hall: &mut Hall) {
+        hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
@@ -294,19 +343,16 @@ impl Lane {
             self.give_back([job]);
             return 0;
         };
+        if let Some(policy) = &upstream.batch {
+            self.attempt_batch(clients.to(None), (job, pass), (&table, upstream, policy)).await;
+            return upstream.concurrency;
+        }
         let chosen = self.choose(clients, upstream).await;
         let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
             Ok(draft) => self.send((clients, chosen.as_ref()), &draft, (&job, pass), upstream).await,
-            Err(Unsent::Settled(change)) => {
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
-            }
-            Err(Unsent::Later(words)) => {
-                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
-                let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
-            }
+            Err(unsent) => self.leave(&job, unsent),
         }
         upstream.concurrency
     }
@@ -337,6 +383,18 @@ impl Lane {
         let (upstream, target, other_target) = (&*self.name, &*first.url, &*other.url);
         tracing::debug!(upstream, target, other_target, %failure, "an attempt goes to another target");
         Some(other)
+    }
+
+    /// What becomes of a delivery that can't be attempted.
+    pub(super) fn leave(self: &Arc<Self>, job: &Job, unsent: Unsent) {
+        let change = match unsent {
+            Unsent::Settled(change) => change,
+            Unsent::Later(words) => {
+                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
+                Change::Postpone(self.env.clock.steady().after(OUR_FAULT_DELAY))
+            }
+        };
+        self.write(settle::attempted(&job.into(), None, change), Done::nobody());
     }
 
     async fn send(
@@ -382,13 +440,19 @@ impl Lane {
         self.settle((job, pass), attempt, &judged, upstream);
     }
 
-    /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    /// Tells the gates and the log what became of an attempt. Gives whether the breaker is open after it.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        (job, pass): (&Job, Pass),
+        attempt: Attempt,
+        judged: &Judgement,
+        upstream: &Upstream,
+    ) -> bool {
         let env = &self.env;
         let now = env.clock.steady();
         let mut hall = lock(&self.hall);
         let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency);
+        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream));
         self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
         let failures = hall.gates.breaker.failures();
         drop(hall);
@@ -402,6 +466,7 @@ impl Lane {
         if !observed.revive.is_empty() {
             tokio::spawn(self.clone().revive(observed.revive));
         }
+        observed.open
     }
 
     fn tell(&self, step: Step, window: Option<usize>, failures: u32, judged: &Judgement) {
@@ -438,6 +503,11 @@ impl Lane {
     }
 }
 
+/// How many events an attempt holds at most.
+fn events_each(upstream: &Upstream) -> usize {
+    upstream.batch.as_ref().map_or(1, |batch| batch.max_items)
+}
+
 /// What a worker does next.
 enum Next {
     Job(Admitted),
@@ -445,7 +515,7 @@ enum Next {
     End,
 }
 
-fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
+pub(super) fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
     let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
@@ -454,12 +524,12 @@ fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::cloc
 }
 
 /// What went wrong, for people: the failure or the status in words, or why a good answer's body is not whole.
-fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
+pub(super) fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
     let cut = result.as_ref().ok().and_then(|answer| answer.cut.as_ref());
     let cut = cut.filter(|cut| **cut != super::client::Cut::Longer);
     judged.words.clone().or_else(|| cut.map(|cut| cut.to_string().into()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@
 //! from the log, never from here. Limits: the window (see [`Signals::window`]) bounds queued jobs; 16 KiB of an
 //! answer are kept and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
 
+mod batch;
 mod breaker;
 mod classify;
 mod client;
@@ -18,6 +19,7 @@ mod proxy;
 mod request;
 mod settle;
 mod sign;
+mod sink;
 mod stream;
 mod targets;
 #[cfg(test)]

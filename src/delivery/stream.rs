@@ -44,6 +44,7 @@ impl Stream {
         let io = match &upstream.target {
             Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
             Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream.connect_timeout).await?),
+            Target::File(_) => return Err(io::Error::other("a file takes events, not requests")),
             Target::Https(uri) => {
                 let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;
                 let name = match &settings.server_name {

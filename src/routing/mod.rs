@@ -14,6 +14,7 @@ mod policy;
 mod provider;
 mod retry;
 mod sign;
+mod sink;
 mod table;
 mod targets;
 #[cfg(test)]
@@ -37,6 +38,9 @@ pub use policy::{
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
+pub use sink::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SinkError, TIME_MARK,
+};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,

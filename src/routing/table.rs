@@ -6,9 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets,
-    TenantRule,
+    BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy, ItemRule,
+    Lookup, LoopRule, Numbering, PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule,
+    SignPolicy, SplitRule, Targets, TenantRule,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -237,6 +237,8 @@ pub struct Upstream {
     pub soft_bounce: bool,
     /// Bytes of an answer that is handed back to a sender.
     pub max_reply: usize,
+    /// Several events in one request or one write; None: each goes alone. A file always has one.
+    pub batch: Option<BatchPolicy>,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
@@ -263,6 +265,7 @@ impl Upstream {
             path: PathEdit::default(),
             soft_bounce: false,
             max_reply: 1 << 20,
+            batch: None,
             sign: None,
             cloudevents: None,
         }
@@ -278,6 +281,8 @@ pub enum Target {
     Https(Uri),
     /// `unix:/run/app.sock`.
     Unix(PathBuf),
+    /// Lines of files; see [`Upstream::batch`].
+    File(Arc<FilePolicy>),
 }
 
 /// TLS towards an upstream, already loaded.

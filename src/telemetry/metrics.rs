@@ -367,6 +367,14 @@ pub struct UpstreamMetrics {
     pub in_flight: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
+    /// Events in one request or one write, where several go together.
+    pub batch_items: Histogram<Count>,
+    /// Batches that were halved because the upstream did not take them whole.
+    pub batch_splits: Counter,
+    /// Files finished.
+    pub sink_files: Counter,
+    /// Bytes of the file that is being written.
+    pub sink_open_bytes: Gauge,
     /// Attempts for which the signature of the event's source was made anew.
     pub resigned: Counter,
     /// By url as configured; empty for an upstream with one target.

@@ -190,6 +190,22 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         let labels = [("upstream", &**upstream)];
         out.sample("stagepost_settlements_refused_total", &labels, metrics.settlements_refused.get());
     }
+    out.family("stagepost_batch_items", "histogram", "Events in one request or one write.");
+    for (upstream, metrics) in all {
+        out.histogram("stagepost_batch_items", &[("upstream", upstream)], &metrics.batch_items);
+    }
+    out.family("stagepost_batch_splits_total", "counter", "Batches halved because the upstream refused them.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_batch_splits_total", &[("upstream", upstream)], metrics.batch_splits.get());
+    }
+    out.family("stagepost_sink_files_total", "counter", "Files of events that were finished.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_sink_files_total", &[("upstream", upstream)], metrics.sink_files.get());
+    }
+    out.family("stagepost_sink_open_bytes", "gauge", "Bytes of the file of events that is being written.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_sink_open_bytes", &[("upstream", upstream)], metrics.sink_open_bytes.get());
+    }
     let help = "Attempts for which the signature of the event's source was made anew.";
     out.family("stagepost_resigned_total", "counter", help);
     for (upstream, metrics) in all {

@@ -1,5 +1,6 @@
 //! Owns the tests of the engine against scripted upstreams on real sockets.
 
+mod batches;
 mod exchange;
 mod gates;
 mod protocols;
