@@ -184,6 +184,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
+    ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
     ("[upstream.NAME.batch]", "[upstream.billing.batch]\n"),
     ("[upstream.NAME.rotate]", "[upstream.billing]\nkind = 'file'\n[upstream.billing.rotate]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
@@ -196,6 +197,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.eject]", "[upstream.billing]\nurl = ['http://a', 'http://b']\n[upstream.billing.eject]\n"),
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[[route]]", "[[route]]\n"),
+    ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),
     ("the top level", ""),
 ];

@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     context::Context,
+    failure,
     listen::is_public,
+    order,
     problem::Place,
     reader::suggestion,
     server::QUEUE_BESIDE_BODY,
@@ -15,9 +17,10 @@ use super::{
     sink,
     source::{ReadSource, shown_path},
     units::show_size,
+    wait,
 };
 use crate::{
-    routing::{Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
+    routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
 };
 
@@ -40,6 +43,11 @@ impl Parts {
             cx.problem(&place, &key, message);
         }
         self.check_use(cx);
+        let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
+        order::check(cx, &sources, self.all_routes());
+        for ReadSource { source, place, .. } in &self.sources {
+            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route));
+        }
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
@@ -49,11 +57,19 @@ impl Parts {
     pub(super) fn into_table(self) -> Table {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
+        let mut read_sources = Vec::with_capacity(self.sources.len());
         for read in self.sources {
             routes.extend(read.route);
-            sources.push(Arc::new(read.source));
+            read_sources.push(read.source);
         }
         routes.extend(self.routes.into_iter().map(|(route, _)| route));
+        for mut source in read_sources {
+            let known = source.wait.as_ref().map(|policy| wait::reply_from(policy, &source, routes.iter()));
+            if let (Some(policy), Some(Ok(name))) = (&mut source.wait, known) {
+                policy.reply_from = name;
+            }
+            sources.push(Arc::new(source));
+        }
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
         Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })
@@ -71,6 +87,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
+        failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {
@@ -135,8 +152,14 @@ impl Parts {
                 cx.warn(place, &format!("source.{}", source.name), message);
             }
         }
+        failure::warn_of_both(cx, &self.upstreams, routes.iter().copied());
+        let others: HashSet<&str> = self
+            .upstreams
+            .iter()
+            .flat_map(|(upstream, _)| upstream.answers.iter().flat_map(AnswerPolicy::others))
+            .collect();
         for (upstream, place) in &self.upstreams {
-            if !routes.iter().any(|route| route.leads_to(&upstream.name)) {
+            if !routes.iter().any(|route| route.leads_to(&upstream.name)) && !others.contains(&*upstream.name) {
                 cx.warn(place, &format!("upstream.{}", upstream.name), "no route leads to it");
             }
         }

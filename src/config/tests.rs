@@ -3,6 +3,8 @@
 mod batch;
 mod door;
 mod errors;
+mod failure;
+mod guard;
 mod outside;
 mod presets;
 mod sign;

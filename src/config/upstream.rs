@@ -8,7 +8,10 @@ use rustls_pki_types::ServerName;
 
 use super::{
     cloudevents,
+    door::networks,
+    failure,
     listen::pem_path,
+    pace,
     patience::{breaker, retry},
     problem::Place,
     reader::{Section, quoted},
@@ -20,7 +23,7 @@ use super::{
     targets, tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, SignPolicy, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, PublicOnly, Share, SignPolicy, Target, TlsClient, TurnPolicy, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -76,9 +79,11 @@ fn one(
     let timeout = positive(&section, "timeout", "10s");
     let connect_timeout = positive(&section, "connect_timeout", "3s");
     let idle_timeout = positive(&section, "idle_timeout", "30s");
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
+    let replays = section.accept("replay_share", Share::new(replays));
     let breaker = breaker(section.section("breaker"));
-    let concurrency = section.count("concurrency", 64, 1..=65_536);
+    let (concurrency, pace) = pace::read(&section);
     let host = host(&section, is_https);
     let path = path_edit(&section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
@@ -87,8 +92,10 @@ fn one(
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
     let batch = sink::batch(&section);
+    let answers = failure::read(&section);
     let sign = sign::read(&section);
     let cloudevents = cloudevents::read(&section);
+    let guard = guard(&section, target.as_ref());
     if batch.is_some() {
         sink::check_alone(&section);
     }
@@ -109,13 +116,17 @@ fn one(
         idle_timeout,
         retry: retry?,
         breaker: breaker?,
-        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        concurrency,
+        pace,
         host,
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
+        turns: TurnPolicy { retries: retries?, replays: replays? },
+        guard,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
+        answers,
         cloudevents,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
@@ -126,7 +137,7 @@ fn one(
 fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
     let target = sink::file(&section);
     let batch = sink::lines(&section);
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     let place = section.place.clone();
     section.finish();
@@ -134,6 +145,7 @@ fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Ups
         retry: retry?,
         breaker: breaker?,
         concurrency: 1,
+        turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, target?)
@@ -169,6 +181,34 @@ pub(super) fn target(section: &Section<'_>, url: &str) -> Result<(String, Target
         _ => return Err(format!("has an unknown scheme; {example}")),
     };
     Ok((url.to_owned(), target))
+}
+
+/// `guard` and `guard_allow`.
+fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
+    let is_guarded = section.flag("guard", false);
+    let allow = networks(section, "guard_allow");
+    if !is_guarded {
+        if allow.is_some() {
+            section.problem("guard_allow", "has no effect without guard = true; add that or remove it");
+        }
+        return None;
+    }
+    let guard = PublicOnly { allow: allow.unwrap_or_default() };
+    match target {
+        Some(Target::Unix(_)) => section.problem("guard", "has no meaning for a unix: url; remove it"),
+        Some(Target::Http(uri) | Target::Https(uri)) => {
+            let literal = uri.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+            if let Some((address, why)) = literal.and_then(|address| Some((address, guard.refusal(address)?))) {
+                section.problem("url", refused_literal(address, why));
+            }
+        }
+        Some(Target::File(_)) | None => {}
+    }
+    Some(guard)
+}
+
+fn refused_literal(address: std::net::IpAddr, why: &str) -> String {
+    format!("leads to {address}, which is {why} and refused by guard; add it to guard_allow or remove guard")
 }
 
 fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {

@@ -15,10 +15,12 @@ use bytes::Bytes;
 
 use self::post::Post;
 use super::{
-    breaker::Pass,
+    adapt::Load,
     classify::{self, Health, Judgement},
     client::{Answer, Client, EXCERPT_BYTES, Failure},
+    gates::Ticket,
     lane::{self, Lane, lock},
+    pace::News,
     request::{self, Draft},
     settle,
     sink::Now,
@@ -56,11 +58,12 @@ impl Lane {
     pub(super) async fn attempt_batch(
         self: &Arc<Self>,
         client: &mut Client,
-        (first, pass): (Job, Pass),
+        (first, ticket): (Job, Ticket),
         (table, upstream, policy): (&Table, &Arc<Upstream>, &BatchPolicy),
     ) {
         let jobs = self.collect(first, policy).await;
         if !self.may_go_on(upstream) {
+            self.put_back();
             return self.give_back(jobs);
         }
         let mut items = Vec::with_capacity(jobs.len());
@@ -91,8 +94,8 @@ impl Lane {
                 continue;
             }
             let goes_on = done.judged.outcome != Outcome::Deferred;
-            self.settle_group(&group, pass, done, upstream);
-            if !goes_on || !self.may_go_on(upstream) {
+            self.settle_group(&group, ticket, done, upstream);
+            if !goes_on || !self.may_begin(upstream) {
                 break;
             }
         }
@@ -140,6 +143,15 @@ impl Lane {
     fn may_go_on(&self, upstream: &Upstream) -> bool {
         let hall = lock(&self.hall);
         !hall.closed && hall.gates.limit(upstream.concurrency) > 0
+    }
+
+    /// Whether the gates let another request of the same attempt begin.
+    fn may_begin(&self, upstream: &Upstream) -> bool {
+        let mut hall = lock(&self.hall);
+        let others = hall.gates.in_flight.saturating_sub(1);
+        !hall.closed
+            && hall.gates.limit(upstream.concurrency) > 0
+            && hall.gates.pace.take(others, self.env.clock.elapsed())
     }
 
     async fn send_group(
@@ -212,7 +224,7 @@ impl Lane {
     }
 
     /// Writes what became of each event; the gates are told once.
-    fn settle_group(self: &Arc<Self>, group: &[Item<'_>], pass: Pass, done: Sending, upstream: &Upstream) {
+    fn settle_group(self: &Arc<Self>, group: &[Item<'_>], ticket: Ticket, done: Sending, upstream: &Upstream) {
         if let Some(words) = done.unsendable {
             for item in group {
                 let change = Change::Die(Reason::with("unsendable", &words));
@@ -222,6 +234,9 @@ impl Lane {
         }
         let (env, judged) = (&self.env, &done.judged);
         let (at, now) = (env.clock.now(), env.clock.steady());
+        // A batch says nothing about how many attempts the upstream carries.
+        let latency = std::time::Duration::from_millis(u64::from(done.latency_ms));
+        let news = News { load: Load::Unsaid, latency, quota: None };
         let mut open = None;
         for item in group {
             let job = item.draft.job();
@@ -242,7 +257,7 @@ impl Lane {
                 sent: Sent { url: done.url.clone(), sha256: item.draft.sent().sha256, signed: None },
             };
             match open {
-                None => open = Some(self.settle((job, pass), attempt, judged, upstream)),
+                None => open = Some(self.settle((job, ticket), attempt, (judged, &news), upstream)),
                 Some(open) => {
                     let change = settle::change(job, judged, &upstream.retry, open, &env.jitter, now);
                     self.write(settle::attempted(&job.into(), Some(attempt), change), Done::nobody());

@@ -14,6 +14,7 @@
 mod harness;
 
 mod admin;
+mod answers;
 mod bad_input;
 mod batches;
 mod cloudevents;
@@ -24,6 +25,8 @@ mod expressions;
 mod front_door;
 mod log;
 mod operator;
+mod order;
+mod pace;
 mod permission;
 mod quarantine;
 mod restart;
@@ -43,4 +46,6 @@ mod targets;
 mod tenants;
 mod tls;
 mod verification;
+mod waiting;
+mod waiting_streams;
 mod zero_config;

@@ -11,11 +11,12 @@ mod pool;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::StatusCode;
 use tokio::sync::Notify;
 
 use self::pool::Pool;
 pub(crate) use self::{clients::Clients, pool::Standing};
-use super::client::{Answer, Failure, Shared};
+use super::client::{Failure, Shared};
 use crate::{
     clock::Timestamp,
     routing::{Targets, Upstream},
@@ -105,9 +106,9 @@ impl Balancer {
     }
 
     /// Takes note of what an exchange with a target led to.
-    pub(crate) fn observe(&self, chosen: &Chosen, result: &Result<Answer, Failure>, now: Timestamp) {
+    pub(crate) fn observe(&self, chosen: &Chosen, result: Result<StatusCode, &Failure>, now: Timestamp) {
         let is_failure = match result {
-            Ok(answer) => answer.status.is_server_error(),
+            Ok(status) => status.is_server_error(),
             Err(Failure::Unsendable(_)) => return,
             Err(_) => true,
         };
