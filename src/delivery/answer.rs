@@ -28,6 +28,7 @@ use super::{
     proxy::end_to_end,
     request::Draft,
     settle,
+    targets::Chosen,
     waiters::Claim,
 };
 use crate::{
