@@ -193,6 +193,8 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.sign.timestamp]", "[upstream.billing.sign]\nheader = 'X'\n[upstream.billing.sign.timestamp]\n"),
     ("[upstream.NAME.sign.id]", "[upstream.billing.sign]\nheader = 'X'\n[upstream.billing.sign.id]\n"),
     ("[upstream.NAME.retry]", "[upstream.billing.retry]\nattempts = 3\n"),
+    ("[upstream.NAME.health]", "[upstream.billing]\nurl = ['http://a', 'http://b']\n[upstream.billing.health]\n"),
+    ("[upstream.NAME.eject]", "[upstream.billing]\nurl = ['http://a', 'http://b']\n[upstream.billing.eject]\n"),
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[[route]]", "[[route]]\n"),
     ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),

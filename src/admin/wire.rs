@@ -245,6 +245,22 @@ pub struct Upstream {
     /// pause).
     #[serde(default)]
     pub throttled_by: Option<String>,
+    /// Its targets, if it has several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<UpstreamTarget>,
+}
+
+/// One of several targets of an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamTarget {
+    /// As configured.
+    pub url: String,
+    /// `up`, `ejected` or `unhealthy`.
+    pub state: String,
+    /// When an ejected one comes back.
+    pub ejected_until: Option<Timestamp>,
+    /// Attempts under way.
+    pub in_flight: u64,
 }
 
 /// The log's figures.

@@ -14,6 +14,7 @@ use crate::{
         plan::{NoAnswer, Routes, Verdict},
     },
     clock::Timestamp,
+    delivery::TargetView,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
     ingress::{Gaps, Gate, Ingress},
@@ -216,6 +217,15 @@ impl Ports for Instance {
 }
 
 impl Instance {
+    fn target(&self, target: &TargetView, now: Timestamp) -> wire::UpstreamTarget {
+        wire::UpstreamTarget {
+            url: target.url.to_string(),
+            state: target.state.into(),
+            ejected_until: target.ejected_until.map(|until| self.running.clock.now().after(until.since(now))),
+            in_flight: target.in_flight as u64,
+        }
+    }
+
     /// In the words of the admin side. None if the event is damaged: the diagnostics name it.
     fn blocked_key(&self, blocked: Blocked, routes: &Routes) -> Option<wire::BlockedKey> {
         let event = read_event(&*self.running.log, blocked.stored_at).ok()?;
@@ -252,6 +262,9 @@ impl Instance {
                 rate_limit: breaker.and_then(|breaker| breaker.rate),
                 throttled_until: breaker.and_then(|breaker| breaker.throttled).map(|(_, until)| until),
                 throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
+                targets: breaker.map_or_else(Vec::new, |breaker| {
+                    breaker.targets.iter().map(|target| self.target(target, now)).collect()
+                }),
                 ..wire::Upstream::default()
             };
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::admin::{
     Timestamp, for_ever,
-    wire::{Status, Upstream},
+    wire::{Status, Upstream, UpstreamTarget},
 };
 
 pub(super) fn status(args: &JsonArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -55,7 +55,20 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     writeln!(out)?;
     let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
     let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "REVIEW", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
-    Ok(table(out, &head, &rows)?)
+    table(out, &head, &rows)?;
+    let targets = status.upstreams.iter().flat_map(|upstream| upstream.targets.iter().map(move |one| (upstream, one)));
+    let rows: Vec<Vec<String>> = targets.map(|(upstream, one)| target(upstream, one)).collect();
+    if !rows.is_empty() {
+        writeln!(out)?;
+        table(out, &["UPSTREAM", "TARGET", "STATE", "IN FLIGHT"], &rows)?;
+    }
+    Ok(())
+}
+
+fn target(upstream: &Upstream, target: &UpstreamTarget) -> Vec<String> {
+    let until = target.ejected_until.map(|until| format!(" until {until}")).unwrap_or_default();
+    let state = format!("{}{until}", escaped(&target.state));
+    vec![escaped(&upstream.name), escaped(&target.url), state, target.in_flight.to_string()]
 }
 
 fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {

@@ -32,6 +32,7 @@ mod settings;
 mod sign;
 mod sink;
 mod source;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod tls;

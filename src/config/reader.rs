@@ -301,6 +301,18 @@ impl<'a> Section<'a> {
         Some(words)
     }
 
+    /// Whether the key is written as a list.
+    pub(super) fn is_list(&self, key: &'static str) -> bool {
+        matches!(self.value(key), Some(Value::List(_)))
+    }
+
+    /// A list of texts with `${NAME}` replaced. The caller prints them in their final form. None also if one of them
+    /// has a problem.
+    pub(super) fn expanded_words(&self, key: &'static str) -> Option<Vec<String>> {
+        let words = self.words(key)?;
+        words.into_iter().map(|(word, _)| self.accept(key, interpolate(word, self.cx.env()))).collect()
+    }
+
     /// Prints a list of texts.
     pub(super) fn print_words<S: AsRef<str>>(&self, key: &str, words: impl IntoIterator<Item = S>) {
         let words: Vec<String> = words.into_iter().map(|word| quoted(word.as_ref())).collect();

@@ -10,6 +10,7 @@ mod outside;
 mod presets;
 mod sign;
 mod sink;
+mod targets;
 mod tls;
 
 use std::{fs, path::Path, time::Duration};

@@ -20,7 +20,7 @@ use super::{
     sign,
     sink::{self, Shape},
     source::{chain, check_name},
-    tls,
+    targets, tls,
 };
 use crate::{
     routing::{
@@ -72,7 +72,8 @@ fn one(
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
-    let target = section.expanded("url").and_then(|url| section.accept("url", target(&section, &url)));
+    let read = targets::read(&section);
+    let target = read.as_ref().and_then(targets::Read::first).cloned();
     let is_https = matches!(target, Some(Target::Https(_)));
     if section.has("tls") && target.is_some() && !is_https {
         section.problem("tls", "has no effect without an https:// url; change the url or remove it");
@@ -108,9 +109,10 @@ fn one(
         Some(loaded) => Some(Arc::new(loaded?)),
         None => None,
     };
-    let upstream = Upstream {
+    let mut upstream = Upstream {
         name: name.into(),
         target: target?,
+        targets: None,
         headers,
         tls,
         timeout,
@@ -131,6 +133,7 @@ fn one(
         answers,
         cloudevents,
     };
+    upstream.targets = read.and_then(|read| read.finish(&upstream));
     Some((upstream, place))
 }
 
@@ -198,14 +201,14 @@ fn objects(
     Some((upstream, place))
 }
 
-fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
+/// An address, and how it is shown.
+pub(super) fn target(section: &Section<'_>, url: &str) -> Result<(String, Target), String> {
     if let Some(path) = url.strip_prefix("unix:") {
         if path.is_empty() {
             return Err("unix: needs the path of a socket".to_owned());
         }
         let path = section.resolve("url", path);
-        section.print("url", &quoted(&format!("unix:{}", path.display())));
-        return Ok(Target::Unix(path));
+        return Ok((format!("unix:{}", path.display()), Target::Unix(path)));
     }
     // The text itself is not repeated: it may hold a password.
     let example = "write \"http://127.0.0.1:3000/base\", \"https://…\" or \"unix:/run/app.sock\"";
@@ -225,8 +228,7 @@ fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
         Some("https") => Target::Https(uri),
         _ => return Err(format!("has an unknown scheme; {example}")),
     };
-    section.print("url", &quoted(url));
-    Ok(target)
+    Ok((url.to_owned(), target))
 }
 
 /// `guard` and `guard_allow`.

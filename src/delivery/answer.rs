@@ -28,6 +28,7 @@ use super::{
     proxy::end_to_end,
     request::Draft,
     settle,
+    targets::Chosen,
     waiters::Claim,
 };
 use crate::{
@@ -112,7 +113,7 @@ impl Lane {
     /// One attempt whose sender waits for the answer.
     pub(super) async fn send_awaited(
         self: &Arc<Self>,
-        client: &mut Client,
+        (client, chosen): (&mut Client, Option<&Chosen>),
         draft: &Draft<'_>,
         (job, ticket): (&Job, Ticket),
         upstream: &Arc<Upstream>,
@@ -120,7 +121,12 @@ impl Lane {
     ) {
         let env = &self.env;
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let (result, told) = match client.begin(draft, upstream, &self.protocol).await {
+        let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
+        let begun = client.begin(draft, upstream, protocol).await;
+        if let Some(chosen) = chosen {
+            self.balancer.observe(chosen, begun.as_ref().map(Response::status), self.env.clock.steady());
+        }
+        let (result, told) = match begun {
             Ok(response) => {
                 let (answer, told) = hand_over(client, response, upstream, &mut claim, draft.is_head()).await;
                 (Ok(answer), told)

@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -188,6 +188,35 @@ impl Client {
 
     fn let_go_unless(&mut self, reusable: bool) {
         if !reusable && matches!(self.0, Some(Connection::Http1(_))) {
+            self.0 = None;
+        }
+    }
+
+    /// Makes sure that there is a connection, so that only its failure leads to another target: nothing was sent then.
+    pub(crate) async fn ready(&mut self, upstream: &Arc<Upstream>, shared: &Shared) -> Result<(), Failure> {
+        poll_fn(|cx| {
+            self.poll_idle(cx);
+            Poll::Ready(())
+        })
+        .await;
+        if self.reuse(upstream) {
+            return Ok(());
+        }
+        self.0 = None;
+        match timeout(upstream.connect_timeout, self.connect(upstream, shared)).await {
+            Ok(connected) => connected.map(drop),
+            Err(_late) => Err(Failure::ConnectLate(upstream.connect_timeout)),
+        }
+    }
+
+    /// Drives an idle connection and lets go of one that ended, or that is shared with others.
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) {
+        let is_over = match &mut self.0 {
+            Some(Connection::Http1(connection)) => connection.ended || connection.driver.as_mut().poll(cx).is_ready(),
+            Some(Connection::Http2(connection)) => connection.sender.is_closed(),
+            None => return,
+        };
+        if is_over {
             self.0 = None;
         }
     }

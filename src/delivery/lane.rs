@@ -19,13 +19,14 @@ use super::{
     BreakerView, Env, Signals,
     breaker::Step,
     classify::{self, Judgement, Rules},
-    client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
+    client::{Answer, EXCERPT_BYTES, Failure, Shared},
     gates::{Admitted, Evidence, Gates, Now, Ticket},
     pace::News,
     policy,
     request::{self, Draft, LargeBodies, Unsent},
     settle,
     sink::Files,
+    targets::{Balancer, Chosen, Clients},
 };
 use crate::{
     clock::Timestamp,
@@ -58,6 +59,8 @@ pub(crate) struct Lane {
     pub(super) protocol: Shared,
     /// Of an upstream that is files.
     pub(super) files: Arc<Files>,
+    /// The targets, if there are several.
+    pub(super) balancer: Arc<Balancer>,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
@@ -129,6 +132,7 @@ impl Lane {
             files: Arc::default(),
             retired: Mutex::new(false),
             protocol: Shared::default(),
+            balancer: Arc::default(),
             large_bodies: LargeBodies::default(),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
@@ -200,6 +204,7 @@ impl Lane {
             limit: table.upstreams.get(&*self.name).map(|upstream| gates.limit(upstream.concurrency)),
             rate: gates.pace.per_second(now.elapsed),
             throttled: gates.throttled(now),
+            targets: self.balancer.views(now.time),
         }
     }
 
@@ -233,11 +238,13 @@ impl Lane {
             let returned = std::mem::take(&mut hall.gates.queue);
             let resting = std::mem::take(&mut hall.resting);
             drop(hall);
+            self.balancer.retire();
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.more.notify_one();
             self.give_back(returned);
             return None;
         };
+        let back = self.balance(upstream, now.time);
         let concurrency = upstream.concurrency;
         hall.gates.pace.configure(&upstream.pace, now.elapsed);
         hall.gates.tick(now);
@@ -254,7 +261,8 @@ impl Lane {
         let returned = hall.gates.spill(concurrency, events_each(upstream), now.elapsed);
         let window = hall.gates.new_window(concurrency, events_each(upstream), now.elapsed);
         let rest = hall.gates.rest(concurrency, now);
-        let rest = rest.into_iter().chain(self.files.due().map(|due| due.since(now.time))).min();
+        let rest =
+            rest.into_iter().chain(self.files.due().into_iter().chain(back).map(|due| due.since(now.time))).min();
         self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
@@ -298,14 +306,14 @@ impl Lane {
 
     /// A worker: makes attempts as long as there are jobs, rests, ends.
     async fn work(self: Arc<Self>, first: Admitted) {
-        let mut client = Client::default();
+        let mut clients = Clients::default();
         let desk = Arc::<Desk>::default();
         let mut next = Some(first);
         while let Some(job) = next {
-            let concurrency = self.attempt(&mut client, job).await;
+            let concurrency = self.attempt(&mut clients, job).await;
             next = match self.next(&desk, concurrency) {
                 Next::Job(job) => Some(job),
-                Next::Rest => self.rest(&mut client, &desk).await,
+                Next::Rest => self.rest(&mut clients, &desk).await,
                 Next::End => None,
             };
         }
@@ -345,19 +353,19 @@ impl Lane {
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
-    async fn rest(&self, client: &mut Client, desk: &Arc<Desk>) -> Option<Admitted> {
+    async fn rest(&self, clients: &mut Clients, desk: &Arc<Desk>) -> Option<Admitted> {
         let wait = async {
             // Cancel-safe: the job stands on the desk until it is taken.
             let _tired = timeout(IDLE, desk.bell.notified()).await;
         };
-        client.rest(wait).await;
+        clients.rest(wait).await;
         let mut hall = lock(&self.hall);
         hall.resting.retain(|other| !Arc::ptr_eq(other, desk));
         lock(&desk.job).take()
     }
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
-    async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
+    async fn attempt(self: &Arc<Self>, clients: &mut Clients, admitted: Admitted) -> usize {
         let (env, Admitted { job, ticket }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
@@ -366,18 +374,48 @@ impl Lane {
             return 0;
         };
         if let Some(policy) = &upstream.batch {
-            self.attempt_batch(client, (job, ticket), (&table, upstream, policy)).await;
+            self.attempt_batch(clients.to(None), (job, ticket), (&table, upstream, policy)).await;
             return upstream.concurrency;
         }
+        let chosen = self.choose(clients, upstream).await;
+        let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
-            Ok(draft) => self.send(client, &draft, (&job, ticket), upstream).await,
+            Ok(draft) => self.send((clients, chosen.as_ref()), &draft, (&job, ticket), upstream).await,
             Err(unsent) => {
                 self.put_back();
                 self.leave(&job, unsent);
             }
         }
         upstream.concurrency
+    }
+
+    /// Takes the targets of the configuration over. Gives when time alone changes something about them.
+    fn balance(&self, upstream: &Upstream, now: Timestamp) -> Option<Timestamp> {
+        self.balancer.adopt(upstream.targets.as_ref(), &self.metrics);
+        if upstream.targets.is_none() {
+            return None;
+        }
+        self.balancer.watch(&self.env.clock, &self.env.jitter);
+        self.balancer.tick(now)
+    }
+
+    /// The target of an attempt, if there are several: one that can't be connected to gives its turn to another, once.
+    async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Option<Chosen> {
+        let targets = upstream.targets.as_deref()?;
+        let now = self.env.clock.steady();
+        let first = self.balancer.choose(targets, now, (&self.name, None))?;
+        let connected = clients.to(Some(&first)).ready(&first.upstream, &first.protocol).await;
+        let Err(failure) = connected else { return Some(first) };
+        let now = self.env.clock.steady();
+        let Some(other) = self.balancer.choose(targets, now, (&self.name, Some(&first.url))) else {
+            return Some(first);
+        };
+        self.balancer.note(&first, true, now);
+        self.metrics.failovers.inc();
+        let (upstream, target, other_target) = (&*self.name, &*first.url, &*other.url);
+        tracing::debug!(upstream, target, other_target, %failure, "an attempt goes to another target");
+        Some(other)
     }
 
     /// What becomes of a delivery that can't be attempted.
@@ -395,7 +433,7 @@ impl Lane {
 
     async fn send(
         self: &Arc<Self>,
-        client: &mut Client,
+        (clients, chosen): (&mut Clients, Option<&Chosen>),
         draft: &Draft<'_>,
         (job, ticket): (&Job, Ticket),
         upstream: &Arc<Upstream>,
@@ -403,10 +441,15 @@ impl Lane {
         let env = &self.env;
         if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
             // Boxed: what few sources ask for does not make every attempt larger.
-            return Box::pin(self.send_awaited(client, draft, (job, ticket), upstream, claim)).await;
+            return Box::pin(self.send_awaited((clients.to(chosen), chosen), draft, (job, ticket), upstream, claim))
+                .await;
         }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let result = client.exchange(draft, upstream, &self.protocol, kept_bytes(upstream)).await;
+        let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
+        let result = clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await;
+        if let Some(chosen) = chosen {
+            self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady());
+        }
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             self.put_back();

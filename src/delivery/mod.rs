@@ -28,6 +28,7 @@ mod settle;
 mod sign;
 mod sink;
 mod stream;
+mod targets;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trip;
@@ -50,6 +51,7 @@ pub use answer::Answered;
 pub use breaker::BreakerState;
 pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
+pub use targets::TargetView;
 pub use waiters::{Awaited, Ticket, Waiting};
 
 use self::lane::Lane;
@@ -116,6 +118,8 @@ pub struct BreakerView {
     pub rate: Option<f64>,
     /// What holds jobs back besides the breaker, and until when (steady time).
     pub throttled: Option<(Throttle, Timestamp)>,
+    /// Its targets, if it has several.
+    pub targets: Vec<TargetView>,
 }
 
 /// The delivery engine. Cheap to clone.

@@ -90,12 +90,22 @@ impl Engine {
             turn: None,
         };
         let env = &self.0.env;
+        let chosen = match upstream.targets.as_deref() {
+            Some(targets) => lane.balancer.choose(targets, env.clock.steady(), (&name, None)),
+            None => None,
+        };
+        let serving = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream).clone();
+        let upstream = &serving;
         let draft =
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
         let (shared, mut client) = (Shared::default(), Client::default());
-        let response = client.begin(&draft, upstream, &shared).await.map_err(|failure| match failure {
+        let begun = client.begin(&draft, upstream, &shared).await;
+        if let Some(chosen) = &chosen {
+            lane.balancer.observe(chosen, begun.as_ref().map(Response::status), env.clock.steady());
+        }
+        let response = begun.map_err(|failure| match failure {
             Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
             Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
             Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) => unreachable(failure.to_string()),
@@ -124,7 +134,7 @@ impl Engine {
                     () = out.closed() => {}
                     _all = client.relay(body, &upstream, 0, out.clone()) => {}
                 }
-                drop((place, client));
+                drop((place, client, chosen));
             });
             Answered::pieces(pieces, declared)
         };

@@ -20,6 +20,7 @@ mod retry;
 mod sign;
 mod sink;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -55,6 +56,7 @@ pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
+pub use targets::{Balance, EJECTED_MAX, EjectPolicy, HealthCheck, Member, TARGETS_MAX, Targets, TargetsError};
 pub use turns::{NoShare, Priority, Share, TurnPolicy};
 pub use wait::{OnError, WaitPolicy};
 

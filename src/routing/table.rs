@@ -7,8 +7,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
-    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority,
-    QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy,
+    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy, Targets,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -214,11 +213,14 @@ impl Route {
 }
 
 /// An upstream: where and how events are forwarded.
+#[derive(Clone)]
 pub struct Upstream {
     /// Its name.
     pub name: Arc<str>,
-    /// Where.
+    /// Where; the first of several.
     pub target: Target,
+    /// If there are several.
+    pub targets: Option<Arc<Targets>>,
     /// Added to each request, secrets resolved (values are marked sensitive).
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For `https`.
@@ -266,6 +268,7 @@ impl Upstream {
         Self {
             name: name.into(),
             target,
+            targets: None,
             headers: Vec::new(),
             tls: None,
             timeout: Duration::from_secs(10),

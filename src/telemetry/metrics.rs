@@ -406,6 +406,43 @@ pub struct UpstreamMetrics {
     pub sink_open_bytes: Gauge,
     /// Attempts for which the signature of the event's source was made anew.
     pub resigned: Counter,
+    /// By url as configured; empty for an upstream with one target.
+    targets: Mutex<BTreeMap<Box<str>, Arc<TargetMetrics>>>,
+    /// 1 while no target is up and all of them are tried.
+    pub panic: Arc<Gauge>,
+    /// Attempts that went to another target because the first could not be connected to.
+    pub failovers: Counter,
+}
+
+/// Metrics of one of several targets of an upstream; resolve once, keep the handle.
+#[derive(Default)]
+pub struct TargetMetrics {
+    /// 1 if it gets attempts, 0 if it is left out.
+    pub up: Gauge,
+    /// Attempts under way.
+    pub in_flight: Gauge,
+    /// Times that it was left out for its answers to deliveries.
+    pub ejections: Counter,
+}
+
+impl UpstreamMetrics {
+    /// The handle of a configured target. Never call with a name from outside.
+    #[must_use]
+    pub fn target(&self, url: &str) -> Arc<TargetMetrics> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).entry(url.into()).or_default().clone()
+    }
+
+    /// Forgets targets that are not configured any more.
+    pub fn keep_targets(&self, mut is_configured: impl FnMut(&str) -> bool) {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).retain(|url, _| is_configured(url));
+    }
+
+    /// All targets, by url.
+    #[must_use]
+    pub fn targets(&self) -> Vec<(Box<str>, Arc<TargetMetrics>)> {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.iter().map(|(url, metrics)| (url.clone(), metrics.clone())).collect()
+    }
 }
 
 impl UpstreamMetrics {

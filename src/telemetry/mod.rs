@@ -11,5 +11,5 @@ pub mod systemd;
 
 pub use metrics::{
     ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
-    QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+    QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics,
-    UpstreamMetrics,
+    TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -270,6 +270,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
             out.sample(name, &[("upstream", upstream)], read(metrics));
         }
     }
+    targets(out, all);
     ordered(out, all);
     out.family("stagepost_rate_limit", "gauge", "Attempts that may begin in a second, where anything bounds them.");
     for (upstream, metrics) in all {
@@ -282,6 +283,38 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             out.sample("stagepost_dead", &[("upstream", upstream), ("reason", reason)], count);
         }
+    }
+}
+
+fn targets(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
+    type Read = fn(&TargetMetrics) -> i64;
+    let gauges: [(&str, &str, Read); 2] = [
+        ("stagepost_target_up", "1 if the target gets attempts, 0 if it is left out.", |metrics| metrics.up.get()),
+        ("stagepost_target_in_flight", "Attempts under way at the target.", |metrics| metrics.in_flight.get()),
+    ];
+    for (name, help, read) in gauges {
+        out.family(name, "gauge", help);
+        for (upstream, metrics) in all {
+            for (target, metrics) in metrics.targets() {
+                out.sample(name, &[("upstream", upstream), ("target", &target)], read(&metrics));
+            }
+        }
+    }
+    let name = "stagepost_target_ejections_total";
+    out.family(name, "counter", "Times that the target was left out for its answers to deliveries.");
+    for (upstream, metrics) in all {
+        for (target, metrics) in metrics.targets() {
+            out.sample(name, &[("upstream", upstream), ("target", &target)], metrics.ejections.get());
+        }
+    }
+    let help = "Attempts that went to another target because the first could not be connected to.";
+    out.family("stagepost_target_failovers_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_target_failovers_total", &[("upstream", upstream)], metrics.failovers.get());
+    }
+    out.family("stagepost_targets_panic", "gauge", "1 while no target is up and all of them are tried.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_targets_panic", &[("upstream", upstream)], metrics.panic.get());
     }
 }
 
@@ -388,6 +421,9 @@ mod tests {
         upstream.breaker_state.set(2);
         upstream.concurrency_limit.set(12);
         upstream.set_rate_limit(Some(0.5));
+        let target = upstream.target("http://a:1/base");
+        target.up.set(1);
+        target.in_flight.set(3);
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

@@ -42,6 +42,7 @@ mod sources_path;
 mod sources_series;
 mod sources_tools;
 mod systemd;
+mod targets;
 mod tenants;
 mod tls;
 mod verification;
