@@ -13,7 +13,7 @@ use crate::{
     delivery::{self, Engine, Proxied, Signals},
     event::{EventId, Job, Seq},
     ingress::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest},
-    routing::OnDuplicate,
+    routing::{OnDuplicate, topic_of},
 };
 
 /// The engine, once it is there: agenda and engine need each other, and the agenda comes first. What it hands out before
@@ -60,7 +60,8 @@ impl Proxy for ThroughEngine {
         Box::pin(async move {
             let source = request.source.clone();
             let upstream = request.table.routes.iter().filter(|route| route.takes(&source.name)).find_map(|route| {
-                let name = route.to.first()?;
+                // Subscribers only get what is published.
+                let name = route.to.iter().find(|name| topic_of(name).is_none())?;
                 request.table.upstreams.get(name)
             });
             let Some(upstream) = upstream else {

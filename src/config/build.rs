@@ -13,9 +13,11 @@ use super::{
     server::QUEUE_BESIDE_BODY,
     settings::{ListenSettings, StoreSettings},
     source::{ReadSource, shown_path},
+    topic::Topics,
     units::show_size,
 };
 use crate::{
+    expr::CompileError,
     routing::{Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
 };
@@ -25,6 +27,7 @@ pub(super) struct Parts {
     pub(super) sources: Vec<ReadSource>,
     pub(super) upstreams: Vec<(Upstream, Place)>,
     pub(super) routes: Vec<(Route, Place)>,
+    pub(super) topics: Topics,
     pub(super) limits: Limits,
 }
 
@@ -38,10 +41,14 @@ impl Parts {
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
+        self.topics.check(cx, &self.routes);
     }
 
     /// The table; its hash and generation come later.
-    pub(super) fn into_table(self) -> Table {
+    ///
+    /// # Errors
+    /// The conditions of a route and of a subscriber are too much for one expression.
+    pub(super) fn into_table(self) -> Result<Table, CompileError> {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
         for read in self.sources {
@@ -51,7 +58,18 @@ impl Parts {
         routes.extend(self.routes.into_iter().map(|(route, _)| route));
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
-        Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })
+        let mut table = Table::new(TableParts {
+            generation: 0,
+            hash: String::new(),
+            sources,
+            routes,
+            upstreams,
+            limits: self.limits,
+        });
+        let (topics, subscribers) = self.topics.into_parts();
+        table.topics = topics;
+        table.subscribe(&subscribers)?;
+        Ok(table)
     }
 
     fn all_routes(&self) -> impl Iterator<Item = (&Route, &Place, String)> {
@@ -66,6 +84,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
+        self.topics.check_names(cx, &self.routes);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {
@@ -194,6 +213,16 @@ impl Parts {
             }
         }
     }
+}
+
+/// Records why there is no table, if there is none.
+pub(super) fn accept(cx: &Context<'_>, table: Result<Table, CompileError>, whole: &Place) -> Option<Table> {
+    let refused = |error| {
+        let message =
+            format!("a route's when and that of a subscriber are no expression together; shorten one: {error}");
+        cx.problem(whole, "subscriber", message);
+    };
+    table.map_err(refused).ok()
 }
 
 /// Warns about routes that surely conflict.

@@ -7,6 +7,7 @@ mod outside;
 mod presets;
 mod sign;
 mod tls;
+mod topic;
 
 use std::{fs, path::Path, time::Duration};
 

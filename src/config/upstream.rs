@@ -40,56 +40,65 @@ const OWN_HEADERS: [&str; 9] = [
 const REPLY_BYTES_MAX: u64 = 256 << 20;
 
 /// Reads every upstream; those with problems are left out.
-pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings) -> Vec<(Upstream, Place)> {
-    let machine = MachineRoots::default();
+pub(super) fn read(
+    root: &Section<'_>,
+    server: &Server,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Vec<(Upstream, Place)> {
     let sections = root.named_sections("upstream");
-    sections.into_iter().filter_map(|(name, section)| one(name, section, server, store, &machine)).collect()
+    let one = |(name, section): (&str, Section<'_>)| {
+        let upstream = one(name, &section, server, store, machine);
+        let place = section.place.clone();
+        section.finish();
+        Some((upstream?, place))
+    };
+    sections.into_iter().filter_map(one).collect()
 }
 
 /// The certificate authorities of the machine, read once for all upstreams.
 #[derive(Default)]
-struct MachineRoots(OnceCell<Result<RootCertStore, String>>);
+pub(super) struct MachineRoots(OnceCell<Result<RootCertStore, String>>);
 
-fn one(
+/// Reads the keys of one, which a subscriber has as well.
+pub(super) fn one(
     name: &str,
-    section: Section<'_>,
+    section: &Section<'_>,
     server: &Server,
     store: &StoreSettings,
     machine: &MachineRoots,
-) -> Option<(Upstream, Place)> {
-    check_name(&section, "", name);
+) -> Option<Upstream> {
+    check_name(section, "", name);
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
-    let target = section.expanded("url").and_then(|url| section.accept("url", target(&section, &url)));
+    let target = section.expanded("url").and_then(|url| section.accept("url", target(section, &url)));
     let is_https = matches!(target, Some(Target::Https(_)));
     if section.has("tls") && target.is_some() && !is_https {
         section.problem("tls", "has no effect without an https:// url; change the url or remove it");
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
-    let headers = headers(&section);
-    let timeout = positive(&section, "timeout", "10s");
-    let connect_timeout = positive(&section, "connect_timeout", "3s");
-    let idle_timeout = positive(&section, "idle_timeout", "30s");
+    let headers = headers(section);
+    let timeout = positive(section, "timeout", "10s");
+    let connect_timeout = positive(section, "connect_timeout", "3s");
+    let idle_timeout = positive(section, "idle_timeout", "30s");
     let retry = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     let concurrency = section.count("concurrency", 64, 1..=65_536);
-    let host = host(&section, is_https);
-    let path = path_edit(&section);
+    let host = host(section, is_https);
+    let path = path_edit(section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
     let max_reply = section.size("max_reply", "1MiB");
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
-    let sign = sign::read(&section);
-    let cloudevents = cloudevents::read(&section);
-    let place = section.place.clone();
-    section.finish();
+    let sign = sign::read(section);
+    let cloudevents = cloudevents::read(section);
     let tls = match tls {
         Some(loaded) => Some(Arc::new(loaded?)),
         None => None,
     };
-    let upstream = Upstream {
+    Some(Upstream {
         name: name.into(),
         target: target?,
         headers,
@@ -106,8 +115,7 @@ fn one(
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         sign: sign?,
         cloudevents,
-    };
-    Some((upstream, place))
+    })
 }
 
 fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {

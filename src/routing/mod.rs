@@ -17,6 +17,7 @@ mod sign;
 mod table;
 #[cfg(test)]
 mod tests;
+mod topic;
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
+pub use topic::{Subscriber, TYPE_BYTES_MAX, Topic, Types, TypesError, subscriber_name, topic_of};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

@@ -37,6 +37,7 @@ mod sources_outside;
 mod sources_path;
 mod sources_series;
 mod sources_tools;
+mod subscribers;
 mod systemd;
 mod tenants;
 mod tls;

@@ -78,6 +78,8 @@ async fn a_route_changes_path_method_and_headers() {
     let mut upstream = upstream("u", target);
     upstream.host = HostPolicy::Name(HeaderValue::from_static("inside"));
     let route = Route {
+        types: None,
+        topic: None,
         name: "r".into(),
         sources: None,
         when: None,
@@ -256,6 +258,8 @@ async fn an_upstream_that_switches_protocols_unasked_gives_no_answer_to_a_safe_r
 fn route(name: &str, when: Option<&str>, transform: Option<&str>) -> Route {
     let compile = |text: &str| crate::expr::Expr::compile(text).unwrap();
     Route {
+        types: None,
+        topic: None,
         name: name.into(),
         sources: None,
         when: when.map(compile),
