@@ -184,6 +184,9 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
+    ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),
+    ("[upstream.NAME.batch]", "[upstream.billing.batch]\n"),
+    ("[upstream.NAME.rotate]", "[upstream.billing]\nkind = 'file'\n[upstream.billing.rotate]\n"),
     ("[upstream.NAME.tls]", "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n"),
     ("[upstream.NAME.cloudevents]", "[upstream.billing.cloudevents]\n"),
     ("[upstream.NAME.sign]", "[upstream.billing.sign]\nheader = 'X'\n"),
@@ -194,6 +197,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[topic.NAME]", "[topic.orders]\n"),
     ("[subscriber.NAME]", "[subscriber.crm]\n"),
     ("[[route]]", "[[route]]\n"),
+    ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),
     ("the top level", ""),
 ];

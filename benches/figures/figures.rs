@@ -26,7 +26,7 @@ use crate::{
     upstream::{self, Receipts},
 };
 
-const PATH: &str = "/hooks/figures";
+pub const PATH: &str = "/hooks/figures";
 const CONNECTIONS: u64 = 64;
 
 /// A source whose events go nowhere.
@@ -42,7 +42,7 @@ fn forwarded_to(address: std::net::SocketAddr, upstream: &str) -> String {
     )
 }
 
-fn load(home: &Home, clock: &Clock, pace: Pace) -> Load {
+pub fn load(home: &Home, clock: &Clock, pace: Pace) -> Load {
     let requests = Arc::new(Requests::to(PATH));
     Load {
         to: home.address,
@@ -55,7 +55,7 @@ fn load(home: &Home, clock: &Clock, pace: Pace) -> Load {
     }
 }
 
-fn seconds(options: &Options, standard: u64) -> Duration {
+pub fn seconds(options: &Options, standard: u64) -> Duration {
     Duration::from_secs(options.seconds.unwrap_or(standard))
 }
 
@@ -88,7 +88,7 @@ fn all_accepted(report: Report) -> Report {
     report
 }
 
-fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 

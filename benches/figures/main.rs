@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo build --release && cargo bench --bench figures -- all
-//! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | idle
+//! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | order | idle
 //! ```
 //!
 //! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart), `--keys N` (dedupe),
@@ -28,6 +28,7 @@
 
 mod figures;
 mod load;
+mod order;
 mod relay;
 mod requests;
 mod upstream;
@@ -47,7 +48,7 @@ pub struct Options {
 
 type Measure = fn(&Options);
 
-const FIGURES: [(&str, Measure); 7] = [
+const FIGURES: [(&str, Measure); 8] = [
     ("idle", figures::idle),
     ("ack-latency", figures::ack_latency),
     ("delivery-latency", figures::delivery_latency),
@@ -55,6 +56,7 @@ const FIGURES: [(&str, Measure); 7] = [
     ("restart", figures::restart),
     ("dedupe", figures::dedupe),
     ("fairness", figures::fairness),
+    ("order", order::order),
 ];
 
 fn main() {

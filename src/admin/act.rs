@@ -1,4 +1,4 @@
-//! Owns the commands replay, hold, release and delete: which deliveries are meant, and the log entries that say so.
+//! Owns the commands replay, hold, release, resolve and delete: which deliveries are meant, and the log entries that say so.
 //!
 //! Promises that nothing is changed without an id, a filter or `--all`; that a dry run selects exactly as the
 //! command does; and that memory is bounded: one command takes at most [`SELECTED_MAX`] deliveries and says when
@@ -72,6 +72,11 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
     }
     let Selection { targets, created, mut acted, .. } = selection;
     if !asked.dry_run {
+        // Each takes what it makes sense for.
+        for some in targets.chunks(PAGE).filter(|_| asked.verb == Verb::Release && !asked.ids.is_empty()) {
+            let action = Action::LetGo { targets: some.to_vec() };
+            ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        }
         let both = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
         for action in both {
             ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
@@ -96,6 +101,7 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
     let fits = |state: &str| match asked.verb {
         Verb::Hold => state == "pending",
         Verb::Release => state == "held",
+        Verb::Resolve => state == "review",
         Verb::Replay | Verb::Delete => true,
     };
     match asked.filters.state.as_deref() {
@@ -154,6 +160,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
         },
         Verb::Hold => Action::Hold { targets, until_ms, reason: asked.reason.clone() },
         Verb::Release => Action::Release { targets },
+        Verb::Resolve => Action::Resolve { targets, reason: asked.reason.clone() },
         Verb::Delete => Action::Delete { events: targets.into_iter().map(|target| target.event).collect() },
     };
     dealt.into_iter().map(action).collect()
@@ -210,6 +217,7 @@ impl<'a> Selection<'a> {
             Verb::Replay => Some("dead"),
             Verb::Hold => Some("pending"),
             Verb::Release => Some("held"),
+            Verb::Resolve => Some("review"),
             Verb::Delete => None,
         };
         filters.state = filters.state.or_else(|| default_state.map(str::to_owned));
@@ -322,7 +330,10 @@ impl<'a> Selection<'a> {
             match (&self.asked.to, self.asked.verb) {
                 (Some(to), Verb::Replay) if !meant.is_empty() || goes_nowhere => vec![Some(to.as_str().into())],
                 (_, Verb::Replay) if goes_nowhere => self.routed_now(found)?,
-                (_, verb) => meant.into_iter().filter(|d| changes(verb, d)).map(|d| Some(d.upstream.clone())).collect(),
+                (_, verb) => {
+                    let by_id = !self.asked.ids.is_empty();
+                    meant.into_iter().filter(|d| changes(verb, d, by_id)).map(|d| Some(d.upstream.clone())).collect()
+                }
             }
         };
         if upstreams.is_empty() {
@@ -392,10 +403,16 @@ fn last_answer(log: &dyn Log, found: &Found, delivery: &DeliveryView) -> Option<
     history.last()?.attempt.as_ref()?.status
 }
 
-const fn changes(verb: Verb, delivery: &DeliveryView) -> bool {
+/// A dead delivery that is named is released in another sense: those that wait behind it, since they have its key, go.
+const fn changes(verb: Verb, delivery: &DeliveryView, by_id: bool) -> bool {
     match verb {
         Verb::Hold => matches!(delivery.status.state(), DeliveryState::Pending),
-        Verb::Release => matches!(delivery.status.state(), DeliveryState::Held),
+        Verb::Release => match delivery.status.state() {
+            DeliveryState::Held => true,
+            DeliveryState::Dead => by_id,
+            _ => false,
+        },
+        Verb::Resolve => matches!(delivery.status.state(), DeliveryState::Review),
         Verb::Replay | Verb::Delete => true,
     }
 }

@@ -27,6 +27,11 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         }
         told.extend(found.attempts.last().and_then(signed));
         if matches!(found.state.as_str(), "pending" | "held") {
+            told.extend(
+                found.waits_for.as_ref().map(|before| {
+                    format!("It waits behind event {before}, which has the same key and goes before it.")
+                }),
+            );
             told.extend(gates(found, status.upstreams.iter().find(|upstream| upstream.name == found.upstream)));
         }
     }
@@ -110,8 +115,14 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
         "held" => format!(
             "It is held for {upstream}, {tries}{why}. `stagepost release {id} --upstream {upstream}` lets it go."
         ),
-        "review" => format!("{upstream} answered in a way that a person must judge, {tries}."),
-        "superseded" => format!("A newer event took its place for {upstream}."),
+        "review" => format!(
+            "{upstream} answered in a way that a person must judge, {tries}{why}. `stagepost resolve {id}` takes the \
+             answer for good, `stagepost replay {id} --upstream {upstream}` sends it again."
+        ),
+        "superseded" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("diverted")) => {
+            format!("It went to another upstream in place of {upstream}, {tries}{why}.")
+        }
+        "superseded" => format!("Another took its place for {upstream}{why}."),
         "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
         other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),
     }
@@ -153,7 +164,19 @@ fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
         "half-open" => told.push(format!("The breaker of {} is half-open: one probe decides.", upstream.name)),
         _ => {}
     }
+    told.extend(throttle(upstream));
     told
+}
+
+fn throttle(upstream: &Upstream) -> Option<String> {
+    let (until, name) = (upstream.throttled_until?, &upstream.name);
+    Some(match upstream.throttled_by.as_deref() {
+        Some("retry_after") => format!("{name} asked for a pause until {until} (Retry-After)."),
+        Some("rate_headers") => format!(
+            "Deliveries are held back by what {name} says about its rate in its answers: the next attempt may begin at {until}."
+        ),
+        _ => format!("Deliveries are held back by the rate of {name} until {until}."),
+    })
 }
 
 /// Whether a hold has no end.
@@ -212,6 +235,22 @@ mod tests {
         let status = Status { upstreams: vec![upstream], ..Status::default() };
         let text = explain(&shown, &status, fake.clock()).join("\n");
         for part in ["the next attempt is due at", "held until it is released", "breaker of billing is open"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("rate"), "{text}");
+        for (by, part) in [
+            ("rate", "held back by the rate of billing until"),
+            ("rate_headers", "what billing says about its rate"),
+            ("retry_after", "billing asked for a pause until"),
+        ] {
+            let upstream = Upstream {
+                name: "billing".into(),
+                throttled_until: Some(due),
+                throttled_by: Some(by.into()),
+                ..Upstream::default()
+            };
+            let status = Status { upstreams: vec![upstream], ..Status::default() };
+            let text = explain(&shown, &status, fake.clock()).join("\n");
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -113,7 +113,15 @@ pub(crate) struct Fake {
 }
 
 pub(crate) fn delivery(upstream: &str, status: Status) -> DeliveryView {
-    DeliveryView { upstream: upstream.into(), status, attempts: 1, last: None, due: None, in_flight: false }
+    DeliveryView {
+        upstream: upstream.into(),
+        status,
+        attempts: 1,
+        last: None,
+        due: None,
+        in_flight: false,
+        waits_for: None,
+    }
 }
 
 impl Fake {
@@ -208,8 +216,15 @@ impl Fake {
         change: Change,
         previous: Option<Seq>,
     ) -> Seq {
-        let attempted =
-            Attempted { event: id.pos.seq, upstream: upstream.into(), attempt, change, previous, replays: None };
+        let attempted = Attempted {
+            event: id.pos.seq,
+            upstream: upstream.into(),
+            attempt,
+            change,
+            previous,
+            replays: None,
+            turn: None,
+        };
         self.log.push(Kind::Attempted, entry::encode_attempted(&attempted))
     }
 
@@ -335,6 +350,9 @@ impl Ports for Fake {
             ("ping", _) => Judgement::NoEvent,
             _ => Judgement::Refused("bad_signature"),
         })
+    }
+    fn blocked_keys(&self, _upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String> {
+        Ok(Vec::new())
     }
     fn refused(&self, after: u64) -> Vec<wire::Refused> {
         let one = wire::Refused {

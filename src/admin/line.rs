@@ -113,8 +113,9 @@ pub(super) fn reason(log: &dyn Log, delivery: &DeliveryView) -> Option<String> {
         return Some(reason.to_string());
     }
     let entry = delivery.last.and_then(|last| log.read(last).ok());
-    match entry.and_then(|entry| entry::decode_attempted(&entry.payload)).map(|attempted| attempted.change) {
-        Some(Change::Die(stored) | Change::Hold(stored)) if stored.code == reason.code => Some(stored.to_string()),
+    let change = entry.and_then(|entry| entry::decode_attempted(&entry.payload)).map(|attempted| attempted.change);
+    match change.as_ref().and_then(Change::reason) {
+        Some(stored) if stored.code == reason.code => Some(stored.to_string()),
         _ => Some(reason.to_string()),
     }
 }

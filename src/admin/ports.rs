@@ -10,7 +10,7 @@ use http::HeaderName;
 use super::wire;
 use crate::{
     clock::Timestamp,
-    event::{DeliveryState, Event, Seq, Status},
+    event::{DeliveryState, Event, EventId, Seq, Status},
     log::{
         Log, ReadError,
         entry::{Command, Target},
@@ -72,6 +72,8 @@ pub struct DeliveryView {
     pub due: Option<Timestamp>,
     /// An attempt is under way.
     pub in_flight: bool,
+    /// The event whose delivery goes before it, since both have the same key.
+    pub waits_for: Option<EventId>,
 }
 
 /// A configured route, as a filter.
@@ -164,6 +166,12 @@ pub trait Ports: Reads + 'static {
 
     /// The refused requests with numbers above `after`, oldest first, at most 1,000.
     fn refused(&self, after: u64) -> Vec<wire::Refused>;
+
+    /// Keys that are blocked, of one upstream or of all.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String>;
 
     /// The names of the configured upstreams.
     fn upstreams(&self) -> Vec<Box<str>>;

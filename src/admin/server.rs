@@ -176,6 +176,14 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
             let after = query.strip_prefix("after=").and_then(|number| number.parse().ok()).unwrap_or(0);
             blocking(move || json(&ports.refused(after))).await
         }
+        (&Method::GET, "/v1/keys") => {
+            let upstream = query.strip_prefix("upstream=").map(str::to_owned);
+            blocking(move || match ports.blocked_keys(upstream.as_deref()) {
+                Ok(keys) => json(&keys),
+                Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, why),
+            })
+            .await
+        }
         (&Method::POST, "/v1/quarantine/list") => match read::<Query>(request).await {
             Ok(query) => quarantine_list(ports, query).await,
             Err(answer) => answer,

@@ -11,8 +11,8 @@ use super::{
     wire,
 };
 use crate::{
-    event::Attempt,
-    log::{Log, ReadError},
+    event::{Attempt, Event},
+    log::{Log, ReadError, find_answer},
 };
 
 /// The account of an event.
@@ -37,12 +37,27 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
             secret: event.verification.secret.as_deref().map(str::to_owned),
         },
         schema_version: event.extras.as_deref().and_then(|extras| extras.schema_version.as_deref()).map(str::to_owned),
-        answered: Some(if event.method.is_safe() { "proxied" } else { "ack" }.to_owned()),
+        answered: Some(answered(&*log, event)?.to_owned()),
         duplicates: found.view.duplicates,
         config: reads.config_hash(event.config_generation),
         scheme: event.scheme.as_str().to_owned(),
         planned: found.plan.is_some(),
         hidden,
+    })
+}
+
+/// Who answered the sender. What an upstream said is sought in the log where a sender waited for it.
+fn answered(log: &dyn Log, event: &Event) -> Result<&'static str, ReadError> {
+    Ok(match &event.extras {
+        _ if event.method.is_safe() => "proxied",
+        Some(extras) if extras.awaited => {
+            if find_answer(log, event.id.pos.seq)?.is_some() {
+                "upstream"
+            } else {
+                "fallback"
+            }
+        }
+        _ => "ack",
     })
 }
 
@@ -60,6 +75,7 @@ fn shown(
         reason: reason(log, delivery),
         due_at: due_at(delivery),
         in_flight: delivery.in_flight,
+        waits_for: delivery.waits_for.map(|event| event.to_string()),
         attempts_total: delivery.attempts,
         attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
         damaged: history.damaged,

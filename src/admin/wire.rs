@@ -126,6 +126,9 @@ pub struct ShownDelivery {
     pub reason: Option<String>,
     pub due_at: Option<Timestamp>,
     pub in_flight: bool,
+    /// The event whose delivery goes before this one, since both have the same key. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// How often it was tried; more than there are `attempts` if the beginning of its history is no longer stored.
     pub attempts_total: u32,
     pub attempts: Vec<Attempt>,
@@ -222,10 +225,26 @@ pub struct Upstream {
     #[serde(default)]
     pub held: u64,
     pub dead: u64,
+    /// Deliveries whose answer a person must judge.
+    #[serde(default)]
+    pub review: u64,
     pub oldest_at: Option<Timestamp>,
     pub in_flight: u64,
     /// Deliveries a second, over the last minute or so.
     pub rate: f64,
+    /// Attempts that may be under way at once now.
+    #[serde(default)]
+    pub concurrency_limit: u64,
+    /// Attempts that may begin in a second, by the configuration and by what the upstream says; None: any number.
+    #[serde(default)]
+    pub rate_limit: Option<f64>,
+    /// Deliveries wait until then …
+    #[serde(default)]
+    pub throttled_until: Option<Timestamp>,
+    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says) or `retry_after` (it asked for a
+    /// pause).
+    #[serde(default)]
+    pub throttled_by: Option<String>,
 }
 
 /// The log's figures.
@@ -265,6 +284,29 @@ pub struct Reloaded {
 pub struct ReloadRefused {
     /// All problems, each with file, line and key.
     pub problems: Vec<String>,
+}
+
+/// One blocked key in `keys --json`: its first delivery failed, is held, or is dead and parks the key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedKey {
+    /// Its upstream.
+    pub upstream: String,
+    /// The key, unless the body that it stands in is too large to be read for that.
+    pub key: Option<String>,
+    /// The event of the first delivery.
+    pub event: String,
+    /// The state of that.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why it is held or dead.
+    pub reason: Option<String>,
+    /// When it is tried again.
+    pub due_at: Option<Timestamp>,
+    /// When its event was accepted.
+    pub since: Timestamp,
+    /// How many wait behind it.
+    pub waiting: u64,
 }
 
 /// One refused request in `refused --json`.
@@ -371,6 +413,8 @@ pub enum Verb {
     Hold,
     /// Lets them go.
     Release,
+    /// Takes what was answered for good.
+    Resolve,
     /// Hides events.
     Delete,
 }
@@ -383,6 +427,7 @@ impl Verb {
             Self::Replay => "replay",
             Self::Hold => "hold",
             Self::Release => "release",
+            Self::Resolve => "resolve",
             Self::Delete => "delete",
         }
     }
@@ -407,7 +452,7 @@ pub struct Act {
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
-    /// Hold: in the operator's words.
+    /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
     pub dry_run: bool,

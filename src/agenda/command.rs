@@ -82,9 +82,11 @@ impl Agenda {
     /// [`CommandError::TooMany`].
     pub fn command(&self, command: &Command) -> Result<Ticket, CommandError> {
         let count = match &command.action {
-            Action::Hold { targets, .. } | Action::Release { targets } | Action::Replay { targets, .. } => {
-                targets.len()
-            }
+            Action::Hold { targets, .. }
+            | Action::Release { targets }
+            | Action::Replay { targets, .. }
+            | Action::Resolve { targets, .. }
+            | Action::LetGo { targets } => targets.len(),
             Action::Delete { events } => events.len(),
             Action::HoldUpstream { .. } | Action::ReleaseUpstream { .. } => 0,
         };

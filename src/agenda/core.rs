@@ -5,9 +5,15 @@
 //! gone costs the others nothing but their share of memory; first attempts go before retries and retries before
 //! replays, none of them starving.
 
+mod blocked;
+mod dispatch;
 mod fetch;
+mod keys;
 mod lease;
+mod order;
 mod planning;
+
+pub use keys::key_text;
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -15,7 +21,7 @@ use roaring::RoaringTreemap;
 
 use super::{
     duplicates::Resends,
-    lane::{Lane, Lease, Work},
+    lane::{Absent, Lane, Lease, Work, priority_of},
     plan::{Decision, Routes},
 };
 use crate::{
@@ -26,12 +32,9 @@ use crate::{
         Entry, Kind, NewEntry,
         entry::{self, Action, Attempted, Command},
     },
-    routing::Table,
+    routing::{Priority, Table},
     state::{Cause, Key, NEVER, Note, Record, State, StateError, UpstreamId},
 };
-
-/// Jobs an upstream gets in one turn before the next upstream's turn comes.
-const QUANTUM: usize = 32;
 
 /// Filters that may be under way in the pool at once; more wait in the log.
 const ASKING_MAX: usize = 256;
@@ -48,13 +51,15 @@ pub struct Bounds {
     pub retries_each: usize,
     /// Due times in memory, all upstreams together.
     pub retries_all: usize,
+    /// Deliveries of one upstream whose keys are known, if it has an order.
+    pub ordered_each: usize,
 }
 
 impl Bounds {
-    /// 64 MiB of events; 200,000 due times an upstream, 500,000 in all.
+    /// 64 MiB of events; 200,000 due times an upstream, 500,000 in all; 500,000 keys an upstream.
     #[must_use]
     pub const fn standard() -> Self {
-        Self { events_bytes: 64 << 20, retries_each: 200_000, retries_all: 500_000 }
+        Self { events_bytes: 64 << 20, retries_each: 200_000, retries_all: 500_000, ordered_each: 500_000 }
     }
 }
 
@@ -65,6 +70,9 @@ pub struct Effects {
     pub append: Vec<NewEntry>,
     /// To be handed to the engine.
     pub dispatch: Vec<Job>,
+    /// Events whose senders wait for an answer that will not come now: nothing leads to the upstream, or it is held or
+    /// its breaker is open.
+    pub unanswered: Vec<Seq>,
     /// To be read from the log; the answer goes to [`Core::loaded`].
     pub read: Vec<ReadOrder>,
     /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
@@ -88,13 +96,15 @@ pub enum Purpose {
     /// To be planned.
     Plan,
     /// To be sent for the first time.
-    Fresh(UpstreamId),
+    Fresh(UpstreamId, Priority),
     /// To be sent again.
     Retry(UpstreamId),
     /// To be sent again because of a replay.
     Replay(UpstreamId),
     /// To find out whether a resend revives it.
     Revive,
+    /// To find out their keys.
+    Keys(UpstreamId),
 }
 
 /// What reading an event gave.
@@ -140,6 +150,10 @@ pub struct Core {
     bounds: Bounds,
     /// Unplanned events that are not at hand; what is accepted after them waits behind them.
     unread: RoaringTreemap,
+    /// Unplanned events that no lane with an order has heard of.
+    unseen: RoaringTreemap,
+    /// Unplanned events that lanes with an order have heard of before their plan.
+    reserved: RoaringTreemap,
     /// Unplanned events that nobody waits behind: too many filters are asked, or reading failed.
     put_off: RoaringTreemap,
     /// Events are being read to be planned …
@@ -150,6 +164,8 @@ pub struct Core {
     asking: usize,
     turn: usize,
     plans: Vec<(Seq, Decision)>,
+    /// The answer in the entry that is being heeded, if that is wanted.
+    heard: Option<Box<str>>,
     out: Effects,
 }
 
@@ -168,6 +184,8 @@ impl Core {
         let mut core = Self {
             now,
             unread: state.unplanned().clone(),
+            unseen: state.unplanned().clone(),
+            reserved: RoaringTreemap::new(),
             state,
             lanes: Vec::new(),
             resends: Resends::default(),
@@ -181,13 +199,16 @@ impl Core {
             asking: 0,
             turn: 0,
             plans: Vec::new(),
+            heard: None,
             out: Effects::default(),
         };
         core.configure(now);
         for (id, lane) in (0..).zip(&mut core.lanes) {
             if let Some(upstream) = core.state.upstream_mut(id) {
                 upstream.pauses.set(Cause::Breaker, false, now);
-                lane.absent = upstream.waiting.clone();
+                if lane.order.is_none() {
+                    lane.absent = Absent::of(upstream);
+                }
             }
         }
         let Self { state, lanes, .. } = &mut core;
@@ -216,6 +237,9 @@ impl Core {
                     lane.leases.insert(*event, *lease);
                     lane.absent.remove(*event);
                     lane.in_flight += 1;
+                } else if *lease == Lease::Closing {
+                    lane.leases.insert(*event, *lease);
+                    lane.absent.remove(*event);
                 }
             }
         }
@@ -238,8 +262,9 @@ impl Core {
         for entry in entries {
             self.state.apply(entry, &mut |note| notes.push(note))?;
             for note in notes.drain(..) {
-                self.heed(note, entry, now);
+                self.heed(note, entry, now)?;
             }
+            self.heard = None;
         }
         self.grow();
         self.read_unplanned(now)?;
@@ -291,20 +316,25 @@ impl Core {
     }
 
     /// The answer to a [`ReadOrder`].
-    pub fn loaded(&mut self, purpose: Purpose, events: Vec<(Seq, Read)>, now: Timestamp) {
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn loaded(&mut self, purpose: Purpose, events: Vec<(Seq, Read)>, now: Timestamp) -> Result<(), StateError> {
         match purpose {
             Purpose::Plan => {
                 self.planning = false;
                 self.catching_up = false;
                 for (event, read) in events {
-                    self.loaded_unplanned(event, read, now);
+                    self.loaded_unplanned(event, read, now)?;
                 }
             }
             Purpose::Revive => self.loaded_resent(events, now),
-            Purpose::Fresh(id) => self.loaded_due(id, Work::Fresh, events, now),
+            Purpose::Fresh(id, priority) => self.loaded_due(id, Work::Fresh(priority), events, now),
             Purpose::Retry(id) => self.loaded_due(id, Work::Retry, events, now),
             Purpose::Replay(id) => self.loaded_due(id, Work::Replay, events, now),
+            Purpose::Keys(id) => self.loaded_keys(id, events, now)?,
         }
+        Ok(())
     }
 
     /// What a search of the stored records gave: all that is due before `until`. `now` is the time the search took
@@ -364,29 +394,35 @@ impl Core {
         self.bounds.retries_each.min(self.bounds.retries_all / self.lanes.len().max(1)).max(1000)
     }
 
-    fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) {
+    fn heed(&mut self, note: Note, entry: &Entry, now: Timestamp) -> Result<(), StateError> {
         match note {
             Note::Accepted(seq) if self.catching_up || !self.unread.is_empty() => {
                 self.unread.insert(seq);
+                self.unseen.insert(seq);
             }
             Note::Accepted(seq) => match entry::decode_event(entry) {
-                Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event)),
+                Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event))?,
                 _ => self.lost_unplanned(seq, "its format is not known"),
             },
             Note::Planned(key) => {
                 self.grow();
-                if let Some(lane) = self.lanes.get_mut(key.upstream as usize)
-                    && !lane.leases.contains_key(&key.event)
-                {
-                    lane.absent.insert(key.event);
+                if self.has_order(key.upstream) {
+                    return self.planned_in_order(key, now);
                 }
+                self.miss(key);
             }
             Note::Attempted(key) => {
                 self.grow();
                 self.end_lease(key);
+                self.hear(key.upstream, entry);
                 if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
                     lane.absent.remove(key.event);
                 }
+                return self.revise(key, now);
+            }
+            Note::Due(key, _) | Note::Replayed(key, _) if self.has_order(key.upstream) => {
+                self.grow();
+                return self.revise(key, now);
             }
             Note::Due(key, due) => {
                 self.grow();
@@ -404,8 +440,22 @@ impl Core {
                         lane.leases.remove(&key.event);
                     }
                 }
+                return self.revise(key, now);
             }
             Note::Gate(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A delivery waits for its first attempt, and its event is not at hand.
+    fn miss(&mut self, key: Key) {
+        let (Some(lane), Some(upstream)) =
+            (self.lanes.get_mut(key.upstream as usize), self.state.upstream(key.upstream))
+        else {
+            return;
+        };
+        if !lane.leases.contains_key(&key.event) {
+            lane.absent.insert(key.event, priority_of(upstream, key.event));
         }
     }
 
@@ -424,10 +474,14 @@ impl Core {
             upstream.pauses.set(Cause::Removed, configured.is_none(), now);
             if let (Some(configured), false) = (configured, lane.live) {
                 // Until the engine says otherwise.
-                lane.window = lane.window.max(configured.concurrency.saturating_mul(4)).max(16);
+                lane.window = lane.window.max(configured.pace.first_window(configured.concurrency));
             }
             lane.live = configured.is_some();
+            if let Some(configured) = configured {
+                lane.turns.set(configured.turns);
+            }
         }
+        self.configure_order();
     }
 
     /// A lane for every upstream of the state.
@@ -442,83 +496,6 @@ impl Core {
             lane.retries.bound(most);
             lane.replays.bound(most);
         }
-    }
-
-    /// Upstreams take turns, a quantum each, until nobody has work or room.
-    fn dispatch(&mut self, now: Timestamp) -> Result<(), StateError> {
-        let count = self.lanes.len();
-        let mut idle = 0;
-        while idle < count {
-            let before = self.out.dispatch.len();
-            self.dispatch_from((self.turn % count) as UpstreamId, now)?;
-            self.turn = (self.turn + 1) % count;
-            idle = if self.out.dispatch.len() == before { idle + 1 } else { 0 };
-        }
-        Ok(())
-    }
-
-    fn dispatch_from(&mut self, id: UpstreamId, now: Timestamp) -> Result<(), StateError> {
-        if !self.is_open(id, now) {
-            return Ok(());
-        }
-        let (Some(lane), Some(upstream)) = (self.lanes.get_mut(id as usize), self.state.upstream(id)) else {
-            return Ok(());
-        };
-        let mut jobs = 0;
-        while jobs < QUANTUM && lane.in_flight < lane.window {
-            let Some((work, event)) = lane.pop() else { break };
-            let seq = event.id.pos.seq;
-            if lane.leases.get(&seq) != Some(&Lease::Queued) {
-                continue;
-            }
-            let record = match work {
-                // The common case needs no look-up: nothing but acceptance is known of it.
-                Work::Fresh
-                    if upstream.waiting.contains(seq)
-                        || (self.state.unplanned().contains(seq) && !self.state.has_early_record(seq)) =>
-                {
-                    Record::waiting(event.id.time)
-                }
-                Work::Fresh | Work::Retry | Work::Replay => match self.state.record(Key::new(seq, id))? {
-                    // Attempted in an earlier life and planned anew: it waits for its retry.
-                    Some(record) if record.state == DeliveryState::Pending && record.due > now => {
-                        lane.leases.remove(&seq);
-                        lane.agenda(Work::of(&record)).insert(seq, record.due, now);
-                        continue;
-                    }
-                    Some(record) if record.state == DeliveryState::Pending => record,
-                    // Another delivery of the event was settled before the plan, which is on its way into the log.
-                    None if work == Work::Fresh && self.state.unplanned().contains(seq) => {
-                        Record::waiting(event.id.time)
-                    }
-                    _ => {
-                        lane.leases.remove(&seq);
-                        continue;
-                    }
-                },
-            };
-            lane.leases.insert(seq, Lease::Sent(now));
-            lane.in_flight += 1;
-            jobs += 1;
-            self.out.dispatch.push(Job {
-                event,
-                upstream: upstream.name.clone(),
-                number: record.attempts.saturating_add(1),
-                replays: record.replays,
-                new_keys: record.new_keys,
-                planned_at: record.planned_at,
-                paused: upstream.pauses.overlap(record.planned_at, now),
-                previous: record.last,
-            });
-        }
-        Ok(())
-    }
-
-    /// Whether an upstream is configured, not held, and its engine takes anything at all.
-    fn is_open(&self, id: UpstreamId, now: Timestamp) -> bool {
-        let lane = self.lanes.get(id as usize).is_some_and(|lane| lane.live && lane.window > 0);
-        let hold = self.state.upstream(id).and_then(|upstream| upstream.hold.as_ref());
-        lane && hold.is_none_or(|hold| hold.until.is_some_and(|until| until <= now))
     }
 
     fn end_timed_holds(&mut self, now: Timestamp) {
@@ -539,11 +516,11 @@ impl Core {
 
     /// Puts a delivery that is in nobody's hands back where its state says it belongs.
     fn reschedule(&mut self, key: Key, now: Timestamp) -> Result<(), StateError> {
-        let waiting = self.state.upstream(key.upstream).is_some_and(|upstream| upstream.waiting.contains(key.event));
-        if waiting {
-            if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
-                lane.absent.insert(key.event);
-            }
+        if self.has_order(key.upstream) {
+            return self.revise(key, now);
+        }
+        if self.state.upstream(key.upstream).is_some_and(|upstream| upstream.waiting.contains(key.event)) {
+            self.miss(key);
             return Ok(());
         }
         if let Some(record) = self.state.record(key)? {
@@ -564,6 +541,11 @@ impl Core {
 
     pub(super) fn want(&mut self, order: ReadOrder) {
         self.out.read.push(order);
+    }
+
+    /// Whether senders of a source wait for the answer of an upstream.
+    pub(super) fn awaits(&self, source: &str, upstream: &str) -> bool {
+        self.routes.awaited(source) == Some(upstream)
     }
 
     /// The routing snapshot of the last step.

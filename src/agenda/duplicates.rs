@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{EventId, Seq},
+    event::{EventId, Reason, Seq},
     log::{
         Kind, NewEntry,
         entry::{self, Action, Duplicate, Target},
     },
     routing::OnDuplicate,
-    state::StateError,
+    state::{Key, StateError},
 };
 
 /// The most events whose resends are remembered.
@@ -171,7 +171,14 @@ impl Core {
             if rule != Some(OnDuplicate::Revive) {
                 continue;
             }
+            // What the sender who waited was answered is final, whatever it was.
+            let answered = |name: &str| {
+                let id = self.state.id(name).filter(|_| self.awaits(&event.source, name));
+                let record = id.and_then(|id| self.state.record(Key::new(seq, id)).ok().flatten());
+                record.is_some_and(|record| record.reason != Reason::new("given_up").number())
+            };
             let dead = self.state.upstreams().iter().filter(|upstream| upstream.dead.contains(seq));
+            let dead = dead.filter(|upstream| !answered(&upstream.name));
             let targets: Vec<Target> =
                 dead.map(|upstream| Target { event: seq, upstream: (&*upstream.name).into() }).collect();
             if !targets.is_empty() {

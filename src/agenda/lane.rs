@@ -11,11 +11,12 @@ use std::{
 
 use roaring::RoaringTreemap;
 
-use super::retry::Agenda;
+use super::{order::Order, retry::Agenda, turns::Turns};
 use crate::{
     clock::Timestamp,
     event::{Body, Event, Seq},
-    state::Record,
+    routing::Priority,
+    state::{Record, Upstream},
 };
 
 /// How many read events of a kind may wait in a lane.
@@ -24,15 +25,27 @@ pub(super) const READY_MAX: usize = 256;
 /// How many events are asked for at once.
 pub(super) const READ_EVENTS: usize = 256;
 
-/// The three kinds of work, first attempts first.
+/// The kinds of work.
+const KINDS: usize = 5;
+
+/// The kinds of work, first attempts first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    Fresh,
+    Fresh(Priority),
     Retry,
     Replay,
 }
 
 impl Work {
+    /// A place for each kind.
+    pub(super) const fn index(self) -> usize {
+        match self {
+            Self::Fresh(priority) => priority as usize,
+            Self::Retry => KINDS - 2,
+            Self::Replay => KINDS - 1,
+        }
+    }
+
     /// What a pending delivery with a record is.
     pub(super) fn of(record: &Record) -> Self {
         if record.replayed { Self::Replay } else { Self::Retry }
@@ -46,22 +59,26 @@ pub(super) enum Lease {
     Queued,
     /// Handed to the engine then.
     Sent(Timestamp),
+    /// Being settled without an attempt: its entry is on its way into the log.
+    Closing,
 }
 
 /// One upstream's lane.
 pub(super) struct Lane {
     /// Events at hand, by kind of work.
-    queues: [VecDeque<Arc<Event>>; 3],
+    queues: [VecDeque<Arc<Event>>; KINDS],
     bytes: usize,
     pub(super) leases: HashMap<Seq, Lease>,
     /// Planned, never attempted, and not at hand.
-    pub(super) absent: RoaringTreemap,
+    pub(super) absent: Absent,
+    /// Who may go before whom, if a route asks for an order.
+    pub(super) order: Option<Box<Order>>,
     /// Retries and timed holds.
     pub(super) retries: Agenda,
     /// Replays.
     pub(super) replays: Agenda,
     /// Reads under way, by kind of work.
-    pub(super) reading: [bool; 3],
+    pub(super) reading: [bool; KINDS],
     /// After a failed read: not before.
     pub(super) read_after: Timestamp,
     /// How many may be in flight.
@@ -74,7 +91,7 @@ pub(super) struct Lane {
     pub(super) released: Option<Seq>,
     /// The stored records are being searched for what is due.
     pub(super) refilling: bool,
-    turn: usize,
+    pub(super) turns: Turns,
 }
 
 impl Lane {
@@ -83,17 +100,18 @@ impl Lane {
             queues: Default::default(),
             bytes: 0,
             leases: HashMap::new(),
-            absent: RoaringTreemap::new(),
+            absent: Absent::default(),
+            order: None,
             retries: Agenda::new(retries_max),
             replays: Agenda::new(retries_max),
-            reading: [false; 3],
+            reading: [false; KINDS],
             read_after: Timestamp::ZERO,
             window: 0,
             in_flight: 0,
             live: false,
             released: None,
             refilling: false,
-            turn: 0,
+            turns: Turns::new(),
         }
     }
 
@@ -101,55 +119,54 @@ impl Lane {
     /// when its turn comes, and what comes after it waits behind it.
     ///
     /// A delivery that is in somebody's hands stays there: a crash took its plan away, but not what was attempted.
-    pub(super) fn offer(&mut self, event: &Arc<Event>, most: usize) {
+    pub(super) fn offer(&mut self, event: &Arc<Event>, priority: Priority, most: usize) {
         if self.leases.contains_key(&event.id.pos.seq) {
             return;
         }
-        if self.absent.is_empty() && !self.reading(Work::Fresh) && self.bytes + weight(event) <= most {
+        let work = Work::Fresh(priority);
+        if self.absent.has_none(priority) && !self.reading(work) && self.bytes + weight(event) <= most {
             self.leases.insert(event.id.pos.seq, Lease::Queued);
-            self.push(Work::Fresh, event.clone());
+            self.push(work, event.clone());
         } else {
-            self.absent.insert(event.id.pos.seq);
+            self.absent.insert(event.id.pos.seq, priority);
         }
     }
 
     /// Keeps an event at hand that was read because it is wanted.
     pub(super) fn push(&mut self, work: Work, event: Arc<Event>) {
         self.bytes += weight(&event);
-        if let Some(queue) = self.queues.get_mut(work as usize) {
+        if let Some(queue) = self.queues.get_mut(work.index()) {
             queue.push_back(event);
         }
     }
 
-    /// The next event at hand. First attempts go first; every eighth turn retries do, every 32nd replays.
+    /// The next event at hand, see [`Turns`].
     pub(super) fn pop(&mut self) -> Option<(Work, Arc<Event>)> {
-        let order = match self.turn % 32 {
-            31 => [Work::Replay, Work::Retry, Work::Fresh],
-            7 | 15 | 23 => [Work::Retry, Work::Fresh, Work::Replay],
-            _ => [Work::Fresh, Work::Retry, Work::Replay],
-        };
-        for work in order {
-            if let Some(event) = self.queues.get_mut(work as usize).and_then(VecDeque::pop_front) {
-                self.turn = self.turn.wrapping_add(1);
-                self.bytes = self.bytes.saturating_sub(weight(&event));
-                return Some((work, event));
-            }
-        }
-        None
+        let Self { turns, queues, .. } = self;
+        let work = turns.next(|work| queues.get(work.index()).is_some_and(|queue| !queue.is_empty()))?;
+        let event = self.queues.get_mut(work.index())?.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(weight(&event));
+        Some((work, event))
+    }
+
+    /// Forgets all events at hand; their leases are the caller's business.
+    pub(super) fn clear(&mut self) {
+        self.queues.iter_mut().for_each(VecDeque::clear);
+        self.bytes = 0;
     }
 
     /// Events at hand of a kind.
     pub(super) fn ready(&self, work: Work) -> usize {
-        self.queues.get(work as usize).map_or(0, VecDeque::len)
+        self.queues.get(work.index()).map_or(0, VecDeque::len)
     }
 
     /// Whether a read for a kind of work is under way.
     pub(super) fn reading(&self, work: Work) -> bool {
-        self.reading.get(work as usize).copied().unwrap_or(false)
+        self.reading.get(work.index()).copied().unwrap_or(false)
     }
 
     pub(super) fn set_reading(&mut self, work: Work, reading: bool) {
-        if let Some(slot) = self.reading.get_mut(work as usize) {
+        if let Some(slot) = self.reading.get_mut(work.index()) {
             *slot = reading;
         }
     }
@@ -162,6 +179,56 @@ impl Lane {
     /// Bytes of events at hand.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// First attempts whose events are not at hand, by priority.
+#[derive(Default)]
+pub(super) struct Absent([RoaringTreemap; 3]);
+
+impl Absent {
+    /// All that wait for an upstream.
+    pub(super) fn of(upstream: &Upstream) -> Self {
+        let rest = match upstream.high.is_empty() && upstream.low.is_empty() {
+            true => upstream.waiting.clone(),
+            false => &(&upstream.waiting - &upstream.high) - &upstream.low,
+        };
+        Self([upstream.high.clone(), rest, upstream.low.clone()])
+    }
+
+    pub(super) fn insert(&mut self, event: Seq, priority: Priority) {
+        if let Some(set) = self.0.get_mut(priority as usize) {
+            set.insert(event);
+        }
+    }
+
+    pub(super) fn remove(&mut self, event: Seq) {
+        for set in self.0.iter_mut().filter(|set| !set.is_empty()) {
+            set.remove(event);
+        }
+    }
+
+    pub(super) fn has_none(&self, priority: Priority) -> bool {
+        self.0.get(priority as usize).is_none_or(RoaringTreemap::is_empty)
+    }
+
+    /// Takes the oldest of a priority.
+    pub(super) fn take(&mut self, priority: Priority, most: usize) -> Vec<Seq> {
+        let Some(set) = self.0.get_mut(priority as usize) else { return Vec::new() };
+        let events: Vec<Seq> = set.iter().take(most).collect();
+        for event in &events {
+            set.remove(*event);
+        }
+        events
+    }
+}
+
+/// The priority of a delivery that waits for its first attempt.
+pub(super) fn priority_of(upstream: &Upstream, event: Seq) -> Priority {
+    match event {
+        event if !upstream.high.is_empty() && upstream.high.contains(event) => Priority::High,
+        event if !upstream.low.is_empty() && upstream.low.contains(event) => Priority::Low,
+        _ => Priority::Normal,
     }
 }
 

@@ -12,12 +12,14 @@ pub mod core;
 mod duplicates;
 mod feed;
 mod lane;
+mod order;
 pub mod plan;
 mod read;
 mod retry;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod turns;
 mod view;
 
 use std::{
@@ -36,6 +38,7 @@ pub use command::{CommandError, TARGETS_MAX, Ticket};
 pub use core::Bounds;
 pub use feed::{Bell, Feed, Next};
 pub use read::read as read_events;
+pub use view::Blocked;
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -54,6 +57,11 @@ const ASKS_MAX: usize = 1024;
 pub trait Dispatch: Send + Sync {
     /// Takes a job. Must not block.
     fn dispatch(&self, job: Job);
+
+    /// The sender of an event waits for an answer that will not come now. Must not block.
+    fn unanswered(&self, event: Seq) {
+        let _nobody_waits = event;
+    }
 }
 
 /// How the agenda is set up.

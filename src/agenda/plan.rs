@@ -11,7 +11,7 @@ use std::{
 use crate::{
     event::{Body, Event, Reason},
     expr::{EvalError, Evaluator, Input},
-    routing::{Route, Table},
+    routing::{OnFailure, OrderPolicy, Priority, Route, Table},
 };
 
 /// One routing snapshot, with its routes sorted by source.
@@ -19,7 +19,66 @@ pub struct Routes {
     /// The snapshot.
     pub table: Arc<Table>,
     by_source: HashMap<Box<str>, Vec<usize>>,
+    /// Sources whose senders wait, and for whom.
+    awaited: HashMap<Box<str>, Box<str>>,
     for_all: Vec<usize>,
+    /// By upstream; those without an order are not here.
+    orders: HashMap<Box<str>, Arc<Orders>>,
+    /// Some route has another priority than the normal one.
+    has_priorities: bool,
+}
+
+/// What routes say about the order of one upstream's deliveries. All routes from a source to an upstream say the same:
+/// the configuration refuses others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// The policies.
+    pub policies: Vec<Arc<OrderPolicy>>,
+    by_source: HashMap<Box<str>, u16>,
+    /// For sources that are not configured any more.
+    for_all: Option<u16>,
+}
+
+impl Orders {
+    /// What the routes to this upstream say. None if none of them asks for an order.
+    fn new(table: &Table, upstream: &str) -> Option<Self> {
+        let leading = || table.routes.iter().filter(|route| route.leads_to(upstream));
+        if leading().all(|route| route.order.is_none()) {
+            return None;
+        }
+        let mut orders = Self::default();
+        for source in &table.sources {
+            let policy = leading().find(|route| route.takes(&source.name)).and_then(|route| route.order.as_ref());
+            if let Some(number) = policy.map(|policy| orders.number(policy)) {
+                orders.by_source.insert((&*source.name).into(), number);
+            }
+        }
+        let policy = leading().find(|route| route.sources.is_none()).and_then(|route| route.order.as_ref());
+        orders.for_all = policy.map(|policy| orders.number(policy));
+        Some(orders)
+    }
+
+    fn number(&mut self, policy: &Arc<OrderPolicy>) -> u16 {
+        let known = self.policies.iter().position(|known| known == policy);
+        let number = known.unwrap_or_else(|| {
+            self.policies.push(policy.clone());
+            self.policies.len() - 1
+        });
+        u16::try_from(number).unwrap_or(u16::MAX)
+    }
+
+    /// The policy for events of a source, and its number.
+    #[must_use]
+    pub fn of(&self, source: &str) -> Option<(u16, &OrderPolicy)> {
+        let number = self.by_source.get(source).copied().or(self.for_all)?;
+        Some((number, self.policies.get(usize::from(number))?))
+    }
+
+    /// Whether dead deliveries keep those behind them waiting.
+    #[must_use]
+    pub fn parks(&self) -> bool {
+        self.policies.iter().any(|policy| policy.on_failure == OnFailure::Park)
+    }
 }
 
 /// A filter's answer: it matched or not, or why there is no answer.
@@ -77,6 +136,17 @@ pub struct Decision {
     pub held: Option<Reason>,
     /// A route took it and discarded it on purpose.
     pub ignored: bool,
+    /// Of the targets, those that are not of normal priority.
+    pub priorities: Vec<(Box<str>, Priority)>,
+}
+
+impl Decision {
+    /// The priority of a target.
+    #[must_use]
+    pub fn priority(&self, upstream: &str) -> Priority {
+        let found = self.priorities.iter().find(|(name, _)| **name == *upstream);
+        found.map_or(Priority::Normal, |(_, priority)| *priority)
+    }
 }
 
 impl Routes {
@@ -91,7 +161,24 @@ impl Routes {
                 (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
             by_source.insert((&*source.name).into(), routes.collect());
         }
-        Self { table, by_source, for_all }
+        let has_priorities = table.routes.iter().any(|route| route.priority != Priority::Normal);
+        let orders =
+            table.upstreams.keys().filter_map(|name| Some((name.clone(), Arc::new(Orders::new(&table, name)?))));
+        let orders = orders.collect();
+        let waits = table.sources.iter().filter_map(|source| Some((source, source.wait.as_ref()?)));
+        let awaited = waits.map(|(source, wait)| ((&*source.name).into(), wait.reply_from.clone())).collect();
+        Self { table, by_source, awaited, for_all, orders, has_priorities }
+    }
+
+    /// What is said about the order of an upstream's deliveries.
+    #[must_use]
+    pub fn orders(&self, upstream: &str) -> Option<&Arc<Orders>> {
+        self.orders.get(upstream)
+    }
+
+    /// The upstream whose answer the sender of a source's event waits for.
+    pub(super) fn awaited(&self, source: &str) -> Option<&str> {
+        if self.awaited.is_empty() { None } else { self.awaited.get(source).map(|name| &**name) }
     }
 
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].
@@ -132,7 +219,13 @@ impl Routes {
         let later = failed.iter().find_map(|(_, why)| if let NoAnswer::Later(why) = why { Some(why) } else { None });
         match later {
             Some(why) => Verdict::Later(why.clone()),
-            None => Verdict::Decided(as_the_door_said(event, decide(&matched, &failed))),
+            None => {
+                let mut decision = decide(&matched, &failed);
+                if self.has_priorities {
+                    decision.priorities = priorities(&decision.targets, &matched);
+                }
+                Verdict::Decided(as_the_door_said(event, decision))
+            }
         }
     }
 }
@@ -192,6 +285,13 @@ fn decide(matched: &[&Route], failed: &[(&Route, &NoAnswer)]) -> Decision {
     decision.ignored =
         decision.targets.is_empty() && matched.iter().any(|route| route.to.is_empty() || route.topic.is_some());
     decision
+}
+
+/// The most urgent of the routes that match decides.
+fn priorities(targets: &[Box<str>], matched: &[&Route]) -> Vec<(Box<str>, Priority)> {
+    let of = |name: &str| matched.iter().filter(|route| route.leads_to(name)).map(|route| route.priority).min();
+    let targets = targets.iter().filter_map(|name| Some((name.clone(), of(name)?)));
+    targets.filter(|(_, priority)| *priority != Priority::Normal).collect()
 }
 
 /// What was decided about the event when it came in: part of a loop, or beyond what its tenant may send.

@@ -7,13 +7,13 @@
 use std::{collections::BinaryHeap, sync::Arc};
 
 use super::{
-    core::{Hurry, Read, ReadOrder},
+    core::{Hurry, Purpose, Read, ReadOrder},
     retry::bucket,
 };
 use crate::{
     clock::Timestamp,
-    event::{DeliveryState, Seq},
-    log::{Entry, Log, ReadError, entry},
+    event::{Body, DeliveryState, Event, Seq},
+    log::{Entry, Log, ReadError, entry, read_body},
     state::{Key, Layers, NEVER, Record, StateError, UpstreamId},
 };
 
@@ -48,7 +48,9 @@ pub fn read(log: &dyn Log, order: &ReadOrder) -> Vec<(Seq, Read)> {
                 let reached = rest.partition_point(|(_, stored_at)| *stored_at <= last);
                 let (here, beyond) = rest.split_at(reached);
                 for (event, stored_at) in here {
-                    answers.push((*event, find(&entries, *stored_at, &mut bytes)));
+                    let found = find(&entries, *stored_at, &mut bytes);
+                    let whole = matches!(order.purpose, Purpose::Keys(_));
+                    answers.push((*event, if whole { with_body(log, found, &mut bytes) } else { found }));
                 }
                 rest = beyond;
             }
@@ -70,6 +72,20 @@ fn find(entries: &[Entry], stored_at: Seq, bytes: &mut usize) -> Read {
     match entry::decode_event(entry) {
         Some(event) => Read::Event(Arc::new(event)),
         None => Read::Lost(format!("the entry at sequence {stored_at} is no event")),
+    }
+}
+
+/// The event with its body at hand, if that stands in parts: what is asked of it is asked on a thread that reads nothing.
+fn with_body(log: &dyn Log, found: Read, bytes: &mut usize) -> Read {
+    match found {
+        Read::Event(event) if matches!(event.body, Body::Parts { .. }) => match read_body(log, &event) {
+            Ok(body) => {
+                *bytes += body.len();
+                Read::Event(Arc::new(Event { body: Body::Inline(body), ..(*event).clone() }))
+            }
+            Err(error) => unreadable(&error),
+        },
+        found => found,
     }
 }
 

@@ -158,6 +158,13 @@ impl Agenda {
         self.horizon = until;
     }
 
+    /// Forgets everything: all of it is to be found in the stored records.
+    pub(super) fn forget(&mut self) {
+        self.due.clear();
+        self.buckets.clear();
+        self.horizon = Some((0, 0));
+    }
+
     /// Events in memory.
     #[must_use]
     pub(super) fn len(&self) -> usize {

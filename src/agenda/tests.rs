@@ -30,6 +30,7 @@ mod again;
 mod backlog;
 mod door;
 mod holds;
+mod order;
 mod refused;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
@@ -135,7 +136,7 @@ impl Rig {
             self.asked.extend(effects.ask);
             for order in effects.read {
                 let events = read::read(&*self.log, &order);
-                self.core.loaded(order.purpose, events, self.now);
+                self.core.loaded(order.purpose, events, self.now).unwrap();
             }
             let refills = effects.refill.len();
             for upstream in effects.refill {
@@ -243,7 +244,7 @@ fn a_filter_decides_at_once_or_when_the_pool_answers_and_a_failure_is_a_dead_del
     assert!(rig.take().is_empty(), "nothing is sent before all filters have answered");
     let question = rig.asked.pop().unwrap();
     assert_eq!(question.ask, [1, 2]);
-    rig.core.answered(&question, &[(1, Ok(true)), (2, Err(expr::EvalError::TooSlow(100).into()))]);
+    rig.core.answered(&question, &[(1, Ok(true)), (2, Err(expr::EvalError::TooSlow(100).into()))]).unwrap();
     rig.settle();
     assert_eq!(rig.take(), [job("a", event, 1), job("b", event, 1)]);
     assert_eq!(rig.state_of(event, "c"), Some(DeliveryState::Dead));

@@ -254,8 +254,8 @@ impl Work {
             Incoming::Paused(upstream, paused) => self.core.paused(&upstream, paused, now),
             // The step looks at the live table by itself.
             Incoming::Configured => {}
-            Incoming::Loaded(purpose, events) => self.core.loaded(purpose, events, now),
-            Incoming::Answered(question, answers) => self.core.answered(&question, &answers),
+            Incoming::Loaded(purpose, events) => self.core.loaded(purpose, events, now)?,
+            Incoming::Answered(question, answers) => self.core.answered(&question, &answers)?,
             Incoming::Upkeep(done) => self.upkeep_done(done)?,
             Incoming::Ask(question) => question(&mut self.core, now),
             Incoming::Until(seq, waiter) => self.until.push((seq, waiter)),
@@ -306,6 +306,9 @@ impl Work {
         }
         for job in effects.dispatch {
             self.shared.deps.dispatch.dispatch(job);
+        }
+        for event in effects.unanswered {
+            self.shared.deps.dispatch.unanswered(event);
         }
         for order in effects.read {
             if let Err(refused) = self.reader.try_send(order) {

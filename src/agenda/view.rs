@@ -3,13 +3,30 @@
 
 use super::{Agenda, AskError, core::Core};
 use crate::{
+    clock::Timestamp,
     event::{DeliveryState, Reason, Seq},
-    state::{EventView, Expiry, Key, Listed, StateError, UpstreamStats},
+    state::{DeliveryView, EventView, Expiry, Key, Listed, StateError, UpstreamStats},
     telemetry::Metrics,
 };
 
 /// The most events in one question, so that the thread is not held up.
 const VIEW_MAX: usize = 1_000;
+
+/// Keys of one upstream in one answer.
+const BLOCKED_MAX: usize = 1_000;
+
+/// The first delivery of a key that is blocked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Where its event is stored.
+    pub stored_at: Seq,
+    /// It, with its reason but without the text of that.
+    pub delivery: DeliveryView,
+    /// When its event was accepted, to within a few seconds.
+    pub since: Timestamp,
+    /// How many wait behind it.
+    pub waiting: usize,
+}
 
 impl Agenda {
     /// The deliveries of events, in the order asked for; beyond the first 1,000 nothing is answered. See
@@ -58,6 +75,17 @@ impl Agenda {
         expiry.map_err(|_| AskError::Rebuilding)
     }
 
+    /// The first deliveries of keys that are blocked: they failed, are held, or are dead and park their key. Of one
+    /// upstream or all, about [`BLOCKED_MAX`] of each.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<Blocked>, AskError> {
+        let upstream: Option<Box<str>> = upstream.map(Into::into);
+        let blocked = self.ask(move |core, _| core.blocked_keys(upstream.as_deref(), BLOCKED_MAX))?;
+        blocked.map_err(|_| AskError::Rebuilding)
+    }
+
     /// The oldest event that is not settled.
     ///
     /// # Errors
@@ -78,6 +106,7 @@ impl Core {
         for delivery in &mut view.deliveries {
             let id = self.state.id(&delivery.upstream);
             delivery.in_flight = id.is_some_and(|id| self.is_in_flight(Key::new(event, id)));
+            delivery.waits_for = id.and_then(|id| self.waits_for(Key::new(event, id)));
         }
         Ok(view)
     }
@@ -99,12 +128,14 @@ impl Core {
     }
 
     /// Sets the gauges.
-    pub(super) fn measure(&self, metrics: &Metrics, now: crate::clock::Timestamp) {
+    pub(super) fn measure(&mut self, metrics: &Metrics, now: Timestamp) {
+        self.measure_order(metrics);
         for stats in self.upstream_stats() {
             let gauges = metrics.upstream(&stats.name);
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             gauges.pending.set(number(stats.pending));
             gauges.held.set(number(stats.held));
+            gauges.review.set(number(stats.review));
             let oldest = stats.oldest_pending_at.filter(|_| stats.pending > 0);
             gauges.oldest_pending_seconds.set(oldest.map_or(0, |at| number(now.since(at).as_secs())));
             let mut dead = gauges.dead.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,19 +1,18 @@
 //! Owns the adapters between stages that do not know each other: each passes a call on and decides nothing.
 
-use std::{
-    error::Error,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
 
 use crate::{
     agenda::{Agenda, Dispatch},
-    delivery::{self, Engine, Proxied, Signals},
+    delivery::{self, Awaited, Engine, Proxied, Signals},
     event::{EventId, Job, Seq},
-    ingress::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest},
-    routing::{OnDuplicate, topic_of},
+    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest},
+    log::{Log, ReadError, find_answer, read_answer, read_whole},
+    routing::{OnDuplicate, OnError, WaitPolicy, topic_of},
 };
 
 /// The engine, once it is there: agenda and engine need each other, and the agenda comes first. What it hands out before
@@ -25,6 +24,10 @@ impl Dispatch for ToEngine {
     fn dispatch(&self, job: Job) {
         // The agenda's thread has nothing to do without an engine; a job that was dropped would be leased for long.
         self.0.wait().dispatch(job);
+    }
+
+    fn unanswered(&self, event: Seq) {
+        self.0.wait().unanswered(event);
     }
 }
 
@@ -51,10 +54,33 @@ impl DuplicateSink for ToAgenda {
     }
 }
 
-/// Answers safe methods through the engine.
-pub(super) struct ThroughEngine(pub(super) Engine);
+/// Has answers through the engine, and those that were given from the log.
+pub(super) struct ThroughEngine(pub(super) Engine, pub(super) Arc<dyn Log>);
 
 impl Proxy for ThroughEngine {
+    fn expect(&self, policy: &WaitPolicy, dedupe: Option<u128>) -> Option<Expected> {
+        let pass_errors = policy.on_error == OnError::Pass;
+        let awaited = Awaited { upstream: (&*policy.reply_from).into(), pass_errors, dedupe };
+        let waiting = self.0.expect(awaited)?;
+        let ticket = waiting.ticket();
+        Some(Expected {
+            stored: Arc::new(move |id| ticket.stored(id)),
+            answer: Box::pin(async move { Some(waiting.answer().await?.map(BodyExt::boxed)) }),
+        })
+    }
+
+    fn first_answer(&self, first: EventId) -> Awaiting {
+        let (engine, log) = (self.0.clone(), self.1.clone());
+        Box::pin(async move {
+            let known = engine.first_answer(first.pos.seq).await;
+            let read = tokio::task::spawn_blocking(move || stored_answer(&*log, first.pos.seq, known)).await.ok()?;
+            read.unwrap_or_else(|error| {
+                tracing::warn!(event = %first, %error, "the first answer can't be read: a duplicate gets the fallback");
+                None
+            })
+        })
+    }
+
     fn forward(&self, request: SafeRequest) -> Forwarding {
         let engine = self.0.clone();
         Box::pin(async move {
@@ -71,10 +97,9 @@ impl Proxy for ThroughEngine {
                 event: Arc::new(request.event),
                 upstream: upstream.name.clone(),
                 timeout: source.reply_timeout,
-                reply_bytes_max: upstream.max_reply,
             };
             match engine.proxy(proxied).await {
-                Ok(response) => Ok(response.map(whole)),
+                Ok(response) => Ok(response.map(BodyExt::boxed)),
                 Err(delivery::ProxyError::Late(_)) => Err(ProxyError::Late),
                 Err(other) => Err(ProxyError::Unreachable(other.to_string())),
             }
@@ -82,7 +107,23 @@ impl Proxy for ThroughEngine {
     }
 }
 
-fn whole(bytes: Bytes) -> BoxBody<Bytes, Box<dyn Error + Send + Sync>> {
+/// The first answer to an event as it was given; None if there was none or it was not kept.
+fn stored_answer(log: &dyn Log, event: Seq, known: Option<Seq>) -> Result<Option<Response<Passed>>, ReadError> {
+    let answer = match known {
+        Some(seq) => Some(read_answer(log, seq)?),
+        None => find_answer(log, event)?,
+    };
+    let Some((headers, body)) = answer.as_ref().and_then(|answer| answer.kept.as_ref()) else { return Ok(None) };
+    let mut response = Response::new(whole(read_whole(log, body)?));
+    *response.headers_mut() = headers.clone();
+    let status = answer.as_ref().and_then(|answer| StatusCode::from_u16(answer.status).ok());
+    Ok(status.map(|status| {
+        *response.status_mut() = status;
+        response
+    }))
+}
+
+fn whole(bytes: Bytes) -> Passed {
     Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 

@@ -8,7 +8,11 @@ use http::HeaderName;
 use super::{probe::Probe, reads, reload::Running, status::Samples};
 use crate::{
     admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
-    agenda::plan::{NoAnswer, Routes, Verdict},
+    agenda::{
+        Blocked,
+        core::key_text,
+        plan::{NoAnswer, Routes, Verdict},
+    },
     clock::Timestamp,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
@@ -16,6 +20,7 @@ use crate::{
     log::{
         Log,
         entry::{Command, Target},
+        read_event,
     },
     quarantine::{Judgement, Purpose, Quarantine},
 };
@@ -162,6 +167,12 @@ impl Ports for Instance {
         self.ingress.refused().after(after).into_iter().map(shown).collect()
     }
 
+    fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String> {
+        let blocked = self.running.agenda.blocked_keys(upstream).map_err(|error| error.to_string())?;
+        let routes = Routes::new(self.running.live.snapshot());
+        Ok(blocked.into_iter().filter_map(|blocked| self.blocked_key(blocked, &routes)).collect())
+    }
+
     fn upstreams(&self) -> Vec<Box<str>> {
         let mut names: Vec<Box<str>> = self.running.live.snapshot().upstreams.keys().cloned().collect();
         names.sort();
@@ -205,6 +216,25 @@ impl Ports for Instance {
 }
 
 impl Instance {
+    /// In the words of the admin side. None if the event is damaged: the diagnostics name it.
+    fn blocked_key(&self, blocked: Blocked, routes: &Routes) -> Option<wire::BlockedKey> {
+        let event = read_event(&*self.running.log, blocked.stored_at).ok()?;
+        let delivery = blocked.delivery.with_reason(&*self.running.log);
+        let orders = routes.orders(&delivery.upstream);
+        let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
+        Some(wire::BlockedKey {
+            key: orders.and_then(|orders| key_text(&self.evaluator, orders, &event)),
+            event: event.id.to_string(),
+            state: delivery.status.state().as_str().to_owned(),
+            attempts: delivery.attempts,
+            reason: delivery.status.reason().map(ToString::to_string),
+            due_at: delivery.due.map(|due| now.after(due.since(steady))),
+            since: blocked.since,
+            waiting: blocked.waiting as u64,
+            upstream: delivery.upstream.to_string(),
+        })
+    }
+
     fn upstream_figures(&self, names: &[Box<str>], now: Timestamp) -> Vec<wire::Upstream> {
         let stats = self.running.agenda.upstreams().unwrap_or_default();
         let breakers = self.running.engine.breakers();
@@ -218,12 +248,17 @@ impl Instance {
                 breaker: breaker.map_or("closed", |breaker| breaker.state.as_str()).into(),
                 in_flight: breaker.map_or(0, |breaker| breaker.in_flight as u64),
                 rate: self.samples.rate(now, &name, &self.running.metrics),
+                concurrency_limit: breaker.and_then(|breaker| breaker.limit).unwrap_or(0) as u64,
+                rate_limit: breaker.and_then(|breaker| breaker.rate),
+                throttled_until: breaker.and_then(|breaker| breaker.throttled).map(|(_, until)| until),
+                throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
                 ..wire::Upstream::default()
             };
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {
                 upstream.pending = stats.pending;
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
+                upstream.review = stats.review;
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     event::{DeliveryState, Event, Seq},
     expr::{Evaluator, Expr, decode_body},
-    log::{Log, entry::Target, sled::offline::OfflineLog},
+    log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
     routing::{Route, Table},
     state::{self, Offline},
@@ -75,6 +75,7 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
             last: delivery.last,
             due: delivery.due,
             in_flight: delivery.in_flight,
+            waits_for: delivery.waits_for.and_then(|before| read_event(log, before).ok()).map(|event| event.id),
             status: delivery.status,
         }
     });

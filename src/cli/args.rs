@@ -78,8 +78,25 @@ selects deliveries that exist now. --reason is no filter here: it is recorded an
     #[command(after_help = "Examples:
   stagepost release --upstream billing
   stagepost release --source stripe
-  stagepost release 01KDYAK3SF0000000000000001")]
+  stagepost release 01KDYAK3SF0000000000000001
+
+With the id of a dead event it lets those go that wait behind it because its key is parked (order_by).")]
     Release(SelectArgs),
+    /// Keys whose first delivery keeps others waiting (order_by)
+    #[command(after_help = "Examples:
+  stagepost keys
+  stagepost keys --upstream billing --json
+
+`stagepost replay ID` makes a dead one due again, `stagepost release ID` lets those behind it go.")]
+    Keys(KeysArgs),
+    /// Take answers for good that wait for a person
+    #[command(after_help = "Examples:
+  stagepost resolve 01KDYAK3SF0000000000000001
+  stagepost resolve --upstream billing --since 1d --reason 'checked by hand'
+
+Takes deliveries in review only; they count as delivered. --reason is no filter here: it is recorded. To send them again,
+use `stagepost replay --state review`.")]
+    Resolve(SelectArgs),
     /// Hide events at once; their bytes go with their segment
     #[command(after_help = "Examples:
   stagepost delete 01KDYAK3SF0000000000000001
@@ -237,6 +254,18 @@ pub(super) struct ExplainArgs {
     pub(super) place: Where,
     /// The event
     pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct KeysArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Of this upstream only
+    #[arg(long, value_name = "NAME")]
+    pub(super) upstream: Option<String>,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

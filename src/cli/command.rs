@@ -32,6 +32,12 @@ pub(super) fn release(args: &SelectArgs, host: &dyn Host, terminal: &mut Termina
     command(asked(Verb::Release, args, terminal)?, args, host, terminal)
 }
 
+pub(super) fn resolve(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let mut asked = asked(Verb::Resolve, args, terminal)?;
+    asked.reason = asked.filters.reason.take();
+    command(asked, args, host, terminal)
+}
+
 pub(super) fn delete(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     command(asked(Verb::Delete, args, terminal)?, args, host, terminal)
 }
@@ -141,6 +147,7 @@ fn tell(asked: &Act, acted: &Acted, terminal: &mut Terminal<'_>) -> Result<(), F
         Verb::Replay => "due again",
         Verb::Hold => "held",
         Verb::Release => "released",
+        Verb::Resolve => "resolved",
         Verb::Delete => "deleted",
     };
     if let Some(upstream) = &acted.upstream {

@@ -13,6 +13,7 @@ mod exit;
 mod host;
 mod init;
 mod instance;
+mod keys;
 mod log;
 mod print;
 mod quarantine;
@@ -121,7 +122,9 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Replay(args) => command::replay(args, host, terminal),
         Verb::Hold(args) => command::hold(args, host, terminal),
         Verb::Release(args) => command::release(args, host, terminal),
+        Verb::Resolve(args) => command::resolve(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
+        Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),

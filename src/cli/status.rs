@@ -54,7 +54,7 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     }
     writeln!(out)?;
     let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
-    let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
+    let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "REVIEW", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
     Ok(table(out, &head, &rows)?)
 }
 
@@ -71,9 +71,13 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
         escaped(&upstream.breaker),
         upstream.pending.to_string(),
         upstream.held.to_string(),
+        upstream.review.to_string(),
         upstream.dead.to_string(),
-        upstream.in_flight.to_string(),
-        format!("{:.1}/s", upstream.rate),
+        format!("{}/{}", upstream.in_flight, upstream.concurrency_limit),
+        upstream.rate_limit.map_or_else(
+            || format!("{:.1}/s", upstream.rate),
+            |limit| format!("{:.1}/s of {}/s", upstream.rate, (limit * 100.0).round() / 100.0),
+        ),
         age(upstream.oldest_at, now),
         hold,
     ]

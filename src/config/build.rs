@@ -7,18 +7,22 @@ use std::{
 
 use super::{
     context::Context,
+    failure,
     listen::is_public,
+    order,
     problem::Place,
     reader::suggestion,
     server::QUEUE_BESIDE_BODY,
     settings::{ListenSettings, StoreSettings},
+    sink,
     source::{ReadSource, shown_path},
     topic::Topics,
     units::show_size,
+    wait,
 };
 use crate::{
     expr::CompileError,
-    routing::{Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
+    routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
 };
 
@@ -37,7 +41,16 @@ impl Parts {
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
         self.check_paths(cx);
         self.check_sizes(cx, store);
+        let upstreams = self.upstreams.iter().map(|(upstream, place)| (&*upstream.name, &upstream.target, place));
+        for (place, key, message) in sink::check_paths(upstreams) {
+            cx.problem(&place, &key, message);
+        }
         self.check_use(cx);
+        let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
+        order::check(cx, &sources, self.all_routes());
+        for ReadSource { source, place, .. } in &self.sources {
+            wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route));
+        }
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
@@ -51,11 +64,19 @@ impl Parts {
     pub(super) fn into_table(self) -> Result<Table, CompileError> {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
+        let mut read_sources = Vec::with_capacity(self.sources.len());
         for read in self.sources {
             routes.extend(read.route);
-            sources.push(Arc::new(read.source));
+            read_sources.push(read.source);
         }
         routes.extend(self.routes.into_iter().map(|(route, _)| route));
+        for mut source in read_sources {
+            let known = source.wait.as_ref().map(|policy| wait::reply_from(policy, &source, routes.iter()));
+            if let (Some(policy), Some(Ok(name))) = (&mut source.wait, known) {
+                policy.reply_from = name;
+            }
+            sources.push(Arc::new(source));
+        }
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
         let mut table = Table::new(TableParts {
@@ -85,6 +106,7 @@ impl Parts {
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
         self.topics.check_names(cx, &self.routes);
+        failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
             if let Some(first) = named.insert(&route.name, place) {
@@ -149,8 +171,14 @@ impl Parts {
                 cx.warn(place, &format!("source.{}", source.name), message);
             }
         }
+        failure::warn_of_both(cx, &self.upstreams, routes.iter().copied());
+        let others: HashSet<&str> = self
+            .upstreams
+            .iter()
+            .flat_map(|(upstream, _)| upstream.answers.iter().flat_map(AnswerPolicy::others))
+            .collect();
         for (upstream, place) in &self.upstreams {
-            if !routes.iter().any(|route| route.leads_to(&upstream.name)) {
+            if !routes.iter().any(|route| route.leads_to(&upstream.name)) && !others.contains(&*upstream.name) {
                 cx.warn(place, &format!("upstream.{}", upstream.name), "no route leads to it");
             }
         }

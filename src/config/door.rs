@@ -149,7 +149,7 @@ pub(super) fn warn_of_mode(section: &Section<'_>, scheme: &str) {
         _ => return,
     };
     let message = format!(
-        "{what} need mode = \"proxy\", which this version does not have: {instead}; events that need no answer are fine"
+        "{what} need mode = \"proxy\" on the source: without it {instead}; events that need no answer are fine"
     );
     section.warn("scheme", message);
 }

@@ -11,6 +11,7 @@ mod build;
 mod cloudevents;
 mod context;
 mod door;
+mod failure;
 mod files;
 mod find;
 mod front;
@@ -18,7 +19,9 @@ mod interpolate;
 mod keys;
 mod limits;
 mod listen;
+mod order;
 mod outside;
+mod pace;
 mod patience;
 mod problem;
 mod reader;
@@ -27,6 +30,7 @@ mod route;
 mod server;
 mod settings;
 mod sign;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -36,6 +40,7 @@ mod tree;
 mod units;
 mod upstream;
 mod verify;
+mod wait;
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::{reader::Section, units};
 use crate::{
     jitter::Jitter,
-    routing::{BreakerPolicy, ErrorRate, RetryPolicy, Schedule, TIMETABLE_ROWS_MAX},
+    routing::{BreakerPolicy, ErrorRate, RetryPolicy, Schedule, Share, TIMETABLE_ROWS_MAX},
 };
 
 /// So many attempts of a policy are added up to see how long it lasts.
 const ATTEMPTS_SUMMED_MAX: usize = 10_000;
 
-/// `[upstream.NAME.retry]`: two forms of one policy. Refuses one that outlives the events it is for.
-pub(super) fn retry(section: Section<'_>, retention: Duration) -> Option<RetryPolicy> {
+/// `[upstream.NAME.retry]`: two forms of one policy, and the share of the attempts that retries get. Refuses one that outlives the events it is for.
+pub(super) fn retry(section: Section<'_>, retention: Duration) -> (Option<RetryPolicy>, Option<Share>) {
     let standard = RetryPolicy::standard();
     let written = section.words("schedule");
     let is_exponential = ["first", "factor", "max", "attempts"].map(|key| section.has(key)).contains(&true);
@@ -48,6 +48,8 @@ pub(super) fn retry(section: Section<'_>, retention: Duration) -> Option<RetryPo
         Some(section.duration("give_up_after", "5d"))
     };
     let retry_after_max = section.duration("retry_after_max", "1h");
+    let share = section.number("share", 0.125, 0.001..=1.0);
+    let share = section.accept("share", Share::new(share));
     let policy = section.accept("", RetryPolicy::new(schedule, jitter, give_up_after, retry_after_max));
     if let Some(policy) = &policy {
         let span = policy.give_up_after.unwrap_or_else(|| longest(policy));
@@ -65,7 +67,7 @@ pub(super) fn retry(section: Section<'_>, retention: Duration) -> Option<RetryPo
         note_timetable(&section, policy);
     }
     section.finish();
-    policy
+    (policy, share)
 }
 
 /// How long a policy that ends by itself lasts, without jitter.

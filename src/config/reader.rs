@@ -144,6 +144,11 @@ impl<'a> Section<'a> {
         self.measure(key, None, units::parse_rate, |rate| format!("{rate}/s"))
     }
 
+    /// Things in a second, minute, hour or day, such as `"100/s"` or `"30/m"`, without a default.
+    pub(super) fn optional_pace(&self, key: &'static str) -> Option<(u64, Duration)> {
+        self.measure(key, None, units::parse_pace, |&(count, per)| units::show_pace(count, per))
+    }
+
     /// Requests in a second, such as `"20/s"`.
     pub(super) fn rate(&self, key: &'static str, default: &str) -> u64 {
         self.measure(key, Some(default), units::parse_rate, |&value| format!("{value}/s")).unwrap_or_default()

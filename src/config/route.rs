@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use super::{
+    order,
     problem::Place,
     reader::{Section, quoted},
     source::{check_name, expression, method},
@@ -67,14 +68,15 @@ fn one(index: usize, section: Section<'_>) -> (Route, Place) {
     let headers = section.optional_section("headers").map(header_edit).unwrap_or_default();
     let path = path_edit(&section);
     let method = section.text("method").and_then(|word| method(&section, "method", word));
-    for key in ["transform", "headers", "path", "strip_prefix", "method"] {
+    let (order, priority) = (order::order(&section), order::priority(&section));
+    for key in ["transform", "headers", "path", "strip_prefix", "method", "order_by", "priority"] {
         if to.is_empty() && topic.is_none() && section.has(key) {
             section.warn(key, "has no effect: the route discards its events");
         }
     }
     let place = section.place.clone();
     section.finish();
-    (Route { sources, when, topic, transform, headers, path, method, ..Route::new(&name, to) }, place)
+    (Route { sources, when, topic, transform, headers, path, method, order, priority, ..Route::new(&name, to) }, place)
 }
 
 fn never_matches(when: &Expr) -> bool {

@@ -14,6 +14,7 @@ use super::{
     tree::Value,
     units,
     verify::{self, About},
+    wait,
 };
 use crate::{
     expr::Expr,
@@ -62,7 +63,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let read = verify::read(section.section("verify"), &section, &about);
     let preset = read.preset;
     let methods = methods(&section, preset);
-    let _only_store = section.choice("mode", "store", &[("store", ())]);
+    let waits = section.choice("mode", "store", &[("store", false), ("proxy", true)]).unwrap_or(false);
+    let wait = wait::read(&section, waits);
     let dedupe = dedupe(&section, preset);
     let event_type = event_type(&section, preset);
     let types = types(&section, event_type.is_some());
@@ -83,6 +85,12 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     }
     let place = section.place.clone();
     let numbering = door::numbering(&section, preset);
+    if waits && split.is_some() {
+        section.problem(
+            "split",
+            "stands beside mode = \"proxy\": there is one answer, but an event for each item; remove one",
+        );
+    }
     let rate = limits::rate(&section, None);
     let tenants = limits::tenants(&section, pattern.as_ref());
     let loops = limits::loops(&section);
@@ -99,6 +107,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         reply,
         max_body,
         record_safe,
+        wait,
         reply_timeout,
         quarantine,
         guard,
@@ -292,12 +301,19 @@ fn reply(source: &Section<'_>, preset: Option<&Preset>) -> Option<Reply> {
         source.note(format!("the preset's reply: {} {body}", reply.status.as_u16()).trim_end());
         return Some(reply);
     };
-    let status = section.count("status", 200, 200..=299);
+    let reply = own_reply(&section, 299);
+    section.finish();
+    reply
+}
+
+/// An answer of our own, with a status from 200 to `most`.
+pub(super) fn own_reply(section: &Section<'_>, most: u64) -> Option<Reply> {
+    let status = section.count("status", 200, 200..=most);
     let texts = section.texts("headers");
     let mut headers = HeaderMap::with_capacity(texts.len());
     for (name, text, _) in &texts {
         let value = HeaderValue::from_str(text).map_err(|_| format!("{name} holds characters no header may hold"));
-        if let (Some(name), Some(value)) = (header_name(&section, "headers", name), section.accept("headers", value)) {
+        if let (Some(name), Some(value)) = (header_name(section, "headers", name), section.accept("headers", value)) {
             if name == http::header::CONTENT_LENGTH || name == http::header::TRANSFER_ENCODING {
                 section.problem("headers", format!("{name} is set by stagepost itself; remove it"));
             }
@@ -315,7 +331,6 @@ fn reply(source: &Section<'_>, preset: Option<&Preset>) -> Option<Reply> {
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) && !body.is_empty() {
         section.problem("body", format!("can't be sent with status {}; use 200 or remove it", status.as_u16()));
     }
-    section.finish();
     Some(Reply { status, headers, body })
 }
 

@@ -3,9 +3,12 @@
 mod batch;
 mod door;
 mod errors;
+mod failure;
+mod guard;
 mod outside;
 mod presets;
 mod sign;
+mod sink;
 mod tls;
 mod topic;
 
@@ -204,6 +207,7 @@ fn the_commented_example_names_every_key() {
         "[source.app.tenant]\n",
         "[source.app.tenant.limits.acme]\n",
         "[upstream.billing]\n",
+        "[upstream.billing.batch]\n",
         "[upstream.billing]\nurl = 'https://x'\n[upstream.billing.tls]\n",
         "[upstream.billing.retry]\n",
         "[upstream.billing.retry]\nattempts = 3\n",
@@ -227,6 +231,7 @@ fn the_commented_example_names_every_key() {
 fn the_other_examples_load_up_to_the_secrets_and_certificates_they_name() {
     for (text, missing) in [
         (include_str!("../../config/examples/sidecar.toml"), "STAGEPOST"),
+        (include_str!("../../config/examples/archive.toml"), "STAGEPOST"),
         (include_str!("../../config/examples/unix-socket.toml"), "/etc/stagepost/secret"),
         (include_str!("../../config/examples/mtls.toml"), "tls/"),
     ] {

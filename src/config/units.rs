@@ -10,6 +10,9 @@ const RATE_MAX: u64 = 1_000_000;
 
 const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
+/// The times of rates of attempts.
+const PACES: [(&str, u64); 4] = [("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
 const SIZES: [(&str, u64); 5] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 /// A duration: a whole number and `ms`, `s`, `m`, `h` or `d`.
@@ -24,6 +27,26 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, &SIZES).ok_or_else(|| {
         format!("\"{text}\" is no size; write a whole number with B, KiB, MiB, GiB or TiB, such as \"10MiB\"")
     })
+}
+
+/// Things in a time: a whole number and `/s`, `/m` (or `/min`), `/h` or `/d`; at most so many as [`RATE_MAX`] a second.
+pub(super) fn parse_pace(text: &str) -> Result<(u64, Duration), String> {
+    let parsed = text.split_once('/').and_then(|(number, unit)| {
+        let unit = if unit == "min" { "m" } else { unit };
+        let (_, per_ms) = PACES.iter().find(|(name, _)| *name == unit)?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let count: u64 = number.parse().ok().filter(|_| is_number)?;
+        (1..=RATE_MAX * per_ms / 1_000).contains(&count).then_some((count, Duration::from_millis(*per_ms)))
+    });
+    parsed.ok_or_else(|| {
+        format!("\"{text}\" is no rate; write a whole number in a second, minute, hour or day, such as \"100/s\" or \"30/m\"")
+    })
+}
+
+/// The form of a number of things in a time.
+pub(super) fn show_pace(count: u64, per: Duration) -> String {
+    let unit = PACES.iter().find(|(_, ms)| u128::from(*ms) == per.as_millis()).map_or("s", |(name, _)| name);
+    format!("{count}/{unit}")
 }
 
 /// Bytes in a second: a size and `/s`.
@@ -91,6 +114,19 @@ mod tests {
         assert_eq!(parse_rate("100/s"), Ok(100));
         for text in ["100", "0/s", "-1/s", "+1/s", "1.5/s", "6/m", "/s", "1000001/s"] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_of_attempts_may_be_slow() {
+        for (text, count, seconds) in [("200/s", 200, 1), ("1/m", 1, 60), ("5000/h", 5000, 3600), ("1/d", 1, 86_400)] {
+            let parsed = parse_pace(text);
+            assert_eq!(parsed, Ok((count, Duration::from_secs(seconds))));
+            assert_eq!(show_pace(count, Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(parse_pace("1/min"), parse_pace("1/m"));
+        for text in ["", "1", "/s", "0/s", "-1/s", "1.5/s", "1/ms", "1/S", "1 / s", "1000001/s", "1/s/s"] {
+            assert!(parse_pace(text).is_err(), "{text}");
         }
     }
 

@@ -8,18 +8,22 @@ use rustls_pki_types::ServerName;
 
 use super::{
     cloudevents,
+    door::networks,
+    failure,
     listen::pem_path,
+    pace,
     patience::{breaker, retry},
     problem::Place,
     reader::{Section, quoted},
     server::{Server, header_name, positive},
     settings::StoreSettings,
     sign,
+    sink::{self, Shape},
     source::{chain, check_name},
     tls,
 };
 use crate::{
-    routing::{HostPolicy, PathEdit, Target, TlsClient, Upstream},
+    routing::{HostPolicy, PathEdit, PublicOnly, Share, SignPolicy, Target, TlsClient, TurnPolicy, Upstream},
     verify::{SecretRef, references_files, resolve_embedded},
 };
 
@@ -69,6 +73,9 @@ pub(super) fn one(
     machine: &MachineRoots,
 ) -> Option<Upstream> {
     check_name(section, "", name);
+    if sink::shape(section) == Shape::File {
+        return files(name, section, store);
+    }
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
@@ -82,9 +89,11 @@ pub(super) fn one(
     let timeout = positive(section, "timeout", "10s");
     let connect_timeout = positive(section, "connect_timeout", "3s");
     let idle_timeout = positive(section, "idle_timeout", "30s");
-    let retry = retry(section.section("retry"), store.retention);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
+    let replays = section.accept("replay_share", Share::new(replays));
     let breaker = breaker(section.section("breaker"));
-    let concurrency = section.count("concurrency", 64, 1..=65_536);
+    let (concurrency, pace) = pace::read(section);
     let host = host(section, is_https);
     let path = path_edit(section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
@@ -92,8 +101,14 @@ pub(super) fn one(
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
+    let batch = sink::batch(section);
+    let answers = failure::read(section);
     let sign = sign::read(section);
     let cloudevents = cloudevents::read(section);
+    let guard = guard(section, target.as_ref());
+    if batch.is_some() {
+        sink::check_alone(section);
+    }
     let tls = match tls {
         Some(loaded) => Some(Arc::new(loaded?)),
         None => None,
@@ -108,13 +123,35 @@ pub(super) fn one(
         idle_timeout,
         retry: retry?,
         breaker: breaker?,
-        concurrency: usize::try_from(concurrency).unwrap_or(usize::MAX),
+        concurrency,
+        pace,
         host,
         path,
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
-        sign: sign?,
+        turns: TurnPolicy { retries: retries?, replays: replays? },
+        guard,
+        sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
+        batch,
+        answers,
         cloudevents,
+    })
+}
+
+/// An upstream that is files: one writer, no requests.
+fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Upstream> {
+    let target = sink::file(section);
+    let batch = sink::lines(section);
+    let (retry, retries) = retry(section.section("retry"), store.retention);
+    let breaker = breaker(section.section("breaker"));
+    Some(Upstream {
+        retry: retry?,
+        breaker: breaker?,
+        concurrency: 1,
+        turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
+        batch: Some(batch?),
+        sign: Some(SignPolicy::Never),
+        ..Upstream::new(name, target?)
     })
 }
 
@@ -147,6 +184,34 @@ fn target(section: &Section<'_>, url: &str) -> Result<Target, String> {
     };
     section.print("url", &quoted(url));
     Ok(target)
+}
+
+/// `guard` and `guard_allow`.
+fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
+    let is_guarded = section.flag("guard", false);
+    let allow = networks(section, "guard_allow");
+    if !is_guarded {
+        if allow.is_some() {
+            section.problem("guard_allow", "has no effect without guard = true; add that or remove it");
+        }
+        return None;
+    }
+    let guard = PublicOnly { allow: allow.unwrap_or_default() };
+    match target {
+        Some(Target::Unix(_)) => section.problem("guard", "has no meaning for a unix: url; remove it"),
+        Some(Target::Http(uri) | Target::Https(uri)) => {
+            let literal = uri.host().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+            if let Some((address, why)) = literal.and_then(|address| Some((address, guard.refusal(address)?))) {
+                section.problem("url", refused_literal(address, why));
+            }
+        }
+        Some(Target::File(_)) | None => {}
+    }
+    Some(guard)
+}
+
+fn refused_literal(address: std::net::IpAddr, why: &str) -> String {
+    format!("leads to {address}, which is {why} and refused by guard; add it to guard_allow or remove guard")
 }
 
 fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {

@@ -94,7 +94,9 @@ pub(super) fn read(section: Section<'_>, source: &Section<'_>, about: &About<'_>
         source.warn("path", "captures {secret}, which is stored and shown; write verify = { scheme = \"path\", … }");
     }
     let challenge = preset.and_then(|preset| preset.challenge).and_then(|kind| door::challenge(&section, kind));
-    door::warn_of_mode(&section, scheme);
+    if !matches!(source.value("mode"), Some(super::tree::Value::Text(mode)) if mode == "proxy") {
+        door::warn_of_mode(&section, scheme);
+    }
     section.finish();
     ReadVerify { verifier, preset, challenge }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
+use super::policy::Decided;
 use crate::{
     clock::Timestamp,
     event::{Outcome, Reason},
@@ -46,6 +47,8 @@ pub(crate) struct Judgement {
     pub(crate) words: Option<Box<str>>,
     /// The reason code if the delivery dies of it.
     pub(crate) code: &'static str,
+    /// What the operator's own rules say, in place of the outcome's usual consequence.
+    pub(crate) decided: Option<Decided>,
 }
 
 impl Judgement {
@@ -78,6 +81,7 @@ pub(crate) fn answer(status: StatusCode, headers: &HeaderMap, rules: Rules, now:
             hold_upstream: false,
             words: None,
             code: "refused",
+            decided: None,
         };
     }
     let deferred = matches!(status.as_u16(), 408 | 425 | 429) || status.is_server_error();
@@ -98,6 +102,7 @@ pub(crate) fn answer(status: StatusCode, headers: &HeaderMap, rules: Rules, now:
         hold_upstream: retry_after.is_some() && matches!(status.as_u16(), 429 | 503),
         words: Some(words(status, headers)),
         code: if status.is_redirection() { "redirect" } else { "refused" },
+        decided: None,
     }
 }
 
@@ -111,7 +116,18 @@ pub(crate) fn no_answer(words: Box<str>) -> Judgement {
         hold_upstream: false,
         words: Some(words),
         code: "refused",
+        decided: None,
     }
+}
+
+/// Judges lines that are on disk.
+pub(crate) fn written() -> Judgement {
+    Judgement { outcome: Outcome::Delivered, health: Health::Alive, words: None, ..no_answer(Box::default()) }
+}
+
+/// Judges lines that could not be written: nothing is wrong with them.
+pub(crate) fn unwritable(words: Box<str>) -> Judgement {
+    Judgement { code: "unwritable", ..no_answer(words) }
 }
 
 /// `404 Not Found`, `302 Found, Location: https://elsewhere/`.

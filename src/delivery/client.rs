@@ -19,7 +19,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::connection::{Connection, Http1, Http2, Unsent, drive, open, same_peer, words};
 use crate::routing::{Target, Upstream};
@@ -59,6 +59,9 @@ pub(crate) enum Cut {
 pub(crate) enum Failure {
     #[error("can't connect: {0}")]
     Connect(Box<str>),
+    /// The upstream's guard takes none of its addresses; none was dialled.
+    #[error("address refused: {0}")]
+    AddressRefused(Box<str>),
     #[error("no connection within {} ms", .0.as_millis())]
     ConnectLate(Duration),
     #[error("no answer within {} ms", .0.as_millis())]
@@ -101,35 +104,92 @@ impl Client {
         shared: &Shared,
         keep: usize,
     ) -> Result<Answer, Failure> {
+        let (parts, body) = self.begin(request, upstream, shared).await?.into_parts();
+        let mut answer = Answer { status: parts.status, headers: parts.headers, body: Bytes::new(), cut: None };
+        self.finish(body, &mut answer, upstream, keep).await;
+        Ok(answer)
+    }
+
+    /// Sends a request and waits for the head of the answer. Its body must be read, by [`Client::finish`] or
+    /// [`Client::relay`], or the client not used again.
+    pub(crate) async fn begin(
+        &mut self,
+        request: &impl MakeRequest,
+        upstream: &Arc<Upstream>,
+        shared: &Shared,
+    ) -> Result<Response<Incoming>, Failure> {
         let head = timeout(upstream.timeout, self.head(request, upstream, shared)).await;
-        let response = match head {
-            Ok(Ok(response)) => response,
+        match head {
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(failure)) => {
                 self.0 = None;
-                return Err(failure);
+                Err(failure)
             }
             Err(_late) => {
                 // A silent HTTP/2 connection may be dead: whoever comes next makes a new one.
                 if let Some(connection) = self.0.take() {
                     shared.forget(&connection).await;
                 }
-                return Err(Failure::Late(upstream.timeout));
-            }
-        };
-        let (parts, body) = response.into_parts();
-        let mut answer = Answer { status: parts.status, headers: parts.headers, body: Bytes::new(), cut: None };
-        if !body.is_end_stream() {
-            let mut kept = BytesMut::new();
-            let whole = upstream.timeout.saturating_add(upstream.idle_timeout);
-            let read = timeout(whole, self.body(body, &mut kept, keep, upstream.idle_timeout)).await;
-            let (cut, reusable) = read.unwrap_or((Some(Cut::Silent), false));
-            answer.cut = cut;
-            answer.body = kept.freeze();
-            if !reusable && matches!(self.0, Some(Connection::Http1(_))) {
-                self.0 = None;
+                Err(Failure::Late(upstream.timeout))
             }
         }
-        Ok(answer)
+    }
+
+    /// Reads the body of an answer, keeping at most `keep` bytes of it.
+    pub(crate) async fn finish(&mut self, body: Incoming, answer: &mut Answer, upstream: &Upstream, keep: usize) {
+        if body.is_end_stream() {
+            return;
+        }
+        let mut kept = BytesMut::new();
+        let whole = upstream.timeout.saturating_add(upstream.idle_timeout);
+        let read = timeout(whole, self.body(body, &mut kept, keep, upstream.idle_timeout)).await;
+        let (cut, reusable) = read.unwrap_or((Some(Cut::Silent), false));
+        answer.cut = cut;
+        answer.body = kept.freeze();
+        self.let_go_unless(reusable);
+    }
+
+    /// Passes the body of an answer on as it comes, as fast as it is taken. Gives at most `keep` bytes of it, and why
+    /// these are not all. When nobody takes it any more the rest is read as in [`Client::finish`].
+    pub(crate) async fn relay(
+        &mut self,
+        mut body: Incoming,
+        upstream: &Upstream,
+        keep: usize,
+        out: mpsc::Sender<Result<Bytes, Cut>>,
+    ) -> (Bytes, Option<Cut>) {
+        let (mut kept, mut longer) = (BytesMut::new(), None);
+        let (cut, reusable) = loop {
+            let data = match self.piece(&mut body, upstream.idle_timeout).await {
+                Piece::Data(data) => data,
+                Piece::End => break (longer, true),
+                Piece::Cut(cut) => {
+                    let _gone = out.send(Err(cut.clone())).await;
+                    break (Some(cut), false);
+                }
+            };
+            let fits = data.len().min(keep.saturating_sub(kept.len()));
+            kept.extend_from_slice(data.get(..fits).unwrap_or_default());
+            if fits < data.len() {
+                // Nobody can be told the whole again: the excerpt is all that is needed.
+                longer = Some(Cut::Longer);
+                kept.truncate(EXCERPT_BYTES);
+            }
+            if out.send(Ok(data)).await.is_err() {
+                let whole = upstream.timeout.saturating_add(upstream.idle_timeout);
+                let rest = timeout(whole, self.body(body, &mut kept, keep, upstream.idle_timeout)).await;
+                let (cut, reusable) = rest.unwrap_or((Some(Cut::Silent), false));
+                break (longer.or(cut), reusable);
+            }
+        };
+        self.let_go_unless(reusable);
+        (kept.freeze(), cut)
+    }
+
+    fn let_go_unless(&mut self, reusable: bool) {
+        if !reusable && matches!(self.0, Some(Connection::Http1(_))) {
+            self.0 = None;
+        }
     }
 
     /// Waits for `work` and keeps the idle connection driven, so that its end is noticed when it comes.
@@ -236,6 +296,23 @@ impl Client {
         Ok(false)
     }
 
+    /// The next piece of a body.
+    async fn piece(&mut self, body: &mut Incoming, idle: Duration) -> Piece {
+        let frame = match &mut self.0 {
+            Some(Connection::Http1(connection)) => {
+                timeout(idle, drive(&mut connection.driver, &mut connection.ended, body.frame())).await
+            }
+            _ => timeout(idle, body.frame()).await,
+        };
+        match frame {
+            Err(_late) => Piece::Cut(Cut::Silent),
+            Ok(None) => Piece::End,
+            Ok(Some(Err(error))) => Piece::Cut(Cut::Broken(words(&error))),
+            // Trailers are dropped.
+            Ok(Some(Ok(frame))) => Piece::Data(frame.into_data().unwrap_or_default()),
+        }
+    }
+
     /// Reads a body. Gives why it is cut, if it is, and whether the connection is good for another exchange.
     async fn body(
         &mut self,
@@ -247,17 +324,10 @@ impl Client {
         let mut drained = 0;
         let mut cut = None;
         loop {
-            let frame = match &mut self.0 {
-                Some(Connection::Http1(connection)) => {
-                    timeout(idle, drive(&mut connection.driver, &mut connection.ended, body.frame())).await
-                }
-                _ => timeout(idle, body.frame()).await,
-            };
-            let data = match frame {
-                Err(_late) => return (Some(Cut::Silent), false),
-                Ok(None) => return (cut, true),
-                Ok(Some(Err(error))) => return (Some(Cut::Broken(words(&error))), false),
-                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            let data = match self.piece(&mut body, idle).await {
+                Piece::Data(data) => data,
+                Piece::End => return (cut, true),
+                Piece::Cut(cut) => return (Some(cut), false),
             };
             let fits = data.len().min(keep.saturating_sub(kept.len()));
             kept.extend_from_slice(data.get(..fits).unwrap_or_default());
@@ -270,6 +340,13 @@ impl Client {
             }
         }
     }
+}
+
+/// What comes next of a body.
+enum Piece {
+    Data(Bytes),
+    End,
+    Cut(Cut),
 }
 
 impl Shared {

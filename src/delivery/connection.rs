@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     client::{Failure, MakeRequest},
-    stream::Stream,
+    stream::{AddressRefused, Stream},
 };
 use crate::routing::Upstream;
 
@@ -114,9 +114,10 @@ impl Http2 {
 /// Opens a stream, with the flag that tells whether anything was read from it.
 pub(crate) async fn open(upstream: &Upstream) -> Result<(Stream, Arc<AtomicBool>), Failure> {
     let answered = Arc::new(AtomicBool::new(false));
-    let stream = Stream::connect(upstream, answered.clone())
-        .await
-        .map_err(|error| Failure::Connect(error.to_string().into()))?;
+    let stream = Stream::connect(upstream, answered.clone()).await.map_err(|error| match error.get_ref() {
+        Some(inner) if inner.is::<AddressRefused>() => Failure::AddressRefused(error.to_string().into()),
+        _ => Failure::Connect(error.to_string().into()),
+    })?;
     Ok((stream, answered))
 }
 
@@ -127,7 +128,8 @@ pub(crate) fn same_peer(one: &Upstream, other: &Upstream) -> bool {
         (Some(one), Some(other)) => Arc::ptr_eq(&one.config, &other.config),
         _ => false,
     };
-    tls && one.target == other.target
+    // A guard that is new or narrower judges the address anew.
+    tls && one.target == other.target && one.guard == other.guard
 }
 
 /// Polls a connection's driver along with the work that needs it, in one task. Cancel-safe: both keep their state.

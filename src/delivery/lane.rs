@@ -17,14 +17,18 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
     BreakerView, Env, Signals,
-    breaker::{Pass, Step},
+    breaker::Step,
     classify::{self, Judgement, Rules},
     client::{Answer, Client, EXCERPT_BYTES, Failure, Shared},
-    gates::{Admitted, Evidence, Gates},
+    gates::{Admitted, Evidence, Gates, Now, Ticket},
+    pace::News,
+    policy,
     request::{self, Draft, LargeBodies, Unsent},
     settle,
+    sink::Files,
 };
 use crate::{
+    clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
     log::Done,
     routing::Upstream,
@@ -46,12 +50,16 @@ pub(crate) struct Lane {
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
     bell: Notify,
+    /// Rung for whoever collects a batch: there may be more for it, or it ends.
+    pub(super) more: Notify,
     /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
     retired: Mutex<bool>,
-    hall: Mutex<Hall>,
-    protocol: Shared,
+    pub(super) hall: Mutex<Hall>,
+    pub(super) protocol: Shared,
+    /// Of an upstream that is files.
+    pub(super) files: Arc<Files>,
     pub(crate) large_bodies: LargeBodies,
-    pub(crate) proxied: tokio::sync::Semaphore,
+    pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
     pub(super) unsettled: AtomicUsize,
     /// Where the lane lives.
@@ -67,12 +75,28 @@ struct Inbox {
 }
 
 /// What the workers share. Locked briefly, by tasks of one thread (and by those who ask for figures).
-struct Hall {
-    gates: Gates,
+pub(super) struct Hall {
+    pub(super) gates: Gates,
     /// Resting workers; the last to rest is the first to work, so that few connections stay warm.
     resting: Vec<Arc<Desk>>,
     /// No more work is taken.
-    closed: bool,
+    pub(super) closed: bool,
+    /// Attempts are batches.
+    batches: bool,
+    /// A worker collects a batch: all jobs that come are for it.
+    pub(super) collecting: bool,
+}
+
+impl Hall {
+    /// Takes the next job for an attempt of its own, if the gates let it through.
+    fn take(&mut self, concurrency: usize, now: Duration) -> Option<Admitted> {
+        if self.collecting {
+            return None;
+        }
+        let job = self.gates.take(concurrency, now)?;
+        self.collecting = self.batches;
+        Some(job)
+    }
 }
 
 /// Where a resting worker finds its next job.
@@ -86,17 +110,27 @@ impl Lane {
     /// Opens a lane on a shard.
     pub(crate) fn open(name: Arc<str>, env: Arc<Env>, shard: &Handle) -> Arc<Self> {
         let metrics = env.metrics.upstream(&name);
+        let table = env.live.snapshot();
+        let upstream = table.upstreams.get(&*name).map(AsRef::as_ref);
         let lane = Arc::new(Self {
-            hall: Mutex::new(Hall { gates: Gates::new(env.clock.steady()), resting: Vec::new(), closed: false }),
+            hall: Mutex::new(Hall {
+                gates: Gates::new(upstream, Now::of(&env.clock)),
+                resting: Vec::new(),
+                closed: false,
+                batches: false,
+                collecting: false,
+            }),
             name,
             env,
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
+            more: Notify::new(),
+            files: Arc::default(),
             retired: Mutex::new(false),
             protocol: Shared::default(),
             large_bodies: LargeBodies::default(),
-            proxied: tokio::sync::Semaphore::new(PROXIED_MAX),
+            proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
             shard: shard.clone(),
         });
@@ -146,25 +180,41 @@ impl Lane {
         }
     }
 
+    /// Whether nothing is sent now: the breaker is open, or the upstream asked for a pause.
+    pub(crate) fn is_shut(&self, concurrency: usize) -> bool {
+        lock(&self.hall).gates.limit(concurrency) == 0
+    }
+
     /// Figures for operators.
     pub(crate) fn view(&self) -> BreakerView {
+        let (now, table) = (Now::of(&self.env.clock), self.env.live.snapshot());
         let hall = lock(&self.hall);
-        let breaker = &hall.gates.breaker;
+        let (gates, breaker) = (&hall.gates, &hall.gates.breaker);
         BreakerView {
             upstream: self.name.clone(),
             state: breaker.state(),
             since: breaker.since(),
             opens_until: breaker.opens_until(),
             failures: breaker.failures(),
-            in_flight: hall.gates.in_flight,
+            in_flight: gates.in_flight,
+            limit: table.upstreams.get(&*self.name).map(|upstream| gates.limit(upstream.concurrency)),
+            rate: gates.pace.per_second(now.elapsed),
+            throttled: gates.throttled(now),
         }
     }
 
     /// The steward. Ends when the upstream is gone from the configuration or the engine drains.
     async fn run(self: Arc<Self>) {
+        self.recover_files().await;
         while let Some(wait) = self.clone().oversee() {
             // Cancel-safe: a permit of the bell is kept for the next turn.
             let _rung = timeout(wait, self.bell.notified()).await;
+            if self.files.is_due(self.env.clock.steady()) {
+                self.finish_files(false).await;
+            }
+        }
+        if self.files.due().is_some() {
+            self.finish_files(true).await;
         }
     }
 
@@ -172,7 +222,7 @@ impl Lane {
     fn oversee(self: Arc<Self>) -> Option<Duration> {
         let table = self.env.live.snapshot();
         let upstream = table.upstreams.get(&*self.name).filter(|_| !*lock(&self.retired));
-        let now = self.env.clock.steady();
+        let now = Now::of(&self.env.clock);
         let mut hall = lock(&self.hall);
         let mut inbox = lock(&self.inbox);
         hall.gates.queue.extend(inbox.jobs.drain(..));
@@ -184,24 +234,42 @@ impl Lane {
             let resting = std::mem::take(&mut hall.resting);
             drop(hall);
             resting.iter().for_each(|desk| desk.bell.notify_one());
+            self.more.notify_one();
             self.give_back(returned);
             return None;
         };
+        let concurrency = upstream.concurrency;
+        hall.gates.pace.configure(&upstream.pace, now.elapsed);
         hall.gates.tick(now);
-        let limit = hall.gates.limit(upstream.concurrency);
-        let returned = if limit == 0 { std::mem::take(&mut hall.gates.queue) } else { Default::default() };
-        while let Some(job) = hall.gates.take(upstream.concurrency) {
+        let batches = upstream.batch.is_some();
+        if std::mem::replace(&mut hall.batches, batches) != batches {
+            hall.collecting = false;
+        }
+        while let Some(job) = hall.take(concurrency, now.elapsed) {
             self.start(&mut hall, job);
         }
-        let deadline = hall.gates.deadline();
-        let window = hall.gates.new_window(upstream.concurrency);
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        if hall.collecting {
+            self.more.notify_one();
+        }
+        let returned = hall.gates.spill(concurrency, events_each(upstream), now.elapsed);
+        let window = hall.gates.new_window(concurrency, events_each(upstream), now.elapsed);
+        let rest = hall.gates.rest(concurrency, now);
+        let rest = rest.into_iter().chain(self.files.due().map(|due| due.since(now.time))).min();
+        self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
         if let Some(window) = window {
             self.signal(|signals| signals.window(&self.name, window));
         }
-        Some(deadline.map_or(Duration::from_secs(3600), |at| at.since(now).max(Duration::from_millis(1))))
+        Some(rest.unwrap_or(Duration::from_secs(3600)).max(Duration::from_millis(1)))
+    }
+
+    /// Sets the gauges.
+    fn show(&self, gates: &Gates, concurrency: usize, now: Now) {
+        self.metrics.breaker_state.set(gates.breaker.state().as_number());
+        self.metrics.concurrency_limit.set(i64::try_from(gates.limit(concurrency)).unwrap_or(i64::MAX));
+        self.metrics.set_rate_limit(gates.pace.per_second(now.elapsed));
+        self.metrics.throttled.set(i64::from(gates.throttled(now).is_some()));
     }
 
     /// Gives a job to a resting worker or to a new one.
@@ -216,8 +284,9 @@ impl Lane {
         }
     }
 
-    fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
+    pub(super) fn give_back(&self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
+            self.env.waiters.returned(job.event.id.pos.seq, &self.name);
             self.env.signals.returned(job.event.id.pos.seq, &self.name);
         }
     }
@@ -251,19 +320,28 @@ impl Lane {
             return Next::End;
         }
         if hall.gates.queue.is_empty() {
-            hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
+            self.take_inbox(&mut hall);
         }
-        match hall.gates.take(concurrency) {
+        let now = self.env.clock.elapsed();
+        match hall.take(concurrency, now) {
             Some(job) => {
                 drop(hall);
                 self.count(1);
                 Next::Job(job)
             }
             None => {
+                if hall.gates.oversleeps(concurrency, now) {
+                    self.bell.notify_one();
+                }
                 hall.resting.push(desk.clone());
                 Next::Rest
             }
         }
+    }
+
+    /// Moves what has arrived to what waits.
+    pub(super) fn take_inbox(&self, hall: &mut Hall) {
+        hall.gates.queue.extend(lock(&self.inbox).jobs.drain(..));
     }
 
     /// Waits for a job. None when none came for [`IDLE`] or the lane closed.
@@ -280,44 +358,83 @@ impl Lane {
 
     /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
     async fn attempt(self: &Arc<Self>, client: &mut Client, admitted: Admitted) -> usize {
-        let (env, Admitted { job, pass }) = (&self.env, admitted);
+        let (env, Admitted { job, ticket }) = (&self.env, admitted);
         let table = env.live.snapshot();
         let Some(upstream) = table.upstreams.get(&*self.name) else {
+            self.put_back();
             self.give_back([job]);
             return 0;
         };
+        if let Some(policy) = &upstream.batch {
+            self.attempt_batch(client, (job, ticket), (&table, upstream, policy)).await;
+            return upstream.concurrency;
+        }
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
-            Ok(draft) => self.send(client, &draft, (&job, pass), upstream).await,
-            Err(Unsent::Settled(change)) => {
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
-            }
-            Err(Unsent::Later(words)) => {
-                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
-                let change = Change::Postpone(env.clock.steady().after(OUR_FAULT_DELAY));
-                self.write(settle::attempted(&(&job).into(), None, change), Done::nobody());
+            Ok(draft) => self.send(client, &draft, (&job, ticket), upstream).await,
+            Err(unsent) => {
+                self.put_back();
+                self.leave(&job, unsent);
             }
         }
         upstream.concurrency
+    }
+
+    /// What becomes of a delivery that can't be attempted.
+    pub(super) fn leave(self: &Arc<Self>, job: &Job, unsent: Unsent) {
+        self.env.waiters.returned(job.event.id.pos.seq, &self.name);
+        let change = match unsent {
+            Unsent::Settled(change) => change,
+            Unsent::Later(words) => {
+                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
+                Change::Postpone(self.env.clock.steady().after(OUR_FAULT_DELAY))
+            }
+        };
+        self.write(settle::attempted(&job.into(), None, change), Done::nobody());
     }
 
     async fn send(
         self: &Arc<Self>,
         client: &mut Client,
         draft: &Draft<'_>,
-        (job, pass): (&Job, Pass),
+        (job, ticket): (&Job, Ticket),
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
+        if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
+            // Boxed: what few sources ask for does not make every attempt larger.
+            return Box::pin(self.send_awaited(client, draft, (job, ticket), upstream, claim)).await;
+        }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let result = client.exchange(draft, upstream, &self.protocol, EXCERPT_BYTES).await;
+        let result = client.exchange(draft, upstream, &self.protocol, kept_bytes(upstream)).await;
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
+            self.put_back();
             let change = Change::Die(Reason::with("unsendable", words));
             return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
-        let judged = judge(&result, upstream, env.clock.now());
+        let mut judged = judge(&result, upstream, env.clock.now());
+        let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
+        if let Some(answers) = &upstream.answers {
+            policy::apply(answers, &result, &mut judged, &env.evaluator).await;
+        }
+        let attempt = self.made(job, draft, result, &judged, (at, latency));
+        self.settle((job, ticket), attempt, (&judged, &news), upstream);
+    }
+
+    /// Counts an attempt that was made, and describes it.
+    pub(super) fn made(
+        &self,
+        job: &Job,
+        draft: &Draft<'_>,
+        result: Result<Answer, Failure>,
+        judged: &Judgement,
+        (at, latency): (Timestamp, Duration),
+    ) -> Attempt {
         self.metrics.attempt.observe(latency);
+        if matches!(result, Err(Failure::AddressRefused(_))) {
+            self.metrics.addresses_refused.inc();
+        }
         if draft.is_resigned() {
             self.metrics.resigned.inc();
         }
@@ -325,41 +442,80 @@ impl Lane {
             counter.inc();
         }
         if judged.outcome == Outcome::Delivered {
-            self.metrics.delivery.observe(env.clock.now().since(job.event.received_at));
+            self.metrics.delivery.observe(self.env.clock.now().since(job.event.received_at));
         }
-        let attempt = Attempt {
+        Attempt {
             number: job.number,
             at,
             outcome: judged.outcome,
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
-            error: error_words(&result, &judged),
+            error: error_words(&result, judged),
             latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-            excerpt: result.map(|answer| answer.body).unwrap_or_default(),
+            excerpt: result.map(excerpt).unwrap_or_default(),
             sent: draft.sent(),
-        };
-        self.settle((job, pass), attempt, &judged, upstream);
+        }
     }
 
-    /// Tells the gates and the log what became of an attempt.
-    fn settle(self: &Arc<Self>, (job, pass): (&Job, Pass), attempt: Attempt, judged: &Judgement, upstream: &Upstream) {
+    /// Tells the gates and the log what became of an attempt. Gives whether the breaker is open after it.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        work: (&Job, Ticket),
+        attempt: Attempt,
+        said: (&Judgement, &News),
+        upstream: &Upstream,
+    ) -> bool {
+        self.settle_by(work, Some(attempt), said, upstream)
+    }
+
+    /// Tells the gates alone: the log knows already.
+    pub(super) fn observe(
+        self: &Arc<Self>,
+        work: (&Job, Ticket),
+        said: (&Judgement, &News),
+        upstream: &Upstream,
+    ) -> bool {
+        self.settle_by(work, None, said, upstream)
+    }
+
+    fn settle_by(
+        self: &Arc<Self>,
+        (job, ticket): (&Job, Ticket),
+        attempt: Option<Attempt>,
+        (judged, news): (&Judgement, &News),
+        upstream: &Upstream,
+    ) -> bool {
         let env = &self.env;
-        let now = env.clock.steady();
+        let now = Now::of(&env.clock);
         let mut hall = lock(&self.hall);
-        let observed = hall.gates.observe(judged, (job.event.id.pos.seq, pass), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency);
-        self.metrics.breaker_state.set(hall.gates.breaker.state().as_number());
+        let observed = hall.gates.observe((judged, news), (job.event.id.pos.seq, ticket), upstream, now);
+        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream), now.elapsed);
+        self.show(&hall.gates, upstream.concurrency, now);
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
-        let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now);
-        self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        if let Some(attempt) = attempt {
+            let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
+            if matches!(change, Change::Divert(_)) {
+                self.metrics.diverted.inc();
+            }
+            self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+        }
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
+        }
+        if news.quota.is_some() {
+            self.bell.notify_one();
         }
         self.give_back(observed.returned);
         if !observed.revive.is_empty() {
             tokio::spawn(self.clone().revive(observed.revive));
         }
+        observed.open
+    }
+
+    /// An attempt sent nothing: its token is free.
+    pub(super) fn put_back(&self) {
+        lock(&self.hall).gates.pace.put_back(self.env.clock.elapsed());
     }
 
     fn tell(&self, step: Step, window: Option<usize>, failures: u32, judged: &Judgement) {
@@ -388,12 +544,39 @@ impl Lane {
         for Evidence { event, entry } in deliveries {
             // Without its entry the delivery never died; it is still leased, and made again after a restart.
             if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named { event, upstream: &self.name, previous: Some(id.pos.seq), replays: None };
+                let named = settle::Named {
+                    event,
+                    upstream: &self.name,
+                    previous: Some(id.pos.seq),
+                    replays: None,
+                    turn: None,
+                };
                 let change = Change::Replay(self.env.clock.steady());
                 self.write(settle::attempted(&named, None, change), Done::nobody());
             }
         }
     }
+}
+
+/// Bytes of an answer that are kept until it is judged.
+fn kept_bytes(upstream: &Upstream) -> usize {
+    match &upstream.answers {
+        Some(answers) if answers.reads_bodies() => upstream.max_reply.max(EXCERPT_BYTES),
+        _ => EXCERPT_BYTES,
+    }
+}
+
+/// What the log keeps of an answer's body. A longer one is copied, so that the rest is not kept alive by it.
+fn excerpt(answer: Answer) -> bytes::Bytes {
+    match answer.body.get(..EXCERPT_BYTES) {
+        Some(beginning) if answer.body.len() > EXCERPT_BYTES => bytes::Bytes::copy_from_slice(beginning),
+        _ => answer.body,
+    }
+}
+
+/// How many events an attempt holds at most.
+fn events_each(upstream: &Upstream) -> usize {
+    upstream.batch.as_ref().map_or(1, |batch| batch.max_items)
 }
 
 /// What a worker does next.
@@ -403,21 +586,24 @@ enum Next {
     End,
 }
 
-fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
+pub(super) fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
     let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
     match result {
         Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
+        Err(failure @ Failure::AddressRefused(_)) => {
+            Judgement { code: "address_refused", ..classify::no_answer(failure.to_string().into()) }
+        }
         Err(failure) => classify::no_answer(failure.to_string().into()),
     }
 }
 
 /// What went wrong, for people: the failure or the status in words, or why a good answer's body is not whole.
-fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
+pub(super) fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
     let cut = result.as_ref().ok().and_then(|answer| answer.cut.as_ref());
     let cut = cut.filter(|cut| **cut != super::client::Cut::Longer);
     judged.words.clone().or_else(|| cut.map(|cut| cut.to_string().into()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

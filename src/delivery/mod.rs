@@ -4,9 +4,14 @@
 //! most `concurrency` attempts at once; that every wait has a limit; and that every job ends either in an
 //! `attempted` entry or in [`Signals::returned`]. What is due and when is the agenda's business: it learns of outcomes
 //! from the log, never from here. Limits: the window (see [`Signals::window`]) bounds queued jobs; 16 KiB of an
-//! answer are kept and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
+//! answer are kept (or what a sender waits for, in pieces) and 1 MiB more is read; connections are at most `concurrency` for HTTP/1 and one for HTTP/2.
 
+mod adapt;
+mod allowance;
+mod answer;
+mod batch;
 mod breaker;
+mod bucket;
 mod classify;
 mod client;
 mod cloudevents;
@@ -14,14 +19,20 @@ mod connection;
 mod gates;
 mod headers;
 mod lane;
+mod pace;
+mod policy;
 mod proxy;
+mod ratelimit;
 mod request;
 mod settle;
 mod sign;
+mod sink;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trip;
 mod unsettled;
+mod waiters;
 
 use std::{
     collections::HashMap,
@@ -35,8 +46,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{runtime::Handle, sync::Notify};
 
+pub use answer::Answered;
 pub use breaker::BreakerState;
+pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
+pub use waiters::{Awaited, Ticket, Waiting};
 
 use self::lane::Lane;
 use crate::{
@@ -81,8 +95,8 @@ pub trait Signals: Send + Sync {
     fn paused(&self, upstream: &str, paused: bool);
 }
 
-/// The state of an upstream's breaker, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The state of an upstream's gates, for operators.
+#[derive(Clone, Debug, PartialEq)]
 pub struct BreakerView {
     /// Which upstream.
     pub upstream: Arc<str>,
@@ -96,6 +110,12 @@ pub struct BreakerView {
     pub failures: u32,
     /// Attempts under way.
     pub in_flight: usize,
+    /// Attempts that may be under way at once; None if the upstream is gone.
+    pub limit: Option<usize>,
+    /// Attempts that may begin in a second, if anything bounds them.
+    pub rate: Option<f64>,
+    /// What holds jobs back besides the breaker, and until when (steady time).
+    pub throttled: Option<(Throttle, Timestamp)>,
 }
 
 /// The delivery engine. Cheap to clone.
@@ -119,6 +139,8 @@ pub(crate) struct Env {
     evaluator: Evaluator,
     metrics: Arc<Metrics>,
     signals: Arc<dyn Signals>,
+    /// Senders who wait for answers.
+    waiters: Arc<waiters::Waiters>,
     draining: AtomicBool,
     in_flight: AtomicUsize,
     quiet: Notify,
@@ -150,6 +172,7 @@ impl Engine {
             log: deps.log,
             live: deps.live,
             evaluator: deps.evaluator,
+            waiters: waiters::Waiters::new(deps.metrics.clone()),
             metrics: deps.metrics,
             signals: deps.signals,
             draining: AtomicBool::new(false),
@@ -171,8 +194,34 @@ impl Engine {
     pub fn dispatch(&self, job: Job) {
         match self.0.lanes.load().get(&*job.upstream) {
             Some(lane) => lane.push(job),
-            None => self.0.env.signals.returned(job.event.id.pos.seq, &job.upstream),
+            None => {
+                self.0.env.waiters.returned(job.event.id.pos.seq, &job.upstream);
+                self.0.env.signals.returned(job.event.id.pos.seq, &job.upstream);
+            }
         }
+    }
+
+    /// A place for a sender who waits for the answer to an event that is not stored yet. None if there will be none: the
+    /// upstream takes nothing now, or too many wait.
+    #[must_use]
+    pub fn expect(&self, awaited: Awaited) -> Option<Waiting> {
+        let table = self.0.env.live.snapshot();
+        let upstream = table.upstreams.get(&*awaited.upstream)?;
+        let lanes = self.0.lanes.load();
+        let lane = lanes.get(&*awaited.upstream)?;
+        if lane.is_shut(upstream.concurrency) { None } else { self.0.env.waiters.expect(awaited) }
+    }
+
+    /// The sender of an event waits for an answer that will not come now.
+    pub fn unanswered(&self, event: Seq) {
+        self.0.env.waiters.unanswered(event);
+    }
+
+    /// Waits until the sender of an event has its answer and it is stored, or has none; at once if nobody waits. Gives
+    /// where it stands, if that is remembered.
+    pub async fn first_answer(&self, event: Seq) -> Option<Seq> {
+        self.0.env.waiters.over(event).await;
+        self.0.env.waiters.answered_at(event)
     }
 
     /// Looks at the live table again, after it was swapped: opens lanes for new upstreams, closes those of removed

@@ -7,11 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
-use tokio::time::timeout;
+use http_body::Body as _;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Engine,
-    client::{Client, Cut, Failure, Shared},
+    answer::{Answered, PIECES, SMALL_BYTES},
+    client::{Answer, Client, Cut, Failure, Shared},
     headers,
     request::{self, Unsent},
 };
@@ -23,10 +25,8 @@ pub struct Proxied {
     pub event: Arc<Event>,
     /// Who answers.
     pub upstream: Arc<str>,
-    /// How long the sender waits.
+    /// How long the sender waits for the head of the answer.
     pub timeout: Duration,
-    /// The longest answer, in bytes.
-    pub reply_bytes_max: usize,
 }
 
 /// Why there is no answer to hand back.
@@ -46,9 +46,6 @@ pub enum ProxyError {
     /// No answer in time.
     #[error("upstream {0} did not answer in time")]
     Late(Arc<str>),
-    /// Longer than allowed.
-    #[error("the answer of upstream {0} is longer than max_reply")]
-    TooLarge(Arc<str>),
     /// The request can't be made: a transform failed, routes conflict.
     #[error("the request to upstream {upstream} can't be made: {words}")]
     Unsendable {
@@ -60,11 +57,11 @@ pub enum ProxyError {
 }
 
 impl Engine {
-    /// Sends one safe request and gives the whole answer, hop-by-hop headers removed. Runs on the caller's runtime.
+    /// Sends one safe request and gives the answer as it comes, hop-by-hop headers removed. Runs on the caller's runtime.
     ///
     /// # Errors
     /// [`ProxyError`]; the caller answers 502, or 504 if it is late.
-    pub async fn proxy(&self, proxied: Proxied) -> Result<Response<Bytes>, ProxyError> {
+    pub async fn proxy(&self, proxied: Proxied) -> Result<Response<Answered>, ProxyError> {
         let name = proxied.upstream.clone();
         match timeout(proxied.timeout, self.exchange(proxied)).await {
             Ok(result) => result,
@@ -72,7 +69,7 @@ impl Engine {
         }
     }
 
-    async fn exchange(&self, proxied: Proxied) -> Result<Response<Bytes>, ProxyError> {
+    async fn exchange(&self, proxied: Proxied) -> Result<Response<Answered>, ProxyError> {
         let name = proxied.upstream;
         let table = self.0.env.live.snapshot();
         let lane = self.0.lanes.load().get(&*name).cloned();
@@ -80,7 +77,7 @@ impl Engine {
             return Err(ProxyError::NoUpstream(name));
         };
         let unreachable = |words: String| ProxyError::Unreachable { upstream: name.clone(), words: words.into() };
-        let _place = lane.proxied.acquire().await.map_err(|closed| unreachable(closed.to_string()))?;
+        let place = lane.proxied.clone().acquire_owned().await.map_err(|closed| unreachable(closed.to_string()))?;
         let job = Job {
             planned_at: self.0.env.clock.steady(),
             event: proxied.event,
@@ -90,39 +87,56 @@ impl Engine {
             new_keys: 0,
             paused: Duration::ZERO,
             previous: None,
+            turn: None,
         };
         let env = &self.0.env;
         let draft =
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
-        let shared = Shared::default();
-        let answer = Client::default().exchange(&draft, upstream, &shared, proxied.reply_bytes_max).await.map_err(
-            |failure| match failure {
-                Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
-                Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
-                Failure::Connect(_) | Failure::Broken(_) => unreachable(failure.to_string()),
-            },
-        )?;
-        match answer.cut {
-            None => {}
-            Some(Cut::Longer) => return Err(ProxyError::TooLarge(name)),
-            Some(Cut::Silent) => return Err(ProxyError::Late(name)),
-            Some(cut @ Cut::Broken(_)) => return Err(unreachable(cut.to_string())),
-        }
-        if answer.status.is_informational() {
+        let (shared, mut client) = (Shared::default(), Client::default());
+        let response = client.begin(&draft, upstream, &shared).await.map_err(|failure| match failure {
+            Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
+            Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
+            Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) => unreachable(failure.to_string()),
+        })?;
+        let (parts, body) = response.into_parts();
+        if parts.status.is_informational() {
             // hyper has swallowed those that come before an answer; this one ends HTTP on the connection.
-            return Err(unreachable(format!("it answered {}, which nobody asked for", answer.status)));
+            return Err(unreachable(format!("it answered {}, which nobody asked for", parts.status)));
         }
-        let mut response = Response::new(answer.body);
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = end_to_end(&answer.headers, draft.is_head());
+        let headers = end_to_end(&parts.headers, draft.is_head());
+        let declared = body.size_hint().exact();
+        let body = if declared.is_some_and(|length| length <= SMALL_BYTES) {
+            let mut answer = Answer { status: parts.status, headers: parts.headers, body: Bytes::new(), cut: None };
+            client.finish(body, &mut answer, upstream, usize::MAX).await;
+            match answer.cut {
+                None => Answered::whole(answer.body),
+                Some(Cut::Silent | Cut::Longer) => return Err(ProxyError::Late(name)),
+                Some(cut @ Cut::Broken(_)) => return Err(unreachable(cut.to_string())),
+            }
+        } else {
+            let (out, pieces) = mpsc::channel(PIECES);
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                // Ends with the answer, its silence, or the sender: nothing is read for nobody.
+                tokio::select! {
+                    () = out.closed() => {}
+                    _all = client.relay(body, &upstream, 0, out.clone()) => {}
+                }
+                drop((place, client));
+            });
+            Answered::pieces(pieces, declared)
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = headers;
         Ok(response)
     }
 }
 
 /// The answer's headers without those of the hop; the length of an answer to HEAD is its only trace and stays.
-fn end_to_end(received: &HeaderMap, head: bool) -> HeaderMap {
+pub(super) fn end_to_end(received: &HeaderMap, head: bool) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(received.len());
     headers::pass_on(received, &mut headers);
     if head && let Some(length) = received.get(header::CONTENT_LENGTH) {

@@ -123,6 +123,8 @@ impl Draft<'_> {
             Target::Http(uri) => url.extend(["http://", &authority(uri)]),
             Target::Https(uri) => url.extend(["https://", &authority(uri)]),
             Target::Unix(socket) => drop(write!(url, "unix:{}:", socket.display())),
+            // The sink knows in which file.
+            Target::File(_) => url.push_str("file:"),
         }
         url.push_str(path);
         let sha256 = (self.form != BodyForm::Original).then(|| Sha256::digest(&self.body).into());
@@ -154,13 +156,23 @@ impl Draft<'_> {
         }
         let own = || match &self.upstream.target {
             Target::Http(uri) | Target::Https(uri) => HeaderValue::from_str(&authority(uri)).ok(),
-            Target::Unix(_) => Some(HeaderValue::from_static("localhost")),
+            Target::Unix(_) | Target::File(_) => Some(HeaderValue::from_static("localhost")),
         };
         match &self.upstream.host {
             HostPolicy::Preserve => self.job.event.headers.get(header::HOST).cloned().or_else(own),
             HostPolicy::Upstream => own(),
             HostPolicy::Name(name) => Some(name.clone()),
         }
+    }
+
+    /// The body that is sent.
+    pub(super) fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Its job.
+    pub(super) fn job(&self) -> &Job {
+        self.job
     }
 }
 
@@ -194,7 +206,7 @@ impl MakeRequest for Draft<'_> {
 }
 
 /// Host and port as the URL has them, without user information.
-fn authority(uri: &Uri) -> String {
+pub(super) fn authority(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     match uri.port() {
         Some(port) => format!("{host}:{port}"),
@@ -206,7 +218,7 @@ fn authority(uri: &Uri) -> String {
 fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
     let base = match &upstream.target {
         Target::Http(uri) | Target::Https(uri) => uri.path(),
-        Target::Unix(_) => "/",
+        Target::Unix(_) | Target::File(_) => "/",
     };
     let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
     let path = match &*event.verification.scheme {

@@ -5,13 +5,16 @@
 
 use std::time::Duration;
 
-use super::classify::Judgement;
+use super::{
+    classify::{Health, Judgement},
+    policy::{self, Decided},
+};
 use crate::{
     clock::Timestamp,
-    event::{Attempt, Change, Job, Outcome, Reason, Seq},
+    event::{Attempt, Change, Diversion, Job, Outcome, Reason, Seq, Turn},
     jitter::Jitter,
     log::{Kind, NewEntry, entry},
-    routing::RetryPolicy,
+    routing::{FailureAction, RetryPolicy},
 };
 
 /// What follows from a judged attempt. `open` says whether the breaker is open after it; `now` is steady time.
@@ -23,14 +26,46 @@ pub(crate) fn change(
     jitter: &Jitter,
     now: Timestamp,
 ) -> Change {
+    if let Some(decided) = &judged.decided {
+        return by_rule(decided, judged, open, now).unwrap_or_else(|| patience(job, judged, policy, open, jitter, now));
+    }
     match judged.outcome {
         Outcome::Delivered => Change::Delivered,
         Outcome::Refused if open && judged.endpoint => Change::Postpone(now),
         Outcome::Refused => Change::Die(judged.reason()),
-        Outcome::Deferred | Outcome::Degraded => match retry(job, judged, policy, jitter, now) {
-            Change::Die(_) if open => Change::Postpone(now),
-            change => change,
-        },
+        Outcome::Deferred | Outcome::Degraded => patience(job, judged, policy, open, jitter, now),
+    }
+}
+
+/// What the operator's own rules say. None: it is tried again as long as patience lasts.
+fn by_rule(decided: &Decided, judged: &Judgement, open: bool, now: Timestamp) -> Option<Change> {
+    let words = judged.words.as_deref().unwrap_or_default();
+    let divert = |to: &str| {
+        let diversion = Diversion { to: to.into(), due: now, reason: policy::diverted(to, judged) };
+        Some(Change::Divert(Box::new(diversion)))
+    };
+    match decided {
+        Decided::Row(FailureAction::Retry(_)) => None,
+        Decided::Row(FailureAction::Dead) if open && judged.health != Health::Alive => Some(Change::Postpone(now)),
+        Decided::Row(FailureAction::Dead) => Some(Change::Die(Reason::with("policy", words))),
+        Decided::Row(FailureAction::Hold) => Some(Change::Hold(Reason::with("policy", words))),
+        Decided::Row(FailureAction::Divert(to)) | Decided::NotAccepted { fallback: Some(to) } => divert(to),
+        Decided::NotAccepted { fallback: None } => Some(Change::Review(Reason::with("not_accepted", words))),
+    }
+}
+
+/// Another try, or the end of patience; nothing dies while the breaker is open.
+fn patience(
+    job: &Job,
+    judged: &Judgement,
+    policy: &RetryPolicy,
+    open: bool,
+    jitter: &Jitter,
+    now: Timestamp,
+) -> Change {
+    match retry(job, judged, policy, jitter, now) {
+        Change::Die(_) if open => Change::Postpone(now),
+        change => change,
     }
 }
 
@@ -41,7 +76,11 @@ fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, n
     match scheduled {
         Some(delay) if policy.give_up_after.is_none_or(|limit| waited < limit) => {
             // Never before the upstream said, and spread like any delay: it said the same to all.
-            let asked = judged.retry_after.map(|wait| policy.spread(wait, jitter));
+            let ruled = match &judged.decided {
+                Some(Decided::Row(FailureAction::Retry(delay))) => *delay,
+                _ => None,
+            };
+            let asked = judged.retry_after.max(ruled).map(|wait| policy.spread(wait, jitter));
             Change::Retry(now.after(asked.unwrap_or(delay)))
         }
         _ => Change::Die(given_up(job.number, waited, judged)),
@@ -51,7 +90,9 @@ fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, n
 fn given_up(attempts: u32, waited: Duration, judged: &Judgement) -> Reason {
     let last = judged.words.as_deref().unwrap_or("no answer");
     let times = if attempts == 1 { "attempt" } else { "attempts" };
-    Reason::with("given_up", format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
+    // Nobody was asked: the remedy is in the configuration or in the name's records, not at the upstream.
+    let code = if judged.code == "address_refused" { judged.code } else { "given_up" };
+    Reason::with(code, format!("after {attempts} {times} in {} s, the last one: {last}", waited.as_secs()))
 }
 
 /// A delivery, the entry before and the replays its job knew of.
@@ -61,12 +102,14 @@ pub(crate) struct Named<'a> {
     pub(crate) previous: Option<Seq>,
     /// See [`entry::Attempted::replays`].
     pub(crate) replays: Option<u32>,
+    /// See [`entry::Attempted::turn`].
+    pub(crate) turn: Option<&'a Turn>,
 }
 
 impl<'a> From<&'a Job> for Named<'a> {
     fn from(job: &'a Job) -> Self {
         let (event, previous) = (job.event.id.pos.seq, job.previous);
-        Self { event, upstream: &job.upstream, previous, replays: Some(job.replays) }
+        Self { event, upstream: &job.upstream, previous, replays: Some(job.replays), turn: job.turn.as_deref() }
     }
 }
 
@@ -79,6 +122,7 @@ pub(crate) fn attempted(named: &Named<'_>, attempt: Option<Attempt>, change: Cha
         change,
         previous: named.previous,
         replays: named.replays,
+        turn: named.turn.cloned(),
     };
     NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) }
 }
@@ -165,6 +209,28 @@ mod tests {
         let policy = RetryPolicy { schedule, give_up_after: None, ..RetryPolicy::standard() };
         assert!(matches!(given(&job(1, 0), &judged(500), &policy, false, after(0)), Change::Retry(_)));
         assert!(matches!(given(&job(2, 0), &judged(500), &policy, false, after(1)), Change::Die(_)));
+    }
+
+    #[test]
+    fn a_rule_takes_the_place_of_the_table_and_patience_still_ends() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(100)), ..RetryPolicy::standard() };
+        let ruled = |status, decided| Judgement { decided: Some(decided), ..judged(status) };
+        let retry = ruled(404, Decided::Row(FailureAction::Retry(Some(Duration::from_secs(60)))));
+        assert_eq!(given(&job(1, 0), &retry, &policy, false, after(1)), Change::Retry(after(61)));
+        assert!(matches!(given(&job(1, 0), &retry, &policy, false, after(100)), Change::Die(_)));
+        let dead = ruled(503, Decided::Row(FailureAction::Dead));
+        assert!(matches!(given(&job(1, 0), &dead, &policy, false, after(1)), Change::Die(why) if why.code == "policy"));
+        assert_eq!(given(&job(1, 0), &dead, &policy, true, after(1)), Change::Postpone(after(1)));
+        let hold = ruled(403, Decided::Row(FailureAction::Hold));
+        assert!(
+            matches!(given(&job(1, 0), &hold, &policy, false, after(1)), Change::Hold(why) if why.code == "policy")
+        );
+        let review = ruled(200, Decided::NotAccepted { fallback: None });
+        let change = given(&job(1, 0), &review, &policy, false, after(1));
+        assert!(matches!(change, Change::Review(why) if why.code == "not_accepted"));
+        let fallback = ruled(200, Decided::NotAccepted { fallback: Some("b".into()) });
+        let Change::Divert(diversion) = given(&job(1, 0), &fallback, &policy, false, after(1)) else { panic!() };
+        assert_eq!((&*diversion.to, diversion.due, diversion.reason.code), ("b", after(1), "diverted"));
     }
 
     #[test]

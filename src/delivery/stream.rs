@@ -4,13 +4,13 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use rustls_pki_types::ServerName;
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::routing::{Target, Upstream};
+use crate::routing::{PublicOnly, Target, Upstream};
 
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 8;
@@ -43,14 +43,15 @@ impl Stream {
     pub(crate) async fn connect(upstream: &Upstream, answered: Arc<AtomicBool>) -> io::Result<Self> {
         let io = match &upstream.target {
             Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
-            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream.connect_timeout).await?),
+            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream).await?),
+            Target::File(_) => return Err(io::Error::other("a file takes events, not requests")),
             Target::Https(uri) => {
                 let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;
                 let name = match &settings.server_name {
                     Some(name) => name.clone(),
                     None => ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?,
                 };
-                let tcp = tcp(uri, 443, upstream.connect_timeout).await?;
+                let tcp = tcp(uri, 443, upstream).await?;
                 Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
             }
         };
@@ -73,10 +74,11 @@ fn host(uri: &http::Uri) -> io::Result<&str> {
 }
 
 /// Connects to the first address of a name that answers; each gets an equal share of the time.
-async fn tcp(uri: &http::Uri, default_port: u16, limit: Duration) -> io::Result<TcpStream> {
+async fn tcp(uri: &http::Uri, default_port: u16, upstream: &Upstream) -> io::Result<TcpStream> {
     let port = uri.port_u16().unwrap_or(default_port);
-    let addresses: Vec<_> = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
-    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    let found = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
+    let addresses = dialled(found, upstream.guard.as_ref())?;
+    let share = upstream.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in addresses {
         match timeout(share, TcpStream::connect(address)).await {
@@ -89,6 +91,31 @@ async fn tcp(uri: &http::Uri, default_port: u16, limit: Duration) -> io::Result<
         }
     }
     Err(last)
+}
+
+/// A guarded upstream's name leads to addresses of which none may be dialled.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} is {why}, and the upstream's guard takes public addresses only")]
+pub(crate) struct AddressRefused {
+    address: std::net::IpAddr,
+    why: &'static str,
+}
+
+/// What is dialled of the addresses that were found. There is no second look-up, so nothing can change in between.
+fn dialled(found: Vec<SocketAddr>, guard: Option<&PublicOnly>) -> io::Result<Vec<SocketAddr>> {
+    let Some(guard) = guard else { return Ok(found) };
+    let mut refused = None;
+    let mut taken = Vec::with_capacity(found.len());
+    for address in found {
+        match guard.refusal(address.ip()) {
+            None => taken.push(address),
+            Some(why) => refused = Some(AddressRefused { address: address.ip(), why }),
+        }
+    }
+    match refused {
+        Some(refused) if taken.is_empty() => Err(io::Error::new(io::ErrorKind::PermissionDenied, refused)),
+        _ => Ok(taken),
+    }
 }
 
 impl AsyncRead for Stream {
@@ -149,5 +176,23 @@ impl AsyncWrite for Stream {
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_leaves_only_what_may_be_dialled_and_says_why_if_nothing_is_left() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let mixed = addresses(&["10.0.0.1:80", "1.1.1.1:80", "[::1]:80"]);
+        let guard = PublicOnly::default();
+        assert_eq!(dialled(mixed.clone(), None).unwrap(), mixed);
+        assert_eq!(dialled(mixed, Some(&guard)).unwrap(), addresses(&["1.1.1.1:80"]));
+        let error = dialled(addresses(&["127.0.0.1:80"]), Some(&guard)).unwrap_err();
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<AddressRefused>()), "{error}");
+        assert!(error.to_string().contains("127.0.0.1 is loopback"), "{error}");
+        assert!(dialled(Vec::new(), Some(&guard)).unwrap().is_empty());
     }
 }

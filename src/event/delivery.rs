@@ -193,6 +193,34 @@ pub enum Change {
     Review(Reason),
     /// Another delivery takes its place.
     Supersede(Reason),
+    /// A delivery of the same event to another upstream takes its place, and is made by this change: one entry of the
+    /// log decides both, so that no crash leaves one without the other.
+    Divert(Box<Diversion>),
+    /// An operator took what was answered for good.
+    Resolve,
+}
+
+/// Where a delivery goes in place of its own upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diversion {
+    /// The other upstream.
+    pub to: Box<str>,
+    /// When its delivery is due (steady time).
+    pub due: Timestamp,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Change {
+    /// The reason it carries.
+    #[must_use]
+    pub fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Die(reason) | Self::Hold(reason) | Self::Review(reason) | Self::Supersede(reason) => Some(reason),
+            Self::Divert(diversion) => Some(&diversion.reason),
+            _ => None,
+        }
+    }
 }
 
 /// A change that makes no sense in the state the delivery is in.
@@ -220,6 +248,8 @@ impl Status {
             (Self::Pending { .. } | Self::Held(_), Change::Hold(reason)) => Ok(Self::Held(reason)),
             (Self::Pending { .. } | Self::Held(_), Change::Review(reason)) => Ok(Self::Review(reason)),
             (Self::Pending { .. } | Self::Held(_), Change::Supersede(reason)) => Ok(Self::Superseded(reason)),
+            (Self::Pending { .. } | Self::Held(_), Change::Divert(diversion)) => Ok(Self::Superseded(diversion.reason)),
+            (Self::Review(_), Change::Resolve) => Ok(Self::Delivered),
             (Self::Held(_), Change::Release(due)) => Ok(Self::Pending { due }),
             (_, Change::Replay(due)) => Ok(Self::Pending { due }),
             (from, change) => Err(Impossible { from: from.state(), change }),
@@ -323,6 +353,24 @@ mod tests {
             }
             assert_eq!(settled.change(Change::Replay(T)), Ok(Status::Pending { due: T }));
         }
+    }
+
+    #[test]
+    fn only_what_waits_for_a_person_is_resolved_by_one() {
+        let review = Status::Review(Reason::new("not_accepted"));
+        assert_eq!(review.change(Change::Resolve), Ok(Status::Delivered));
+        assert_eq!(review.change(Change::Replay(T)), Ok(Status::Pending { due: T }));
+        for other in [Status::Pending { due: T }, Status::Delivered, Status::Dead(Reason::new("refused"))] {
+            assert!(other.change(Change::Resolve).is_err());
+        }
+    }
+
+    #[test]
+    fn a_diverted_delivery_is_superseded_and_a_settled_one_is_never_diverted() {
+        let reason = Reason::new("diverted");
+        let divert = Change::Divert(Box::new(Diversion { to: "b".into(), due: T, reason: reason.clone() }));
+        assert_eq!(Status::Pending { due: T }.change(divert.clone()), Ok(Status::Superseded(reason)));
+        assert!(Status::Delivered.change(divert).is_err());
     }
 
     #[test]

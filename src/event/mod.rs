@@ -6,7 +6,9 @@
 mod delivery;
 mod id;
 mod record;
+mod turn;
 
-pub use delivery::{Change, DeliveryState, EventState, Impossible, Outcome, Reason, Status, event_state};
+pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Outcome, Reason, Status, event_state};
 pub use id::{EventId, IdError, Pos, QUARANTINE, Seq};
 pub use record::{Attempt, Body, Event, Extras, Job, Proxy, Scheme, Sent, Verification};
+pub use turn::{Turn, Version};

@@ -68,6 +68,9 @@ pub struct Extras {
     /// It is part of a loop and its deliveries are dead from the beginning: what was noticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<Box<str>>,
+    /// Its sender waited for an upstream's answer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub awaited: bool,
 }
 
 impl Extras {
@@ -203,4 +206,6 @@ pub struct Job {
     pub paused: std::time::Duration,
     /// The entry of the attempt before this one.
     pub previous: Option<Seq>,
+    /// What is to be stored with its settlement, if it is one of an ordered key and there is anything to say.
+    pub turn: Option<std::sync::Arc<super::Turn>>,
 }

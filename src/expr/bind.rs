@@ -6,8 +6,8 @@ use jaq_json::{Map, Val};
 use super::{EvalError, Input, json::Survey};
 
 /// The variables, in the order in which they are bound.
-pub(super) const NAMES: [&str; 9] =
-    ["$headers", "$query", "$path", "$captures", "$method", "$source", "$id", "$received_at", "$body"];
+pub(super) const NAMES: [&str; 10] =
+    ["$headers", "$query", "$path", "$captures", "$method", "$source", "$id", "$received_at", "$body", "$status"];
 
 /// The media type of HTML forms.
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -38,6 +38,8 @@ pub(super) fn variable(name: &str, input: &Input<'_>, decoded: &[u8]) -> Val {
         "$source" => text(input.source),
         "$id" => input.id.map_or(Val::Null, |id| text(&id.to_string())),
         "$received_at" => text(&input.received_at.to_string()),
+        // An answer has its status where a request has its method; no method of HTTP is a number.
+        "$status" => input.method.parse::<u16>().map_or(Val::Null, |status| Val::from(usize::from(status))),
         "$body" => text(&String::from_utf8_lossy(decoded)),
         _ => Val::Null,
     }

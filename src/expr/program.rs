@@ -1,6 +1,6 @@
 //! Owns compiling jq with `jaq` and running a compiled program to the end.
 //!
-//! Promises that a program sees its input and the nine variables only: what reads the environment, the clock or other
+//! Promises that a program sees its input and the variables of `bind` only: what reads the environment, the clock or other
 //! files, and what ends the process, is not defined. Bounds nothing but the output: `safe` and the pool do the rest.
 
 use std::{

@@ -352,7 +352,7 @@ fn an_error_message_is_short_whatever_it_quotes() {
 #[test]
 fn outputs_are_bounded_in_number_and_bytes() {
     let run = |text: &str, limit| {
-        program::compile_apart(text).expect("compiles").0.run(vec![json_null(); 9], json_null(), limit)
+        program::compile_apart(text).expect("compiles").0.run(vec![json_null(); 10], json_null(), limit)
     };
     assert_eq!(run("repeat(\"\")", 1000), Err(EvalError::TooLarge(1000)));
     assert_eq!(run("[limit(500; repeat(0))]", 1000), Err(EvalError::TooLarge(1000)));

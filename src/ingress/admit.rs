@@ -5,6 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 use bytes::Bytes;
 use http::{header, request::Parts};
 use http_body::Body as HttpBody;
+use tokio::sync::oneshot;
 
 use super::{
     Gate,
@@ -15,7 +16,7 @@ use super::{
     head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
     items::Looked,
     limits,
-    proxy::{ProxyError, SafeRequest},
+    proxy::{Expected, ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
     secret_path, select,
 };
@@ -23,7 +24,7 @@ use crate::{
     clock::Timestamp,
     event::{Body, Event, EventId, Extras, Pos, Proxy, Scheme, Verification},
     expr::{EvalError, Expr, Input, Output},
-    log::{Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
+    log::{Acked, Append, AppendError, Appended, Class, DedupeKey, Done, Kind, NewEntry, entry::Accepting},
     quarantine::Purpose,
     routing::{Challenge, DedupeRule, Lookup, Matched, OnDuplicate, Source, SplitRule},
     tenant,
@@ -57,6 +58,8 @@ pub(super) struct Admitted<'a> {
     pub(super) body: Received<'a>,
     generation: u64,
     pub(super) extras: Option<Box<Extras>>,
+    /// The place of a sender who waits for an answer.
+    expected: Option<Box<Expected>>,
 }
 
 impl Admitted<'_> {
@@ -162,7 +165,8 @@ impl Gate {
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let (generation, extras) = (table.generation, None);
-        let mut admitted = Admitted { received_at, client, proxy, scheme, verified, body, generation, extras };
+        let mut admitted =
+            Admitted { received_at, client, proxy, scheme, verified, body, generation, extras, expected: None };
         if let (Some(skew), Some(door)) = (admitted.verified.skew_ms, doors.door(source)) {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
@@ -191,23 +195,35 @@ impl Gate {
         }
         let event_type = self.event_type(&input).await;
         let mut dedupe = self.dedupe_key(doors, &input).await?;
-        if let Some((key, _)) = &mut dedupe
+        if let Some(key) = &mut dedupe
             && let Some((first, body_differs)) = ingress.log.seen(key, now).map_err(Refusal::Seen)?
         {
-            return Ok(self.known(doors, source, first, body_differs, admitted.is_cut()));
+            return match &source.wait {
+                None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),
+                Some(_) => Ok(Box::pin(self.resent(doors, source, caller, (first, body_differs), &admitted)).await),
+            };
         }
-        let (kind, key) = (event_type.as_deref(), dedupe.map(|(key, _)| key));
+        // Who waits has a place before the event is stored: it may be sent before anybody here is woken.
+        if source.wait.is_some() && caller.again().is_none() {
+            admitted.expected = self.expect(source, dedupe.map(|key| key.fingerprint)).map(Box::new);
+            admitted.extras.get_or_insert_default().awaited = true;
+        }
+        let kind = event_type.as_deref();
         let stored = match &source.tenants {
-            None => self.store(&input, kind, key, &admitted).await?,
-            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, key, &mut admitted)).await?,
+            None => self.store(&input, kind, dedupe, &admitted).await?,
+            Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, dedupe, &mut admitted)).await?,
         };
         match stored {
-            Appended::Duplicate { first, body_differs } => {
-                Ok(self.known(doors, source, first, body_differs, admitted.is_cut()))
-            }
+            Appended::Duplicate { first, body_differs } => match &source.wait {
+                None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),
+                Some(_) => Ok(Box::pin(self.resent(doors, source, caller, (first, body_differs), &admitted)).await),
+            },
             Appended::Appended(id) => {
                 self.count_accepted(doors, &input, event_type.as_deref()).await;
-                Ok(Taken::Accepted(id))
+                match source.wait.as_ref().filter(|_| caller.again().is_none()) {
+                    None => Ok(Taken::Accepted(id)),
+                    Some(policy) => Ok(Box::pin(self.answered(source, policy, id, admitted.expected.take())).await),
+                }
             }
         }
     }
@@ -231,6 +247,21 @@ impl Gate {
         dedupe: Option<DedupeKey>,
         admitted: &Admitted<'_>,
     ) -> Result<Appended, Refusal> {
+        // A log that ends without an answer has stored nothing that it promised.
+        self.offer(ask, event_type, dedupe, admitted)?
+            .await
+            .unwrap_or(Err(AppendError::Closed))
+            .map_err(Refusal::Append)
+    }
+
+    /// Appends the event. Apart from the waiting, whose future stays small.
+    fn offer(
+        &self,
+        ask: &Ask<'_>,
+        event_type: Option<&str>,
+        dedupe: Option<DedupeKey>,
+        admitted: &Admitted<'_>,
+    ) -> Result<oneshot::Receiver<Acked>, Refusal> {
         let (inline, parts) = match &admitted.body.content {
             Content::Whole(bytes) => (Some(std::slice::from_ref(bytes)), Vec::new()),
             Content::Parts(parts) => {
@@ -240,7 +271,11 @@ impl Gate {
         };
         let body = (inline, admitted.body.length);
         let payload = admitted.encode(ask, event_type, dedupe, admitted.extras.as_deref(), body);
-        let (done, acked) = Done::through(&self.lane);
+        let (mut done, acked) = Done::through(&self.lane);
+        if let Some(expected) = &admitted.expected {
+            let stored = expected.stored.clone();
+            done = done.first_telling(Box::new(move |id| stored(id)));
+        }
         self.ingress.log.append(Append {
             parts,
             entry: NewEntry { kind: Kind::Accepted, payload },
@@ -249,8 +284,7 @@ impl Gate {
             time: admitted.received_at,
             done,
         });
-        // A log that ends without an answer has stored nothing that it promised.
-        acked.await.unwrap_or(Err(AppendError::Closed)).map_err(Refusal::Append)
+        Ok(acked)
     }
 
     /// A safe method: stored (unless the source says otherwise), sent once, answered with the upstream's answer.
@@ -323,11 +357,11 @@ impl Gate {
         })
     }
 
-    /// The dedupe key, and what a resend does; None if the source does not deduplicate or the request has no key.
-    async fn dedupe_key(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<(DedupeKey, OnDuplicate)>, Refusal> {
+    /// The dedupe key; None if the source does not deduplicate or the request has no key.
+    async fn dedupe_key(&self, doors: &Doors, input: &Ask<'_>) -> Result<Option<DedupeKey>, Refusal> {
         let Some(rule) = &input.source.dedupe else { return Ok(None) };
         let text = self.key_text(doors, input).await?;
-        Ok(text.map(|text| (self.keyed(input, rule, &text, input.body), rule.on_duplicate)))
+        Ok(text.map(|text| self.keyed(input, rule, &text, input.body)))
     }
 
     /// What makes two requests, or two items, one event; None if there is no such rule or nothing is found.
@@ -380,6 +414,22 @@ impl Gate {
         match self.ingress.evaluator.now(expr, &input) {
             Some(output) => output,
             None => Box::pin(self.ingress.evaluator.eval(expr, &input)).await,
+        }
+    }
+
+    /// A resend, whose sender may be one who waits.
+    async fn resent(
+        &self,
+        doors: &Doors,
+        source: &Arc<Source>,
+        caller: &Caller,
+        (first, body_differs): (EventId, bool),
+        admitted: &Admitted<'_>,
+    ) -> Taken {
+        let known = self.known(doors, source, first, body_differs, admitted.is_cut());
+        match source.wait.as_ref().filter(|_| caller.again().is_none()) {
+            None => known,
+            Some(policy) => Box::pin(self.answered_again(source, policy, first)).await,
         }
     }
 

@@ -27,6 +27,7 @@ impl Gate {
             Ok(Taken::Rehearsed) => Judgement::Taken,
             Ok(Taken::Accepted(id)) => Judgement::Admitted(id),
             Ok(Taken::Duplicate(first)) => Judgement::Duplicate(first),
+            Ok(Taken::Answered(answered)) => Judgement::Admitted(answered.id),
             Ok(Taken::Proxied(..) | Taken::Challenged(_)) => Judgement::NoEvent,
             Err(refusal) => Judgement::Refused(refusal.word()),
         }

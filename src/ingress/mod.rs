@@ -29,6 +29,7 @@ mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::{convert::Infallible, error::Error, io, path::PathBuf, sync::Arc};
 
@@ -37,7 +38,7 @@ use bytes::Bytes;
 pub use client::Caller;
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-pub use proxy::{DuplicateSink, Forwarding, Proxy, ProxyError, SafeRequest};
+pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
@@ -78,7 +79,7 @@ pub struct Setup {
     pub keys: Keys,
     /// Counted into.
     pub metrics: Arc<Metrics>,
-    /// Answers safe methods.
+    /// Has answers of upstreams.
     pub proxy: Arc<dyn Proxy>,
     /// Is told about resends.
     pub duplicates: Arc<dyn DuplicateSink>,
@@ -235,7 +236,11 @@ impl Gate {
                 let source = progress.source.as_ref();
                 if let Some(door) = source.and_then(|source| doors.door(source)) {
                     door.count(taken.result());
-                    door.metrics.ack.observe(self.ingress.clock.elapsed().saturating_sub(begun));
+                    let took = self.ingress.clock.elapsed().saturating_sub(begun);
+                    match &taken {
+                        Taken::Answered(answered) => answered.measure(&door.metrics, took),
+                        _ => door.metrics.ack.observe(took),
+                    }
                 }
                 if let Taken::Challenged(_) = &taken {
                     // Rare, and what an operator waits for while a provider is set up.

@@ -1,5 +1,5 @@
-//! Owns the two ports through which ingress speaks of deliveries without knowing them: answers of upstreams to safe
-//! methods, and resends.
+//! Owns the two ports through which ingress speaks of deliveries without knowing them: answers of upstreams, to safe
+//! methods and to senders who wait, and resends.
 
 use std::{error::Error, pin::Pin, sync::Arc};
 
@@ -9,7 +9,7 @@ use http_body_util::combinators::BoxBody;
 
 use crate::{
     event::{Event, EventId},
-    routing::{OnDuplicate, Source, Table},
+    routing::{OnDuplicate, Source, Table, WaitPolicy},
 };
 
 /// A request with a safe method (GET, HEAD, OPTIONS), verified and (unless the source says otherwise) stored.
@@ -28,8 +28,30 @@ pub struct SafeRequest {
 pub type Forwarding =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody<Bytes, Box<dyn Error + Send + Sync>>>, ProxyError>> + Send>>;
 
-/// Sends safe requests to upstreams, once.
+/// The answer that the sender of an event waits for; None: there will be none.
+pub type Awaiting = Pin<Box<dyn Future<Output = Option<Response<Passed>>> + Send>>;
+
+/// The body of an upstream's answer.
+pub type Passed = BoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// A place among those who wait for the answer to an event.
+pub struct Expected {
+    /// To be told when the event is stored, before it is handed to anybody. Must not block.
+    pub stored: Arc<dyn Fn(EventId) + Send + Sync>,
+    /// The answer; None: there will be none. Whoever drops it waits no more.
+    pub answer: Pin<Box<dyn Future<Output = Option<Response<Passed>>> + Send + Sync>>,
+}
+
+/// Has answers of upstreams.
 pub trait Proxy: Send + Sync {
+    /// A place for the sender of an event that is about to be stored, under this dedupe key. None if there will be no
+    /// answer: the upstream takes nothing now, or too many wait.
+    fn expect(&self, policy: &WaitPolicy, dedupe: Option<u128>) -> Option<Expected>;
+
+    /// The answer that the first sender of an event got from the upstream, waited for if it is under way; None if it
+    /// got none, or it was not kept.
+    fn first_answer(&self, first: EventId) -> Awaiting;
+
     /// Sends the request to the first upstream that its source's routes name. The answer comes without
     /// hop-by-hop headers. The caller waits at most the source's `reply_timeout` for its head and then drops the future.
     fn forward(&self, request: SafeRequest) -> Forwarding;

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 
-use super::{admit::Left, challenge::Fault};
+use super::{admit::Left, challenge::Fault, wait::Answered};
 use crate::{
     event::EventId,
     expr::EvalError,
@@ -289,6 +289,8 @@ pub(super) enum Taken {
     Duplicate(EventId),
     /// Answered by the upstream; the id if it was stored.
     Proxied(Option<EventId>, Response<ReplyBody>),
+    /// Its sender waited for an answer.
+    Answered(Box<Answered>),
     /// Nothing: it came from quarantine, to see whether it would be taken. Never reaches a sender.
     Rehearsed,
     /// A challenge, answered and forgotten.
@@ -302,6 +304,7 @@ impl Taken {
             Self::Accepted(_) | Self::Rehearsed => RequestResult::Accepted,
             Self::Duplicate(_) => RequestResult::Duplicate,
             Self::Proxied(..) => RequestResult::Proxied,
+            Self::Answered(answered) => answered.result(),
             Self::Challenged(_) => RequestResult::Challenge,
         }
     }
@@ -317,6 +320,7 @@ impl Taken {
                 response
             }
             Self::Challenged(response) => response,
+            Self::Answered(answered) => answered.into_response(),
             Self::Proxied(id, mut response) => {
                 let id = id.and_then(|id| HeaderValue::from_bytes(&id.to_ascii()).ok());
                 if let Some(id) = id {
@@ -328,7 +332,8 @@ impl Taken {
     }
 }
 
-fn acknowledge(id: EventId, status: StatusCode, own: Option<&Reply>) -> Response<ReplyBody> {
+/// The answer without an upstream: the source's own, or the default.
+pub(super) fn acknowledge(id: EventId, status: StatusCode, own: Option<&Reply>) -> Response<ReplyBody> {
     let ascii = id.to_ascii();
     let mut headers;
     let mut response = match own {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
 use super::{AppendError, Appended};
+use crate::event::EventId;
 
 /// The answer to an append.
 pub type Acked = Result<Appended, AppendError>;
@@ -16,12 +17,16 @@ pub type Acked = Result<Appended, AppendError>;
 /// that refuses, which may be the committer's: must not block.
 pub type Refused = Box<dyn FnOnce(AppendError, Done) + Send>;
 
+/// Is told the id of what was stored, on the committer's thread and before any follower: must not block.
+pub type Stored = Box<dyn FnOnce(EventId) + Send>;
+
 /// Where the answer to one append goes.
 #[derive(Default)]
 pub struct Done {
     waiter: Option<oneshot::Sender<Acked>>,
     lane: Option<Arc<AckLane>>,
     refused: Option<Refused>,
+    stored: Option<Stored>,
 }
 
 impl Done {
@@ -42,7 +47,7 @@ impl Done {
     #[must_use]
     pub fn through(lane: &Arc<AckLane>) -> (Self, oneshot::Receiver<Acked>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { waiter: Some(sender), lane: Some(lane.clone()), refused: None }, receiver)
+        (Self { waiter: Some(sender), lane: Some(lane.clone()), ..Self::default() }, receiver)
     }
 
     /// A refusal goes there instead of to whoever waits.
@@ -51,8 +56,15 @@ impl Done {
         Self { refused: Some(refused), ..self }
     }
 
+    /// Somebody is told first if it is stored: before whoever waits, and before the log's follower.
+    #[must_use]
+    pub fn first_telling(self, stored: Stored) -> Self {
+        Self { stored: Some(stored), ..self }
+    }
+
     /// Answers at once, on this thread.
     pub fn answer(mut self, acked: Acked) {
+        self.tell(acked);
         if let (Err(error), Some(refused)) = (&acked, self.refused.take()) {
             return refused(*error, self);
         }
@@ -61,10 +73,17 @@ impl Done {
         }
     }
 
+    fn tell(&mut self, acked: Acked) {
+        if let (Some(stored), Ok(Appended::Appended(id))) = (self.stored.take(), acked) {
+            stored(id);
+        }
+    }
+
     /// Answers many, with one wake-up for each lane.
     pub fn answer_all(batch: impl Iterator<Item = (Self, Acked)>) {
         let mut lanes: Vec<(Arc<AckLane>, Vec<Waiting>)> = Vec::new();
-        for (done, acked) in batch {
+        for (mut done, acked) in batch {
+            done.tell(acked);
             if acked.is_err() && done.refused.is_some() {
                 done.answer(acked);
                 continue;

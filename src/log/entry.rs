@@ -4,6 +4,7 @@
 //! begins with its format version (a varint, 1 today), so that a newer reader knows older entries.
 //! Decoding never panics on damaged input: it gives `None`.
 
+mod answer;
 mod attempted;
 mod codec;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
+pub use self::answer::{Answer, decode_answer, encode_answer};
 pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 use super::DedupeKey;
@@ -44,6 +46,8 @@ pub enum Kind {
     Command = 7,
     /// A configuration became active.
     Config = 8,
+    /// What a sender who waited was answered.
+    Answer = 9,
 }
 
 impl Kind {
@@ -59,6 +63,7 @@ impl Kind {
             6 => Self::Carried,
             7 => Self::Command,
             8 => Self::Config,
+            9 => Self::Answer,
             _ => return None,
         })
     }
@@ -96,6 +101,8 @@ pub struct Planned {
     pub upstreams: Vec<Box<str>>,
     /// Event and indexes into `upstreams`; none means unrouted or ignored.
     pub events: Vec<PlannedEvent>,
+    /// Deliveries that are not of normal priority: event, index into `upstreams`, priority. In the order of `events`.
+    pub priorities: Vec<(Seq, u32, u8)>,
 }
 
 /// What routing decided about one event.
@@ -192,6 +199,18 @@ pub enum Action {
         /// These deliveries did not exist before: their first attempt is number 1.
         #[serde(default)]
         created: bool,
+    },
+    /// Lets those go that wait behind dead deliveries of the same key.
+    LetGo {
+        /// The dead ones.
+        targets: Vec<Target>,
+    },
+    /// Settles deliveries that wait for a person as delivered.
+    Resolve {
+        /// Which.
+        targets: Vec<Target>,
+        /// In the operator's words.
+        reason: Option<String>,
     },
     /// Hides events at once; their bytes go with the segment.
     Delete {
@@ -443,6 +462,17 @@ pub fn encode_planned(planned: &Planned) -> Bytes {
             out.number(u64::from(*target));
         }
     }
+    // The first releases knew no priorities; without any an entry looks as it did then.
+    if !planned.priorities.is_empty() {
+        out.number(planned.priorities.len() as u64);
+        let mut last = 0;
+        for (event, target, priority) in &planned.priorities {
+            out.number(event.wrapping_sub(last));
+            last = *event;
+            out.number(u64::from(*target));
+            out.number(u64::from(*priority));
+        }
+    }
     out.0.into()
 }
 
@@ -466,7 +496,17 @@ pub fn decode_planned(payload: &Bytes) -> Option<Planned> {
         }
         events.push(PlannedEvent { event: last, targets, ignored: head & 1 == 1 });
     }
-    Some(Planned { generation, upstreams, events })
+    let mut priorities = Vec::new();
+    if !from.0.is_empty() {
+        let mut last: Seq = 0;
+        for _ in 0..from.count()? {
+            last = last.wrapping_add(from.number()?);
+            let target = u32::try_from(from.number()?).ok()?;
+            upstreams.get(target as usize)?;
+            priorities.push((last, target, u8::try_from(from.number()?).ok()?));
+        }
+    }
+    Some(Planned { generation, upstreams, events, priorities })
 }
 
 /// Encodes the payload of a `duplicate` entry.

@@ -5,6 +5,7 @@
 //! segments and files are not in the trait: another engine may stand behind it.
 
 mod ack;
+mod answer;
 #[cfg(test)]
 mod contract;
 pub mod dedupe;
@@ -20,6 +21,7 @@ pub mod sled;
 use std::sync::Arc;
 
 pub use ack::{AckLane, Acked, Done};
+pub use answer::{find_answer, read_answer};
 use bytes::Bytes;
 pub use entry::{Entry, Kind};
 pub use queue::QueueLimits;
@@ -271,7 +273,15 @@ pub fn read_event(log: &dyn Log, seq: Seq) -> Result<Event, ReadError> {
 /// # Errors
 /// See [`ReadError`].
 pub fn read_body(log: &dyn Log, event: &Event) -> Result<Bytes, ReadError> {
-    match &event.body {
+    read_whole(log, &event.body)
+}
+
+/// Reads the whole of a stored body.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_whole(log: &dyn Log, body: &crate::event::Body) -> Result<Bytes, ReadError> {
+    match body {
         crate::event::Body::Inline(bytes) => Ok(bytes.clone()),
         crate::event::Body::Parts { seqs, length } => {
             let mut whole = Vec::with_capacity(usize::try_from(*length).unwrap_or(0));

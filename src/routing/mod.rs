@@ -6,18 +6,25 @@ mod batch;
 mod challenge;
 mod changes;
 mod cloudevents;
+mod failure;
 mod guard;
 mod index;
 mod limits;
+mod order;
+mod pace;
 mod pattern;
 mod policy;
 mod provider;
+mod public_only;
 mod retry;
 mod sign;
+mod sink;
 mod table;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod turns;
+mod wait;
 
 use std::sync::Arc;
 
@@ -26,8 +33,11 @@ pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};
+pub use failure::{Accept, AnswerPolicy, FAILURE_ROWS_MAX, FailureAction, FailureRow, FailureSet, NoAnswer};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};
+pub use order::{OnFailure, OrderError, OrderKey, OrderPolicy};
+pub use pace::{BURST_MAX, Pace, PaceError, PaceRate, RateHeaders, waiting};
 pub use pattern::{
     PATTERN_BYTES_MAX, PathPattern, PatternError, SECRET_CAPTURE, SECRET_SEGMENT, has_dot_segments, without_secret,
 };
@@ -35,13 +45,19 @@ pub use policy::{
     BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
 };
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
+pub use public_only::PublicOnly;
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
+pub use sink::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SinkError, TIME_MARK,
+};
 pub use table::{
     DedupeRule, KeySelector, Limits, Listener, Matched, OnDuplicate, Privacy, Route, Source, Table, TableParts, Target,
     TlsClient, TlsServer, Upstream,
 };
 pub use topic::{Subscriber, TYPE_BYTES_MAX, Topic, Types, TypesError, subscriber_name, topic_of};
+pub use turns::{NoShare, Priority, Share, TurnPolicy};
+pub use wait::{OnError, WaitPolicy};
 
 /// The live table: read by everyone, swapped by reload.
 #[derive(Clone)]

@@ -6,9 +6,9 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    BreakerPolicy, ChallengeRule, CloudEvents, Guard, HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering,
-    PathEdit, PathPattern, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule,
-    Topic, Types,
+    AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
+    ItemRule, Lookup, LoopRule, Numbering, OrderPolicy, Pace, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate,
+    Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, Topic, TurnPolicy, Types, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -71,7 +71,9 @@ pub struct Source {
     pub max_body: u64,
     /// Safe methods are stored as well as proxied.
     pub record_safe: bool,
-    /// How long a sender of a safe method waits for the upstream.
+    /// Senders wait for an upstream's answer; None: they are answered when the event is durable.
+    pub wait: Option<WaitPolicy>,
+    /// How long a sender of a safe method, or one who waits, waits for the upstream.
     pub reply_timeout: Duration,
     /// Requests that the verifier refuses are kept apart for the operator.
     pub quarantine: bool,
@@ -109,6 +111,7 @@ impl Source {
             reply: None,
             max_body: 10 << 20,
             record_safe: true,
+            wait: None,
             reply_timeout: Duration::from_secs(30),
             quarantine: false,
             guard: None,
@@ -191,6 +194,10 @@ pub struct Route {
     pub path: PathEdit,
     /// The method that is sent.
     pub method: Option<Method>,
+    /// One delivery of a key at a time; None: in no order.
+    pub order: Option<Arc<OrderPolicy>>,
+    /// How soon first attempts are made.
+    pub priority: Priority,
 }
 
 impl Route {
@@ -208,6 +215,8 @@ impl Route {
             headers: HeaderEdit::default(),
             path: PathEdit::default(),
             method: None,
+            order: None,
+            priority: Priority::Normal,
         }
     }
 }
@@ -232,20 +241,30 @@ pub struct Upstream {
     pub retry: RetryPolicy,
     /// When to pause.
     pub breaker: BreakerPolicy,
-    /// Attempts at once.
+    /// Attempts at once, at most.
     pub concurrency: usize,
+    /// How fast, besides.
+    pub pace: Pace,
     /// Which Host.
     pub host: HostPolicy,
     /// Which path (a route's own edit comes first).
     pub path: PathEdit,
     /// Every refusal is a deferral.
     pub soft_bounce: bool,
-    /// Bytes of an answer that is handed back to a sender.
+    /// Bytes of an answer that is handed back to a sender, or judged.
     pub max_reply: usize,
+    /// How its attempts are divided between first attempts, retries and replays.
+    pub turns: TurnPolicy,
+    /// Several events in one request or one write; None: each goes alone. A file always has one.
+    pub batch: Option<BatchPolicy>,
+    /// What its failures and answers lead to; None: what the contract says.
+    pub answers: Option<AnswerPolicy>,
     /// How requests are signed; None: automatically, see [`RESIGN_AFTER`](super::RESIGN_AFTER).
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
     pub cloudevents: Option<CloudEvents>,
+    /// Which addresses its name may lead to; None: any.
+    pub guard: Option<super::PublicOnly>,
 }
 
 impl Upstream {
@@ -263,12 +282,17 @@ impl Upstream {
             retry: RetryPolicy::standard(),
             breaker: BreakerPolicy::standard(),
             concurrency: 64,
+            pace: Pace::standard(),
             host: HostPolicy::Preserve,
             path: PathEdit::default(),
             soft_bounce: false,
             max_reply: 1 << 20,
+            turns: TurnPolicy::standard(),
+            batch: None,
+            answers: None,
             sign: None,
             cloudevents: None,
+            guard: None,
         }
     }
 }
@@ -282,6 +306,8 @@ pub enum Target {
     Https(Uri),
     /// `unix:/run/app.sock`.
     Unix(PathBuf),
+    /// Lines of files; see [`Upstream::batch`].
+    File(Arc<FilePolicy>),
 }
 
 /// TLS towards an upstream, already loaded.

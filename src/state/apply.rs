@@ -10,12 +10,16 @@ use tracing::{debug, warn};
 use super::{EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
-    event::{Change, DeliveryState, Reason, Seq},
+    event::{Change, DeliveryState, Diversion, Reason, Seq},
     log::{
         Entry, Kind,
         entry::{self, Action, Reader, Target},
     },
 };
+
+/// The stored numbers of priorities.
+const HIGH: u8 = 0;
+const LOW: u8 = 2;
 
 /// What an entry changed, for whoever schedules deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ impl State {
             Kind::Duplicate => self.duplicate(entry)?,
             Kind::Carried => self.carried(entry, note)?,
             Kind::Command => self.command(entry, note)?,
-            Kind::Part | Kind::Config => Some(()),
+            Kind::Part | Kind::Config | Kind::Answer => Some(()),
         };
         if known.is_none() {
             warn!(seq = entry.pos.seq, kind = ?entry.kind, "an entry has a format this version does not know: skipped");
@@ -90,6 +94,15 @@ impl State {
                 note(Note::Planned(key));
             }
         }
+        for (event, target, priority) in planned.priorities {
+            let upstream = ids.get(target as usize).and_then(|id| self.upstreams.get_mut(*id as usize));
+            let Some(upstream) = upstream.filter(|upstream| upstream.waiting.contains(event)) else { continue };
+            match priority {
+                HIGH => upstream.high.insert(event),
+                LOW => upstream.low.insert(event),
+                _ => false,
+            };
+        }
         Ok(Some(()))
     }
 
@@ -114,10 +127,22 @@ impl State {
             new.set_status(&status, entry.time);
         }
         new.last = Some(entry.pos.seq);
-        if !overtaken
-            && matches!(attempted.change, Change::Die(_) | Change::Hold(_) | Change::Review(_) | Change::Supersede(_))
-        {
+        if !overtaken && attempted.change.reason().is_some() {
             new.reason_at = Some(entry.pos.seq);
+        }
+        if let Some(turn) = &attempted.turn {
+            // What it waited for others of its key does not count towards giving up.
+            if let Some(begun) = turn.begun
+                && !overtaken
+                && (old.attempts == 0 || old.replayed)
+            {
+                new.planned_at = new.planned_at.max(begun);
+            }
+            if let (Some(version), Change::Delivered) = (&turn.version, &attempted.change)
+                && let Some(upstream) = self.upstream_mut(key.upstream)
+            {
+                upstream.newest.note(turn.key, version, entry.pos.seq);
+            }
         }
         if let Some(attempt) = &attempted.attempt {
             new.attempts = attempt.number;
@@ -131,7 +156,29 @@ impl State {
         }
         self.put(key, &old, new);
         tell(key, &new, note);
+        if let (Change::Divert(diversion), false) = (&attempted.change, overtaken) {
+            self.divert(key.event, diversion, note)?;
+        }
         Ok(Some(()))
+    }
+
+    /// Makes the delivery that takes the place of a diverted one, unless the event has one to that upstream already. One
+    /// that was delivered at its first attempt has left no trace and is made again: twice rather than not at all.
+    fn divert(&mut self, event: Seq, diversion: &Diversion, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        let key = Key::new(event, self.intern(&diversion.to));
+        if self.record(key)?.is_some() {
+            return Ok(());
+        }
+        if self.unplanned.contains(event) {
+            self.early.insert(event);
+        }
+        let new = Record { due: diversion.due, ..Record::waiting(diversion.due) };
+        if let Some(upstream) = self.upstream_mut(key.upstream) {
+            upstream.book(event, &new, true);
+        }
+        self.layers.put(key, new);
+        tell(key, &new, note);
+        Ok(())
     }
 
     fn duplicate(&mut self, entry: &Entry) -> Result<Option<()>, StateError> {
@@ -210,6 +257,7 @@ impl State {
                     record.due = at.after(Duration::from_micros(spread));
                     record.planned_at = record.due;
                     record.replayed = true;
+                    record.let_go = false;
                     if created && record.origin_unknown {
                         record.attempts = 0;
                         record.origin_unknown = false;
@@ -217,6 +265,10 @@ impl State {
                     record.replays = record.replays.saturating_add(1);
                     record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
                 })?;
+            }
+            Action::LetGo { targets } => self.let_go(&targets, note)?,
+            Action::Resolve { targets, .. } => {
+                self.change_all(entry, &targets, &Change::Resolve, note, |_, _| {})?;
             }
             Action::Delete { events } => {
                 for event in events {
@@ -263,6 +315,17 @@ impl State {
         Ok(())
     }
 
+    /// Dead deliveries that keep those behind them of their key waiting do so no longer.
+    fn let_go(&mut self, targets: &[Target], note: &mut impl FnMut(Note)) -> Result<(), StateError> {
+        for target in targets {
+            let key = Key::new(target.event, self.intern(&target.upstream));
+            let Some(old) = self.before(key)?.filter(|old| old.state == DeliveryState::Dead) else { continue };
+            self.put(key, &old, Record { let_go: true, ..old });
+            note(Note::Stopped(key));
+        }
+        Ok(())
+    }
+
     fn delete(&mut self, event: Seq, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<(), StateError> {
         if event >= entry.pos.seq {
             return Ok(());
@@ -299,12 +362,12 @@ impl State {
     }
 
     fn take_waiting(&mut self, key: Key) -> bool {
-        self.upstream_mut(key.upstream).is_some_and(|upstream| upstream.waiting.remove(key.event))
+        self.upstream_mut(key.upstream).is_some_and(|upstream| upstream.take_waiting(key.event))
     }
 
     fn put(&mut self, key: Key, old: &Record, new: Record) {
         if let Some(upstream) = self.upstream_mut(key.upstream) {
-            if !upstream.waiting.remove(key.event) {
+            if !upstream.take_waiting(key.event) {
                 upstream.book(key.event, old, false);
             }
             upstream.book(key.event, &new, true);

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use super::{EVENT, Key, State, StateError, UpstreamId};
+use super::{EVENT, Key, State, StateError, Upstream, UpstreamId};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
@@ -200,7 +200,11 @@ impl State {
 
     fn forget_all_but_the_dead(&mut self, first: Seq) {
         let sets = self.upstreams.iter_mut();
-        let sets = sets.flat_map(|upstream| [&mut upstream.waiting, &mut upstream.pending, &mut upstream.held]);
+        let sets = sets.flat_map(|upstream| {
+            upstream.newest.forget(first);
+            let Upstream { waiting, pending, held, high, low, .. } = upstream;
+            [waiting, pending, held, high, low]
+        });
         for set in sets.chain([&mut self.unplanned, &mut self.early, &mut self.deleted]) {
             if set.min().is_some_and(|oldest| oldest < first) {
                 let mut gone = set.clone();
@@ -223,25 +227,24 @@ impl State {
                 DeliveryState::Held => Change::Hold(reason()),
                 DeliveryState::Delivered => Change::Delivered,
                 DeliveryState::Ignored => Change::Ignore,
-                DeliveryState::Pending | DeliveryState::Review | DeliveryState::Superseded => continue,
+                DeliveryState::Review => Change::Review(reason()),
+                DeliveryState::Superseded => Change::Supersede(reason()),
+                DeliveryState::Pending => continue,
             };
             let name = (&*upstream.name).into();
             let (upstream, previous) = (name, record.last);
-            let attempted = Attempted { event, upstream, attempt: None, change, previous, replays: None };
+            let attempted = Attempted { event, upstream, attempt: None, change, previous, replays: None, turn: None };
             order.then.push(NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) });
         }
         Ok(order)
     }
 }
 
-/// The reason an entry gives for a delivery that is dead or held, with its text.
+/// The reason an entry gives for a delivery that is dead, held, in review or superseded, with its text.
 pub(super) fn reason_text(log: &dyn Log, seq: Seq) -> Option<Reason> {
     let entry = log.read(seq).ok()?;
     match entry.kind {
-        Kind::Attempted => match entry::decode_attempted(&entry.payload)?.change {
-            Change::Die(reason) | Change::Hold(reason) => Some(reason),
-            _ => None,
-        },
+        Kind::Attempted => entry::decode_attempted(&entry.payload)?.change.reason().cloned(),
         Kind::Command => match entry::decode_json::<Command>(&entry.payload)?.action {
             Action::Hold { reason: Some(text), .. } => Some(Reason::with("operator", text)),
             _ => None,

@@ -1,6 +1,6 @@
 //! Owns the manifest: the one small file that says which runs belong to the state, and everything that is no record.
 //!
-//! Format: the 8 bytes `SPSTATE1`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
+//! Format: the 8 bytes `SPSTATE2`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
 //! a length before them), then the CRC32C of all before it, little-endian. A reader that finds anything else throws
 //! the state away: it is derived.
 
@@ -12,10 +12,11 @@ use roaring::RoaringTreemap;
 use super::{Hold, Layers, Pauses, State, Timeline, Upstream};
 use crate::{
     clock::Timestamp,
+    event::Version,
     log::entry::{Reader, Writer},
 };
 
-const MAGIC: &[u8; 8] = b"SPSTATE1";
+const MAGIC: &[u8; 8] = b"SPSTATE2";
 
 /// Encodes all of the state but its records. The names of the runs come last, see [`finish`].
 #[must_use]
@@ -84,7 +85,7 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
 
 fn put_upstream(out: &mut Writer, upstream: &Upstream) {
     out.text(&upstream.name);
-    for set in [&upstream.waiting, &upstream.pending, &upstream.held, &upstream.dead] {
+    for set in [&upstream.waiting, &upstream.pending, &upstream.held, &upstream.dead, &upstream.high, &upstream.low] {
         put_set(out, set);
     }
     out.number(upstream.dead_by_reason.len() as u64);
@@ -105,6 +106,13 @@ fn put_upstream(out: &mut Writer, upstream: &Upstream) {
         out.number(begin.as_millis());
         out.number(end.as_millis());
     }
+    out.number(upstream.newest.len() as u64);
+    for (entry, key, version) in upstream.newest.iter() {
+        out.number(entry);
+        out.number(key);
+        out.number(u64::from(matches!(version, Version::Text(_))));
+        out.text(version.as_str());
+    }
 }
 
 fn take_upstream(from: &mut Reader) -> Option<Upstream> {
@@ -113,6 +121,8 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
     upstream.pending = take_set(from)?;
     upstream.held = take_set(from)?;
     upstream.dead = take_set(from)?;
+    upstream.high = take_set(from)?;
+    upstream.low = take_set(from)?;
     if from.count()? != upstream.dead_by_reason.len() {
         return None;
     }
@@ -133,6 +143,11 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
         since: Timestamp::from_millis(from.number()?),
         past: (0..from.count()?).map(|_| Some((from.time()?, from.time()?))).collect::<Option<VecDeque<_>>>()?,
     };
+    for _ in 0..from.count()? {
+        let (entry, key, kind, text) = (from.number()?, from.number()?, from.number()?, from.text()?);
+        let version = if kind == 0 { Version::Number(text) } else { Version::Text(text) };
+        upstream.newest.note(key, &version, entry);
+    }
     Some(upstream)
 }
 
@@ -161,6 +176,9 @@ mod tests {
         let upstream = state.upstream_mut(id).unwrap();
         upstream.waiting.insert_range(1 << 33..(1 << 33) + 1000);
         upstream.dead_by_reason[2] = 7;
+        upstream.high.insert(1 << 33);
+        upstream.newest.note(u64::MAX, &Version::Number("12".into()), 4000);
+        upstream.newest.note(1, &Version::Text("b".into()), 4001);
         upstream.hold = Some(Hold {
             seq: 3,
             since: Timestamp::from_millis(4),

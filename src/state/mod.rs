@@ -18,6 +18,7 @@
 mod apply;
 mod expiry;
 mod manifest;
+mod newest;
 mod offline;
 mod overlay;
 mod record;
@@ -34,6 +35,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use apply::Note;
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
+pub use newest::{NEWEST_MAX, Newest};
 pub use offline::{Offline, OfflineError, replay};
 pub use overlay::{Layers, Map};
 pub use record::{EVENT, Key, NEVER, Record, UpstreamId};

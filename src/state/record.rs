@@ -57,6 +57,8 @@ pub struct Record {
     pub replayed: bool,
     /// It was replayed without a trace of earlier attempts: it was delivered at the first, or is new.
     pub origin_unknown: bool,
+    /// Dead, and an operator let those behind it of its key go.
+    pub let_go: bool,
     /// Attempts made.
     pub attempts: u32,
     /// Replays by operators or resends.
@@ -89,6 +91,7 @@ impl Record {
             reason: 0,
             replayed: false,
             origin_unknown: false,
+            let_go: false,
             attempts: 0,
             replays: 0,
             new_keys: 0,
@@ -144,8 +147,9 @@ impl Record {
             }
             at += bytes.len();
         };
+        let flags = u8::from(self.replayed) | u8::from(self.origin_unknown) << 1 | u8::from(self.let_go) << 2;
         put(&key.to_bytes());
-        put(&[state_number(self.state), self.reason, u8::from(self.replayed) | u8::from(self.origin_unknown) << 1, 0]);
+        put(&[state_number(self.state), self.reason, flags, 0]);
         for number in [self.attempts, self.replays, self.new_keys] {
             put(&number.to_le_bytes());
         }
@@ -175,6 +179,7 @@ impl Record {
             reason: *bytes.get(17)?,
             replayed: flags & 1 != 0,
             origin_unknown: flags & 2 != 0,
+            let_go: flags & 4 != 0,
             attempts: word(20)?,
             replays: word(24)?,
             new_keys: word(28)?,
@@ -218,6 +223,7 @@ mod tests {
                 state,
                 reason: 3,
                 replayed: true,
+                let_go: true,
                 attempts: 7,
                 new_keys: 2,
                 due: NEVER,

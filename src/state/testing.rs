@@ -108,6 +108,7 @@ impl TestLog {
             generation: 1,
             upstreams: upstreams.iter().map(|name| (*name).into()).collect(),
             events: vec![PlannedEvent { event, targets: (0..upstreams.len() as u32).collect(), ignored: false }],
+            priorities: vec![],
         };
         self.put(Kind::Planned, entry::encode_planned(&planned))
     }
@@ -125,6 +126,7 @@ impl TestLog {
             change,
             previous: job.previous,
             replays: Some(job.replays),
+            turn: job.turn.as_deref().cloned(),
         };
         self.put(Kind::Attempted, entry::encode_attempted(&settled))
     }
@@ -184,7 +186,7 @@ fn accepting(
 pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change) -> Bytes {
     let attempt = (number > 0).then(|| attempt(number));
     let upstream = upstream.into();
-    entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: None, replays: None })
+    entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: None, replays: None, turn: None })
 }
 
 fn attempt(number: u32) -> Attempt {

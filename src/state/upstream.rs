@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use roaring::RoaringTreemap;
 
-use super::record::Record;
+use super::{newest::Newest, record::Record};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Seq},
@@ -29,6 +29,12 @@ pub struct Upstream {
     pub dead: RoaringTreemap,
     /// Dead deliveries by the reason's number.
     pub dead_by_reason: [u64; 32],
+    /// Of those that wait, the ones of high priority …
+    pub high: RoaringTreemap,
+    /// … and of low priority.
+    pub low: RoaringTreemap,
+    /// The newest delivered version of each key.
+    pub newest: Newest,
     /// An operator's hold.
     pub hold: Option<Hold>,
     /// When it was held, or its breaker open, or it was not configured.
@@ -61,9 +67,23 @@ impl Upstream {
             held: RoaringTreemap::new(),
             dead: RoaringTreemap::new(),
             dead_by_reason: [0; 32],
+            high: RoaringTreemap::new(),
+            low: RoaringTreemap::new(),
+            newest: Newest::default(),
             hold: None,
             pauses: Pauses::default(),
         }
+    }
+
+    /// A delivery waits no longer for its first attempt. Whether it did.
+    pub(super) fn take_waiting(&mut self, event: Seq) -> bool {
+        if !self.high.is_empty() {
+            self.high.remove(event);
+        }
+        if !self.low.is_empty() {
+            self.low.remove(event);
+        }
+        self.waiting.remove(event)
     }
 
     /// Books a record out of or into the sets.

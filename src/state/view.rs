@@ -25,6 +25,8 @@ pub struct DeliveryView {
     pub due: Option<Timestamp>,
     /// An attempt is under way.
     pub in_flight: bool,
+    /// The delivery of the same key that it waits for. Known to a running instance only.
+    pub waits_for: Option<Seq>,
     /// The entry with the text of the reason.
     pub reason_at: Option<Seq>,
 }
@@ -68,6 +70,8 @@ pub struct UpstreamStats {
     pub retries: u64,
     /// Deliveries held one by one.
     pub held: u64,
+    /// Deliveries that wait for a person.
+    pub review: u64,
     /// Dead deliveries by reason code.
     pub dead: Vec<(&'static str, u64)>,
     /// When the oldest pending event was accepted.
@@ -92,6 +96,7 @@ impl DeliveryView {
             last: record.last,
             due: timed.then_some(record.due),
             in_flight: false,
+            waits_for: None,
             reason_at: record.reason_at,
         }
     }
@@ -111,6 +116,7 @@ impl DeliveryView {
             last: None,
             due: None,
             in_flight: false,
+            waits_for: None,
             reason_at: None,
         }
     }
@@ -119,7 +125,10 @@ impl DeliveryView {
     #[must_use]
     pub fn with_reason(mut self, log: &dyn Log) -> Self {
         let text = self.reason_at.and_then(|seq| reason_text(log, seq));
-        if let (Status::Dead(reason) | Status::Held(reason), Some(text)) = (&mut self.status, text)
+        if let (
+            Status::Dead(reason) | Status::Held(reason) | Status::Review(reason) | Status::Superseded(reason),
+            Some(text),
+        ) = (&mut self.status, text)
             && reason.code == text.code
         {
             *reason = text;
@@ -214,14 +223,18 @@ impl State {
     pub fn stats(&self) -> Vec<UpstreamStats> {
         let stats = self.upstreams.iter().map(|upstream| {
             let (waiting, retries) = (upstream.waiting.len(), upstream.pending.len());
-            let dead = (0..).zip(upstream.dead_by_reason).filter(|(_, count)| *count > 0);
+            let by_code = (0..).zip(upstream.dead_by_reason).filter(|(_, count)| *count > 0);
+            let by_code = by_code.map(|(number, count)| (Reason::from_number(number).code, count));
+            // Nothing dies of an answer that is not accepted: with this reason it waits for a person.
+            let (review, dead): (Vec<_>, Vec<_>) = by_code.partition(|(code, _)| *code == "not_accepted");
             UpstreamStats {
                 name: upstream.name.clone(),
                 pending: waiting + retries,
                 waiting,
                 retries,
                 held: upstream.held.len(),
-                dead: dead.map(|(number, count)| (Reason::from_number(number).code, count)).collect(),
+                review: review.iter().map(|(_, count)| count).sum(),
+                dead,
                 oldest_pending_at: upstream.oldest_pending().map(|event| self.timeline.at(event)),
                 in_flight: 0,
                 hold: upstream.hold.clone(),

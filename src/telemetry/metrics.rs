@@ -152,6 +152,9 @@ pub const OVER: [&str; 3] = ["rejected", "held", "tagged"];
 /// Percent of a budget at which a warning is given; a metric label.
 pub const BUDGET_LEVELS: [&str; 3] = ["75", "90", "100"];
 
+/// Who answered a sender who waited; a metric label: the upstream, nobody in time, or the first answer once more.
+pub const ANSWERED: [&str; 3] = ["upstream", "fallback", "repeated"];
+
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
@@ -163,6 +166,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused because of `max_connections`.
     pub connections_refused: Counter,
+    /// Senders who wait for an upstream's answer.
+    pub waiting_senders: Gauge,
     /// Bytes of bodies in memory now.
     pub body_memory: Gauge,
     /// Bytes of bodies spooled now.
@@ -338,6 +343,10 @@ pub struct SourceMetrics {
     pub tenants_displaced: Counter,
     /// Requests that were cut because they came back.
     pub loops: Counter,
+    /// Senders who waited, by index of [`ANSWERED`].
+    pub answered: [Counter; ANSWERED.len()],
+    /// Receipt of the head to the head of the answer, where the sender waits for an upstream's.
+    pub reply: Histogram,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
     /// Absolute clock difference of signed timestamps.
@@ -361,14 +370,59 @@ pub struct UpstreamMetrics {
     pub dead: Mutex<BTreeMap<&'static str, i64>>,
     /// Deliveries held.
     pub held: Gauge,
+    /// Deliveries that wait for a person.
+    pub review: Gauge,
+    /// Deliveries that went to another upstream in place of this one.
+    pub diverted: Counter,
     /// 0 closed, 1 half-open, 2 open.
     pub breaker_state: Gauge,
     /// Attempts under way.
     pub in_flight: Gauge,
+    /// Keys whose first delivery failed, is held, or is dead and parks its key.
+    pub blocked_keys: Gauge,
+    /// Undelivered events whose key is not looked at.
+    pub keys_unknown: Gauge,
+    /// Events without a key in a route that asks for an order.
+    pub unordered: Counter,
+    /// Turns of events whose version could not be compared.
+    pub uncompared: Counter,
+    /// Attempts that may be under way now.
+    pub concurrency_limit: Gauge,
+    /// See [`UpstreamMetrics::set_rate_limit`].
+    rate_limit: Gauge,
+    /// 1 if jobs wait for the rate, for what the upstream allows or for the end of a pause that it asked for.
+    pub throttled: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
+    /// Attempts that dialled nothing, because the guard takes none of the upstream's addresses.
+    pub addresses_refused: Counter,
+    /// Events in one request or one write, where several go together.
+    pub batch_items: Histogram<Count>,
+    /// Batches that were halved because the upstream did not take them whole.
+    pub batch_splits: Counter,
+    /// Files finished.
+    pub sink_files: Counter,
+    /// Bytes of the file that is being written.
+    pub sink_open_bytes: Gauge,
     /// Attempts for which the signature of the event's source was made anew.
     pub resigned: Counter,
+}
+
+impl UpstreamMetrics {
+    /// Attempts that may begin in a second; None if nothing bounds them.
+    pub fn set_rate_limit(&self, per_second: Option<f64>) {
+        // In thousandths, as rates may be below one a second, and one more: 0 is none. Saturates.
+        self.rate_limit.set(per_second.map_or(0, |rate| ((rate * 1000.0) as i64).saturating_add(1)));
+    }
+
+    /// What was set.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<f64> {
+        match self.rate_limit.get() {
+            0 => None,
+            more => Some((more - 1) as f64 / 1000.0),
+        }
+    }
 }
 
 impl Metrics {

@@ -10,6 +10,6 @@ mod render;
 pub mod systemd;
 
 pub use metrics::{
-    BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER, QuarantineDrop,
-    RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+    ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
+    QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics,
 };

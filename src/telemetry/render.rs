@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, UpstreamMetrics,
+    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics,
+    UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -72,6 +73,8 @@ impl Metrics {
             "Connections refused because of server.max_connections.",
             self.connections_refused.get(),
         );
+        let waiting = "Senders who wait for an upstream's answer.";
+        out.single("stagepost_waiting_senders", "gauge", waiting, self.waiting_senders.get());
         out.single("stagepost_body_memory_bytes", "gauge", "Bytes of bodies in memory.", self.body_memory.get());
         out.single("stagepost_spool_bytes", "gauge", "Bytes of bodies spooled to disk.", self.spool_bytes.get());
         out.single(
@@ -164,6 +167,16 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     for (source, metrics) in all {
         out.sample("stagepost_loops_total", &[("source", source)], metrics.loops.get());
     }
+    out.family("stagepost_proxied_total", "counter", "Senders who waited, by who answered them.");
+    for (source, metrics) in all {
+        for (answered, count) in ANSWERED.iter().zip(&metrics.answered) {
+            out.sample("stagepost_proxied_total", &[("source", source), ("answered", answered)], count.get());
+        }
+    }
+    out.family("stagepost_reply_seconds", "histogram", "Receipt of the head to the head of an awaited answer.");
+    for (source, metrics) in all {
+        out.histogram("stagepost_reply_seconds", &[("source", source)], &metrics.reply);
+    }
     out.family("stagepost_ack_seconds", "histogram", "Receipt of the head to the answer.");
     for (source, metrics) in all {
         out.histogram("stagepost_ack_seconds", &[("source", source)], &metrics.ack);
@@ -189,6 +202,27 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         let labels = [("upstream", &**upstream)];
         out.sample("stagepost_settlements_refused_total", &labels, metrics.settlements_refused.get());
     }
+    let help = "Attempts that dialled nothing, because the guard takes none of the upstream's addresses.";
+    out.family("stagepost_addresses_refused_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_addresses_refused_total", &[("upstream", upstream)], metrics.addresses_refused.get());
+    }
+    out.family("stagepost_batch_items", "histogram", "Events in one request or one write.");
+    for (upstream, metrics) in all {
+        out.histogram("stagepost_batch_items", &[("upstream", upstream)], &metrics.batch_items);
+    }
+    out.family("stagepost_batch_splits_total", "counter", "Batches halved because the upstream refused them.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_batch_splits_total", &[("upstream", upstream)], metrics.batch_splits.get());
+    }
+    out.family("stagepost_sink_files_total", "counter", "Files of events that were finished.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_sink_files_total", &[("upstream", upstream)], metrics.sink_files.get());
+    }
+    out.family("stagepost_sink_open_bytes", "gauge", "Bytes of the file of events that is being written.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_sink_open_bytes", &[("upstream", upstream)], metrics.sink_open_bytes.get());
+    }
     let help = "Attempts for which the signature of the event's source was made anew.";
     out.family("stagepost_resigned_total", "counter", help);
     for (upstream, metrics) in all {
@@ -202,15 +236,33 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     for (upstream, metrics) in all {
         out.histogram("stagepost_delivery_seconds", &[("upstream", upstream)], &metrics.delivery);
     }
+    let help = "Deliveries that went to another upstream in place of this one.";
+    out.family("stagepost_diverted_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_diverted_total", &[("upstream", upstream)], metrics.diverted.get());
+    }
     type Read = fn(&UpstreamMetrics) -> i64;
-    let gauges: [(&str, &str, Read); 5] = [
+    let gauges: [(&str, &str, Read); 10] = [
         ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),
         ("stagepost_oldest_pending_seconds", "Age of the oldest pending delivery.", |metrics| {
             metrics.oldest_pending_seconds.get()
         }),
         ("stagepost_held", "Deliveries held.", |metrics| metrics.held.get()),
+        ("stagepost_review", "Deliveries whose answer a person must judge.", |metrics| metrics.review.get()),
         ("stagepost_breaker_state", "0 closed, 1 half-open, 2 open.", |metrics| metrics.breaker_state.get()),
         ("stagepost_in_flight", "Attempts under way.", |metrics| metrics.in_flight.get()),
+        ("stagepost_blocked_keys", "Keys whose first delivery failed, is held or parks its key.", |metrics| {
+            metrics.blocked_keys.get()
+        }),
+        ("stagepost_keys_unknown", "Undelivered events whose key is not looked at.", |metrics| {
+            metrics.keys_unknown.get()
+        }),
+        ("stagepost_concurrency_limit", "Attempts that may be under way at once.", |metrics| {
+            metrics.concurrency_limit.get()
+        }),
+        ("stagepost_throttled", "1 if deliveries wait for the rate or for a pause that was asked for.", |metrics| {
+            metrics.throttled.get()
+        }),
     ];
     for (name, help, read) in gauges {
         out.family(name, "gauge", help);
@@ -218,10 +270,35 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
             out.sample(name, &[("upstream", upstream)], read(metrics));
         }
     }
+    ordered(out, all);
+    out.family("stagepost_rate_limit", "gauge", "Attempts that may begin in a second, where anything bounds them.");
+    for (upstream, metrics) in all {
+        if let Some(rate) = metrics.rate_limit() {
+            out.sample("stagepost_rate_limit", &[("upstream", upstream)], rate);
+        }
+    }
     out.family("stagepost_dead", "gauge", "Dead deliveries by reason.");
     for (upstream, metrics) in all {
         for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             out.sample("stagepost_dead", &[("upstream", upstream), ("reason", reason)], count);
+        }
+    }
+}
+
+fn ordered(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
+    type Read = fn(&UpstreamMetrics) -> u64;
+    let counters: [(&str, &str, Read); 2] = [
+        ("stagepost_unordered_total", "Events without a key in a route that asks for an order.", |metrics| {
+            metrics.unordered.get()
+        }),
+        ("stagepost_uncompared_total", "Turns of events whose version could not be compared.", |metrics| {
+            metrics.uncompared.get()
+        }),
+    ];
+    for (name, help, read) in counters {
+        out.family(name, "counter", help);
+        for (upstream, metrics) in all {
+            out.sample(name, &[("upstream", upstream)], read(metrics));
         }
     }
 }
@@ -309,6 +386,8 @@ mod tests {
         upstream.pending.set(7);
         upstream.dead.lock().unwrap().insert("given_up", 2);
         upstream.breaker_state.set(2);
+        upstream.concurrency_limit.set(12);
+        upstream.set_rate_limit(Some(0.5));
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

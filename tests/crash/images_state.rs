@@ -66,7 +66,8 @@ fn live(log: &MemoryLog, events: &mut Vec<Seq>, random: &Jitter) {
             continue;
         }
         let targets = vec![PlannedEvent { event, targets: vec![0, 1], ignored: false }];
-        let planned = Planned { generation: 1, upstreams: vec!["a".into(), "b".into()], events: targets };
+        let planned =
+            Planned { generation: 1, upstreams: vec!["a".into(), "b".into()], events: targets, priorities: vec![] };
         append(log, Kind::Planned, entry::encode_planned(&planned));
     }
     for _ in 0..40 {
@@ -77,7 +78,8 @@ fn live(log: &MemoryLog, events: &mut Vec<Seq>, random: &Jitter) {
             2 => Change::Hold(Reason::new("operator")),
             _ => Change::Retry(Timestamp::from_millis(1_700_000_060_000)),
         };
-        let attempted = Attempted { event, upstream: "a".into(), attempt: None, change, previous: None, replays: None };
+        let attempted =
+            Attempted { event, upstream: "a".into(), attempt: None, change, previous: None, replays: None, turn: None };
         append(log, Kind::Attempted, entry::encode_attempted(&attempted));
     }
 }

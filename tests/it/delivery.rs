@@ -60,6 +60,31 @@ fn an_upstream_that_is_not_there_yet_gets_its_events_when_it_is() {
 }
 
 #[test]
+fn a_guarded_name_that_leads_to_a_private_address_is_never_connected_to() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::Status(204));
+    let port = upstream.url().rsplit(':').next().unwrap().to_owned();
+    let config = |guard: &str| {
+        format!(
+            "[source.app]\npath = \"/*\"\nto = [\"next\"]\n[upstream.next]\nurl = \"http://localhost:{port}\"\n\
+             retry = {{ schedule = [\"50ms\"], jitter = 0.0 }}\n{guard}\n"
+        )
+    };
+    let relay = Relay::start(&config("guard = true"));
+    let id = relay.accept("/x", "x");
+    let shown = relay.wait_for_state(&id, "dead");
+    let reason = shown["deliveries"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("address_refused") && reason.contains("loopback"), "{reason}");
+    assert!(upstream.received().is_empty());
+    wait_until("the metric tells it", || relay.metric("stagepost_addresses_refused_total{upstream=\"next\"}") > 1.5);
+
+    let allowed = Relay::start(&config("guard = true\nguard_allow = [\"127.0.0.0/8\", \"::1\"]"));
+    let id = allowed.accept("/x", "x");
+    allowed.wait_for_state(&id, "delivered");
+    assert_eq!(upstream.received().len(), 1);
+}
+
+#[test]
 fn a_schedule_that_ends_leaves_the_delivery_dead() {
     let upstream = Upstream::start();
     upstream.answer(Answer::Status(503));

@@ -228,8 +228,7 @@ fn an_answer_that_cannot_be_handed_through_is_502_and_the_reason_is_told() {
     let upgrade = vec![("Connection", "upgrade".into()), ("Upgrade", "websocket".into())];
     for (answer, status, reason) in [
         (Answer::With(101, upgrade, ""), 502, "101 Switching Protocols"),
-        (Answer::With(200, Vec::new(), "11 bytes..."), 502, "max_reply"),
-        (Answer::With(200, Vec::new(), "10 bytes.."), 200, ""),
+        (Answer::With(200, Vec::new(), "longer than max_reply"), 200, ""),
     ] {
         upstream.answer(answer.clone());
         let got = relay.send(&Request::get("/a"));

@@ -9,7 +9,10 @@ use stagepost::{
         Entry, Kind,
         entry::{self, Action, Target},
     },
+    routing::Table,
 };
+
+use crate::order::Orders;
 
 /// The model's word for a delivery's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Known {
     pub new_keys: u32,
     /// It was kept back or replayed at least once, so its first attempt may come late.
     pub out_of_order: bool,
+    /// It is dead, and those behind it of its key were let go.
+    pub let_go: bool,
 }
 
 pub type Key = (Seq, String);
@@ -38,7 +43,10 @@ pub type Key = (Seq, String);
 pub struct Checker {
     /// What senders were told: event and body.
     pub acknowledged: BTreeMap<Seq, Vec<u8>>,
-    durable: BTreeMap<Seq, Vec<u8>>,
+    pub durable: BTreeMap<Seq, Vec<u8>>,
+    pub orders: Orders,
+    /// Another took their place.
+    pub superseded: BTreeSet<Key>,
     pub planned: BTreeSet<Seq>,
     pub deleted: BTreeSet<Seq>,
     pub deliveries: BTreeMap<Key, Known>,
@@ -55,7 +63,8 @@ pub struct Checker {
     replays_then: BTreeMap<Key, u32>,
 }
 
-const BLANK: Known = Known { is: Is::Pending, attempts: 0, replays: 0, new_keys: 0, out_of_order: false };
+const BLANK: Known =
+    Known { is: Is::Pending, attempts: 0, replays: 0, new_keys: 0, out_of_order: false, let_go: false };
 
 impl Checker {
     /// The process died: nothing is in flight any more, and what was in flight may be sent again.
@@ -65,15 +74,16 @@ impl Checker {
     }
 
     /// A durable entry, as the agenda is given it.
-    pub fn applied(&mut self, entry: &Entry) -> Result<(), String> {
+    pub fn applied(&mut self, entry: &Entry, table: &Table) -> Result<(), String> {
         match entry.kind {
             Kind::Accepted => {
                 let event = entry::decode_event(entry).ok_or("an accepted entry can't be decoded")?;
                 let stagepost::event::Body::Inline(body) = event.body else { return Err("not inline".into()) };
                 self.durable.insert(entry.pos.seq, body.to_vec());
+                self.orders.sources.insert(entry.pos.seq, event.source.to_string());
             }
             Kind::Planned => self.plan(entry)?,
-            Kind::Attempted => self.attempted(entry)?,
+            Kind::Attempted => self.attempted(entry, table)?,
             Kind::Command => self.command(entry)?,
             _ => {}
         }
@@ -100,15 +110,23 @@ impl Checker {
         Ok(())
     }
 
-    fn attempted(&mut self, entry: &Entry) -> Result<(), String> {
+    fn attempted(&mut self, entry: &Entry, table: &Table) -> Result<(), String> {
         let attempted = entry::decode_attempted(&entry.payload).ok_or("an attempt can't be decoded")?;
         let key = (attempted.event, attempted.upstream.to_string());
         if self.deleted.contains(&attempted.event) {
             return Ok(());
         }
+        self.settled_in_order(&attempted, table)?;
         let then = self.replays_then.get(&key).copied();
+        // Settled by the agenda itself, which knows how often it was replayed.
+        let closed = attempted.attempt.is_none()
+            && match &attempted.change {
+                Change::Supersede(_) => true,
+                Change::Die(reason) => reason.code == "skipped",
+                _ => false,
+            };
         let Some(known) = self.known(&key) else { return Err(format!("{key:?} was attempted and is unknown")) };
-        if attempted.replays.is_some() && attempted.replays != then {
+        if !closed && attempted.replays.is_some() && attempted.replays != then {
             return Err(format!(
                 "{key:?} was handed out with {then:?} replays and settled with {:?}",
                 attempted.replays
@@ -121,7 +139,7 @@ impl Checker {
         }
         known.is = match (known.is, &attempted.change) {
             (is @ (Is::Pending | Is::Held), _) if overtaken => is,
-            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore) => Is::Settled,
+            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore | Change::Supersede(_)) => Is::Settled,
             (Is::Pending | Is::Held, Change::Die(_)) => Is::Dead,
             (is @ (Is::Pending | Is::Held), Change::Retry(_) | Change::Postpone(_)) => is,
             (Is::Pending | Is::Held, Change::Hold(_)) => Is::Held,
@@ -154,9 +172,15 @@ impl Checker {
             Action::Replay { targets, new_key, .. } => self.each(targets.iter().map(key), |known| {
                 known.out_of_order = true;
                 known.is = Is::Pending;
+                known.let_go = false;
                 known.replays += 1;
                 known.new_keys += u32::from(new_key);
             }),
+            Action::LetGo { targets } => self.each(targets.iter().map(key), |known| {
+                known.let_go |= known.is == Is::Dead;
+            }),
+            // Nothing is ever in review here: no upstream of the simulation has `accept`.
+            Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),
             Action::Delete { events } => {
                 self.deliveries.retain(|(event, _), _| !events.contains(event));
                 self.deleted.extend(events);
@@ -185,7 +209,13 @@ impl Checker {
     }
 
     /// A job is handed out now, at most `window` at once for its upstream.
-    pub fn dispatched(&mut self, job: &Job, window: usize, live: bool, now: u64) -> Result<(), String> {
+    pub fn dispatched(
+        &mut self,
+        job: &Job,
+        window: usize,
+        live: bool,
+        (now, table, plain): (u64, &Table, bool),
+    ) -> Result<(), String> {
         let seq = job.event.id.pos.seq;
         let key = (seq, job.upstream.to_string());
         let what = format!("{key:?}, attempt {}", job.number);
@@ -220,9 +250,10 @@ impl Checker {
         if at_once > window {
             return Err(format!("{what}: {at_once} at once, but the window is {window}"));
         }
+        self.in_turn(job, table)?;
         // Filters that only the pool can answer are answered in any order.
         let first = self.begun.insert(key.clone()) && known.attempts == 0 && !known.out_of_order;
-        if first && job.event.source.as_ref() != "asked" {
+        if first && plain && !matches!(job.event.source.as_ref(), "asked" | "slow") {
             let last = self.last_first.entry(key.1).or_default();
             if *last > seq {
                 return Err(format!("{what}: its first attempt comes after that of {last}"));
@@ -257,7 +288,11 @@ impl Checker {
                 return Err(format!("event {event} was acknowledged and goes nowhere"));
             }
             for (key, known) in deliveries {
-                if known.is == Is::Settled && !self.arrived.contains_key(key) && !ignored.contains(key) {
+                if known.is == Is::Settled
+                    && !self.arrived.contains_key(key)
+                    && !ignored.contains(key)
+                    && !self.superseded.contains(key)
+                {
                     return Err(format!("delivery {key:?} is settled and never arrived"));
                 }
             }

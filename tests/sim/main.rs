@@ -9,6 +9,8 @@
 #![expect(clippy::print_stderr, reason = "a history is told to whoever asks for it")]
 
 mod checker;
+mod order;
+mod pieces;
 mod table;
 mod world;
 
@@ -50,7 +52,13 @@ fn a_seed_always_gives_the_same_history() {
 
 #[test]
 fn the_checker_notices_what_it_is_there_for() {
-    for sabotage in [Sabotage::ForgetAtRestart, Sabotage::SettleWithoutSending, Sabotage::DispatchTwice] {
+    for sabotage in [
+        Sabotage::ForgetAtRestart,
+        Sabotage::SettleWithoutSending,
+        Sabotage::DispatchTwice,
+        Sabotage::ForgetOrder,
+        Sabotage::ForgetVersions,
+    ] {
         let noticed = (1..30).filter(|seed| run(*seed, sabotage).is_err()).count();
         assert!(noticed > 0, "{sabotage:?} went unnoticed: the simulation proves nothing");
     }

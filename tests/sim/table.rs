@@ -5,22 +5,62 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use stagepost::{
     expr::Expr,
     routing::{
-        DedupeRule, KeySelector, Limits, OnDuplicate, PathPattern, Route, Source, Table, TableParts, Target, Upstream,
+        DedupeRule, KeySelector, Limits, OnDuplicate, OnFailure, OrderKey, OrderPolicy, PathPattern, Priority, Route,
+        Source, Table, TableParts, Target, Upstream,
     },
 };
 
-/// Where events come from.
-pub const SOURCES: [&str; 3] = ["one", "both", "asked"];
+/// Where events come from. From the fourth on their routes may ask for an order.
+pub const SOURCES: [&str; 8] = ["one", "both", "asked", "block", "park", "skip", "newest", "slow"];
+
+/// The sources that never ask for an order or a priority.
+pub const PLAIN: usize = 3;
 
 /// All upstreams; a table may lack some.
 pub const UPSTREAMS: [&str; 3] = ["a", "b", "asked"];
 
+/// What the routes of a table ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No order and no priorities.
+    Plain,
+    /// By `.k`.
+    Ordered,
+    /// By `.n`.
+    Otherwise,
+    /// Priorities only.
+    Priorities,
+}
+
 /// A table whose upstreams are those of `live`.
-pub fn table(live: &[&str], generation: u64) -> Arc<Table> {
+pub fn table(live: &[&str], generation: u64, mode: Mode) -> Arc<Table> {
     let slow = Expr::compile("[range(.n // 1)] | length > 0").unwrap();
     let mut routes = vec![route("one", &["a"]), route("both", &["a", "b"]), route("asked", &["asked"])];
     // Only the pool can answer this one.
-    routes.push(Route { name: "sometimes".into(), when: Some(slow), ..route("asked", &["b"]) });
+    routes.push(Route { name: "sometimes".into(), when: Some(slow.clone()), ..route("asked", &["b"]) });
+    let order = |on_failure, newest| {
+        let key = match mode {
+            Mode::Plain | Mode::Priorities => return None,
+            Mode::Ordered => ".k",
+            Mode::Otherwise => ".n",
+        };
+        let key = OrderKey::Expr(Expr::compile(key).unwrap());
+        let version = Expr::compile(".v").unwrap();
+        Some(Arc::new(OrderPolicy::new(key, on_failure, Some(version).filter(|_| newest), newest).unwrap()))
+    };
+    let priority = |priority| if mode == Mode::Plain { Priority::Normal } else { priority };
+    routes.extend([
+        Route {
+            order: order(OnFailure::Block, false),
+            priority: priority(Priority::High),
+            ..route("block", &["a", "b"])
+        },
+        Route { order: order(OnFailure::Park, false), ..route("park", &["b"]) },
+        Route { order: order(OnFailure::Skip(2), false), priority: priority(Priority::Low), ..route("skip", &["a"]) },
+        Route { order: order(OnFailure::Block, true), ..route("newest", &["b"]) },
+        Route { order: order(OnFailure::Block, false), when: Some(slow), ..route("slow", &["a"]) },
+        Route { name: "surely".into(), ..route("slow", &["asked"]) },
+    ]);
     Arc::new(Table::new(TableParts {
         generation,
         hash: String::new(),

@@ -7,39 +7,35 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
 use sha2::{Digest, Sha256};
 use stagepost::{
     agenda::{
-        Bell, Bounds, Feed, Next,
+        Bounds, Feed, Next,
         core::{Core, Hurry, Purpose, Question, Read, ReadOrder},
         plan::{Answer, NoAnswer},
         read_events,
     },
     clock::{Clock, ManualClock, Timestamp},
-    event::{Attempt, Change, Job, Outcome, Reason, Scheme, Sent, Seq},
+    event::{Attempt, Change, Job, Outcome, Reason, Sent, Seq, Turn},
     expr::{self, EvalError, Evaluator},
     jitter::Jitter,
     log::{
         Acked, Append, Appended, Class, DedupeKey, Done, Entry, Kind, Log, NewEntry,
-        entry::{self, Accepting, Action, Attempted, Command, Target},
+        entry::{self, Action, Attempted, Command, Target},
         memory::MemoryLog,
     },
     routing::Table,
-    state::{Key as StateKey, State, replay},
-    telemetry::Metrics,
+    state::{Key as StateKey, NEVER, State, UpstreamId, replay},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     checker::{Checker, Is, Key},
-    table::{SOURCES, UPSTREAMS, table},
+    pieces::{accepted, feed, target, told},
+    table::{Mode, PLAIN, SOURCES, UPSTREAMS, table},
 };
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-
-/// Bytes between the committer and the agenda: few, so that it overflows and the log is read instead.
-const FEED_BYTES: usize = 3_000;
 
 /// How long a key counts.
 const DEDUPE: Duration = Duration::from_secs(3_600);
@@ -57,6 +53,10 @@ pub enum Sabotage {
     SettleWithoutSending,
     /// A job is handed to the engine twice.
     DispatchTwice,
+    /// The agenda is not told that there is an order.
+    ForgetOrder,
+    /// Deliveries are stored without their versions.
+    ForgetVersions,
 }
 
 /// A send whose answer is awaited.
@@ -89,6 +89,10 @@ pub struct World {
     core: Core,
     evaluator: Evaluator,
     table: Arc<Table>,
+    /// What routes ask for; a third of the histories ask for nothing from beginning to end.
+    mode: Mode,
+    plain: bool,
+    bounds: Bounds,
     live: Vec<&'static str>,
     generation: u64,
     gap: Option<Seq>,
@@ -114,11 +118,16 @@ impl World {
     pub fn new(seed: u64, sabotage: Sabotage) -> Self {
         let (clock, hand) = Clock::manual(START);
         let evaluator = Evaluator::start(expr::Settings::standard());
-        let (log, table) = (MemoryLog::stepped(), table(&UPSTREAMS, 1));
+        let plain = seed.is_multiple_of(3);
+        let mode = if plain { Mode::Plain } else { Mode::Ordered };
+        // Now and then there is hardly room for keys.
+        let bounds = Bounds { ordered_each: [500_000, 12][(seed % 2) as usize], ..Bounds::standard() };
+        let (log, table) = (MemoryLog::stepped(), table(&UPSTREAMS, 1, mode));
         let feed = feed();
         log.follow(feed.clone());
         let state = State::new(log.log_id());
-        let core = Core::new(state, table.clone(), evaluator.clone(), Bounds::standard(), START).unwrap();
+        let core = Core::new(state, told(sabotage == Sabotage::ForgetOrder, &table), evaluator.clone(), bounds, START)
+            .unwrap();
         Self {
             random: Jitter::seeded(seed),
             sabotage,
@@ -129,6 +138,9 @@ impl World {
             core,
             evaluator,
             table,
+            mode,
+            plain,
+            bounds,
             live: UPSTREAMS.to_vec(),
             generation: 1,
             gap: None,
@@ -223,6 +235,12 @@ impl World {
             if !held.is_empty() {
                 self.command(Action::Release { targets: held });
             }
+            // Keys that the dead park are let go.
+            let dead = self.checker.deliveries.iter().filter(|(_, known)| known.is == Is::Dead && !known.let_go);
+            let dead: Vec<Target> = dead.map(|((event, upstream), _)| target(*event, upstream)).collect();
+            if !dead.is_empty() {
+                self.command(Action::LetGo { targets: dead });
+            }
             let quiet = self.working.is_empty() && self.sending.is_empty() && self.offered.is_empty();
             if quiet && self.checker.unfinished().is_none() {
                 self.compare()?;
@@ -243,8 +261,11 @@ impl World {
                 self.next_key += 1;
                 self.next_key
             });
-            let body = format!("{{\"key\":{key},\"n\":{}}}", self.up_to(5)).into_bytes();
-            let source = SOURCES[(key % SOURCES.len() as u64) as usize];
+            let k = if self.up_to(10) == 0 { String::new() } else { format!("\"k\":{},", self.up_to(3)) };
+            let (n, v) = (self.up_to(5), self.up_to(30));
+            let body = format!("{{\"key\":{key},{k}\"n\":{n},\"v\":{v}}}").into_bytes();
+            let sources = if self.plain { PLAIN } else { SOURCES.len() };
+            let source = SOURCES[(key % sources as u64) as usize];
             let dedupe = DedupeKey {
                 fingerprint: self.log.fingerprint(source, &key.to_be_bytes()),
                 expires_at: now.after(DEDUPE),
@@ -299,10 +320,11 @@ impl World {
                     let attempted = entry::decode_attempted(&entry.payload);
                     format!("  applied {} {:?} {attempted:?}", entry.pos.seq, entry.kind)
                 });
-                self.checker.applied(entry)?;
+                self.checker.applied(entry, &self.table)?;
             }
         }
-        let effects = self.core.step(&entries, now, &self.table).map_err(|why| why.to_string())?;
+        let told = told(self.sabotage == Sabotage::ForgetOrder, &self.table);
+        let effects = self.core.step(&entries, now, &told).map_err(|why| why.to_string())?;
         for entry in effects.append {
             self.note(&format!("append {:?} {}", entry.kind, hex::encode(&entry.payload)));
             self.offered.push_back(entry);
@@ -313,13 +335,31 @@ impl World {
         }
         self.orders.extend(effects.read);
         self.questions.extend(effects.ask);
-        if !effects.refill.is_empty() {
+        // An order that ends leaves what was behind it to a search; otherwise all due times fit into memory.
+        if !effects.refill.is_empty() && self.plain {
             return Err("a search of stored records was ordered below the bound".into());
+        }
+        for id in effects.refill {
+            self.refill(id)?;
         }
         // Leases are long: what was settled before they end has been heard of.
         if self.log.end() <= self.core.state().next && !self.uncommitted {
             self.core.end_old_leases(now).map_err(|why| why.to_string())?;
         }
+        Ok(())
+    }
+
+    /// Searches the stored records of an upstream, as the upkeep does.
+    fn refill(&mut self, id: UpstreamId) -> Result<(), String> {
+        let mut found = Vec::new();
+        for record in self.core.state().layers().scan(StateKey::new(0, 0)) {
+            let (key, record) = record.map_err(|why| why.to_string())?;
+            if key.upstream == id && matches!(record.state.as_str(), "pending" | "held") && record.due != NEVER {
+                found.push((key, record));
+            }
+        }
+        let now = self.now();
+        self.core.refilled(id, &found, None, now);
         Ok(())
     }
 
@@ -358,9 +398,10 @@ impl World {
         let live = self.live.contains(&&*upstream);
         let window = self.windows.get(&upstream).copied().unwrap_or(16);
         let now = self.now();
-        self.checker.dispatched(&job, window, live, now.as_millis())?;
+        let about = (now.as_millis(), &*self.table, self.plain);
+        self.checker.dispatched(&job, window, live, about)?;
         if self.sabotage == Sabotage::DispatchTwice && self.up_to(50) == 0 {
-            self.checker.dispatched(&job, window, live, now.as_millis())?;
+            self.checker.dispatched(&job, window, live, about)?;
         }
         let soon = now.after(Duration::from_millis(self.up_to(3_000)));
         let retry = now.after(Duration::from_millis(1_000 + self.up_to(60_000)));
@@ -403,7 +444,7 @@ impl World {
             }
         }
         let now = self.now();
-        self.core.loaded(order.purpose, read, now);
+        self.core.loaded(order.purpose, read, now).unwrap();
     }
 
     /// The pool answers one question.
@@ -413,7 +454,7 @@ impl World {
         }
         let question = self.questions.remove(self.up_to(self.questions.len() as u64) as usize);
         let answers: Vec<_> = question.ask.iter().map(|route| (*route, self.answer())).collect();
-        self.core.answered(&question, &answers);
+        self.core.answered(&question, &answers).unwrap();
     }
 
     fn answer(&self) -> Answer {
@@ -473,7 +514,11 @@ impl World {
         });
         let (event, upstream) = (key.0, key.1.as_str().into());
         let (previous, replays) = (job.previous, Some(job.replays));
-        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous, replays });
+        let mut turn = job.turn.as_deref().cloned();
+        if self.sabotage == Sabotage::ForgetVersions {
+            turn = turn.map(|turn| Turn { key: !turn.key, ..turn });
+        }
+        let payload = entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous, replays, turn });
         self.append(Kind::Attempted, payload);
     }
 
@@ -500,7 +545,7 @@ impl World {
         let upstream: Box<str> = UPSTREAMS[self.up_to(3) as usize].into();
         let until = self.now().after(Duration::from_secs(self.up_to(60))).as_millis();
         let until_ms = (self.up_to(2) == 0).then_some(until);
-        let action = match self.up_to(12) {
+        let action = match self.up_to(14) {
             0 => Action::HoldUpstream { upstream, until_ms, reason: None },
             1..3 => Action::ReleaseUpstream { upstream },
             3..5 => Action::Hold { targets: some(self), until_ms, reason: Some("for repairs".into()) },
@@ -511,6 +556,7 @@ impl World {
                 interval_us: Some(1_000),
                 created: false,
             },
+            11..13 => Action::LetGo { targets: some(self) },
             _ => {
                 let Some(event) = self.checker.acknowledged.keys().nth(self.up_to(1 + count) as usize) else { return };
                 Action::Delete { events: vec![*event] }
@@ -529,7 +575,7 @@ impl World {
             let Some(last) = entries.last() else { break };
             next = last.pos.seq + 1;
             for entry in &entries {
-                self.checker.applied(entry)?;
+                self.checker.applied(entry, &self.table)?;
             }
         }
         self.log = self.log.after_crash();
@@ -545,7 +591,13 @@ impl World {
         }
         replay(&mut state, &*self.log, &mut |_| {}).map_err(|why| why.to_string())?;
         let now = self.now();
-        let core = Core::new(state, self.table.clone(), self.evaluator.clone(), Bounds::standard(), now);
+        let core = Core::new(
+            state,
+            told(self.sabotage == Sabotage::ForgetOrder, &self.table),
+            self.evaluator.clone(),
+            self.bounds,
+            now,
+        );
         self.core = core.map_err(|why| why.to_string())?;
         self.gap = None;
         self.sending.clear();
@@ -560,6 +612,14 @@ impl World {
 
     /// Another configuration: an upstream goes or comes back.
     fn reload(&mut self) -> Result<(), String> {
+        if !self.plain {
+            self.mode = match self.up_to(8) {
+                0 => Mode::Plain,
+                1 => Mode::Otherwise,
+                2 => Mode::Priorities,
+                _ => Mode::Ordered,
+            };
+        }
         let upstream = UPSTREAMS[self.up_to(3) as usize];
         match self.live.iter().position(|live| *live == upstream) {
             Some(index) => drop(self.live.remove(index)),
@@ -576,8 +636,8 @@ impl World {
 
     fn swap_table(&mut self) {
         self.generation += 1;
-        self.table = table(&self.live, self.generation);
-        self.note(&format!("reload {:?}", self.live));
+        self.table = table(&self.live, self.generation, self.mode);
+        self.note(&format!("reload {:?} {:?}", self.live, self.mode));
     }
 
     /// The engine wants more or less at once; 0 while its breaker is open.
@@ -623,37 +683,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-fn feed() -> Arc<Feed> {
-    Arc::new(Feed::new(FEED_BYTES, Bell::default(), Arc::new(Metrics::default())))
-}
-
-fn target(event: Seq, upstream: &str) -> Target {
-    Target { event, upstream: upstream.into() }
-}
-
-fn accepted(source: &str, body: &[u8], now: Timestamp) -> Bytes {
-    let body = Bytes::copy_from_slice(body);
-    Accepting {
-        received_at: now,
-        source,
-        event_type: None,
-        method: &Method::POST,
-        scheme: Scheme::Http,
-        path: "/hooks",
-        query: None,
-        headers: &HeaderMap::new(),
-        client: "127.0.0.1",
-        proxy: None,
-        captures: &[],
-        verification_scheme: "none",
-        verification_secret: None,
-        config_generation: 1,
-        dedupe: None,
-        body_length: body.len() as u64,
-        extras: None,
-        body: Some(&[body]),
-    }
-    .encode()
 }

@@ -7,6 +7,7 @@ use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
     log::entry::{Action, Attempted, Target},
+    routing::Priority,
     state::{Key, StateError, UpstreamId},
 };
 
@@ -23,15 +24,21 @@ impl Core {
             lane.refilling = true;
             self.out.refill.push(id);
         }
-        if now < lane.read_after || lane.bytes() >= share {
+        if now < lane.read_after {
             return Ok(());
         }
-        if !lane.reading(Work::Fresh) && !lane.absent.is_empty() && lane.ready(Work::Fresh) < READ_EVENTS / 2 {
-            let events: Vec<Seq> = lane.absent.iter().take(READ_EVENTS).collect();
-            for event in &events {
-                lane.absent.remove(*event);
+        self.learn(id)?;
+        let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+        if lane.bytes() >= share {
+            return Ok(());
+        }
+        for priority in Priority::ALL {
+            let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
+            let work = Work::Fresh(priority);
+            if !lane.reading(work) && !lane.absent.has_none(priority) && lane.ready(work) < READ_EVENTS / 2 {
+                let events = lane.absent.take(priority, READ_EVENTS);
+                self.order(id, work, events)?;
             }
-            self.order(id, Work::Fresh, events)?;
         }
         self.fetch_due(id, Work::Retry, now)?;
         self.fetch_due(id, Work::Replay, now)
@@ -69,7 +76,9 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(id as usize) else { return Ok(()) };
         let mut order = Vec::with_capacity(events.len());
         for event in events {
-            if lane.leases.contains_key(&event) {
+            // Who is not next in an ordered lane is put where it belongs when it is.
+            let waits = lane.order.as_ref().is_some_and(|order| !order.may_go(event));
+            if waits || lane.leases.contains_key(&event) {
                 continue;
             }
             lane.leases.insert(event, Lease::Queued);
@@ -80,7 +89,7 @@ impl Core {
         }
         lane.set_reading(work, true);
         let purpose = match work {
-            Work::Fresh => Purpose::Fresh(id),
+            Work::Fresh(priority) => Purpose::Fresh(id, priority),
             Work::Retry => Purpose::Retry(id),
             Work::Replay => Purpose::Replay(id),
         };
@@ -105,9 +114,7 @@ impl Core {
                         lane.read_after = now.after(READ_AGAIN);
                     }
                     match work {
-                        Work::Fresh => {
-                            lane.absent.insert(event);
-                        }
+                        Work::Fresh(priority) => lane.absent.insert(event, priority),
                         Work::Retry | Work::Replay => lane.agenda(work).insert(event, now, now),
                     }
                 }
@@ -117,7 +124,8 @@ impl Core {
                     let change = Change::Die(Reason::with("body_unreadable", why));
                     let previous = self.state.record(Key::new(event, id)).ok().flatten().and_then(|record| record.last);
                     let upstream = (&*name).into();
-                    let died = Attempted { event, upstream, attempt: None, change, previous, replays: None };
+                    let died =
+                        Attempted { event, upstream, attempt: None, change, previous, replays: None, turn: None };
                     self.out.append.push(attempted(died));
                 }
             }

@@ -23,10 +23,17 @@ impl Core {
     /// Ends a lease; whether there was one.
     pub(super) fn end_lease(&mut self, key: Key) -> bool {
         let Some(lane) = self.lanes.get_mut(key.upstream as usize) else { return false };
-        let sent = matches!(lane.leases.get(&key.event), Some(Lease::Sent(_)));
+        let sent = match lane.leases.get(&key.event) {
+            Some(Lease::Sent(_)) => true,
+            Some(Lease::Closing) => false,
+            Some(Lease::Queued) | None => return false,
+        };
+        lane.leases.remove(&key.event);
         if sent {
-            lane.leases.remove(&key.event);
             lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        if let Some(order) = &mut lane.order {
+            order.back(key.event);
         }
         sent
     }
@@ -43,6 +50,7 @@ impl Core {
                 lane.leases.iter().filter(|(_, state)| matches!(state, Lease::Sent(at) if now.since(*at) > lease));
             old.extend(lost.map(|(event, _)| Key::new(*event, id)));
         }
+        self.sweep_stalled(now)?;
         for key in old {
             tracing::warn!(event = key.event, "a job was neither settled nor returned: it is due again");
             self.end_lease(key);
@@ -55,7 +63,8 @@ impl Core {
 /// How long a job of this lane may be in the engine's hands: all that the engine may have goes first.
 fn lease(lane: &Lane, upstream: Option<&Upstream>) -> Duration {
     let Some(upstream) = upstream else { return LEASE };
-    let before = lane.window.max(lane.in_flight) / upstream.concurrency.max(1) + 1;
+    let at_once = upstream.pace.least.unwrap_or(upstream.concurrency).max(1);
+    let before = lane.window.max(lane.in_flight) / at_once + 1;
     let each = upstream.timeout.saturating_mul(TIMEOUTS);
     LEASE.saturating_add(each.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX)))
 }

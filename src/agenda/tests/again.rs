@@ -52,7 +52,7 @@ fn a_crash_between_a_delivery_s_death_and_its_plan_lets_it_die_once() {
     rig.step();
     let late = [(0, Err(expr::EvalError::TooSlow(100).into()))];
     let question = rig.asked.pop().unwrap();
-    rig.core.answered(&question, &late);
+    rig.core.answered(&question, &late).unwrap();
     let written = rig.step();
     assert_eq!(written.iter().map(|entry| entry.kind).collect::<Vec<_>>(), [Kind::Attempted, Kind::Planned]);
     // Only the death reaches the disk.
@@ -60,7 +60,7 @@ fn a_crash_between_a_delivery_s_death_and_its_plan_lets_it_die_once() {
     rig.restart();
     rig.settle();
     let question = rig.asked.pop().unwrap();
-    rig.core.answered(&question, &late);
+    rig.core.answered(&question, &late).unwrap();
     rig.settle();
     assert_eq!(rig.state_of(event, "b"), Some(DeliveryState::Dead));
     let deaths = rig.log.all().iter().filter(|entry| entry.kind == Kind::Attempted).count();
@@ -136,14 +136,14 @@ fn a_filter_that_can_not_answer_now_is_asked_again_after_a_while_and_no_delivery
     rig.settle();
     for why in [plan::NoAnswer::Later("reading: the disk does not answer".into()), busy().into()] {
         let question = rig.asked.pop().unwrap();
-        rig.core.answered(&question, &[(0, Err(why))]);
+        rig.core.answered(&question, &[(0, Err(why))]).unwrap();
         rig.later(4);
         assert!(rig.asked.is_empty(), "not before 5 s have passed");
         assert_eq!(rig.core.next_due(rig.now), Some(rig.now.after(Duration::from_secs(1))));
         rig.later(1);
     }
     let question = rig.asked.pop().unwrap();
-    rig.core.answered(&question, &[(0, Ok(true))]);
+    rig.core.answered(&question, &[(0, Ok(true))]).unwrap();
     rig.settle();
     assert_eq!(rig.take(), [job("a", event, 1)]);
 }
@@ -158,7 +158,7 @@ fn a_filter_whose_body_is_damaged_makes_a_dead_delivery_that_says_so() {
     let event = rig.log.accept_large("s", b"{\"yes\":true}");
     rig.settle();
     let question = rig.asked.pop().unwrap();
-    rig.core.answered(&question, &[(0, Err(plan::NoAnswer::Unreadable("damaged between 3 and 4".into())))]);
+    rig.core.answered(&question, &[(0, Err(plan::NoAnswer::Unreadable("damaged between 3 and 4".into())))]).unwrap();
     rig.settle();
     let view = rig.core.view(event).unwrap().deliveries.remove(0).with_reason(&*rig.log);
     assert_eq!(view.status, Status::Dead(Reason::with("body_unreadable", "damaged between 3 and 4")));
@@ -230,7 +230,7 @@ impl Rig {
     }
 
     fn load(&mut self, order: &ReadOrder) {
-        self.core.loaded(order.purpose, read::read(&*self.log, order), self.now);
+        self.core.loaded(order.purpose, read::read(&*self.log, order), self.now).unwrap();
     }
 }
 
@@ -280,7 +280,7 @@ fn a_replay_is_not_forgotten_when_the_read_for_a_retry_is_put_off() {
     let targets = Rig::target(event, "a");
     rig.log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
     assert!(rig.orders().is_empty(), "it is being read already");
-    rig.core.loaded(retry.purpose, vec![(event, Read::Later(Hurry::AtOnce))], rig.now);
+    rig.core.loaded(retry.purpose, vec![(event, Read::Later(Hurry::AtOnce))], rig.now).unwrap();
     rig.later(1);
     let sent = rig.sent.pop().map(|job| (job.event.id.pos.seq, job.number, job.replays));
     assert_eq!(sent, Some((event, 2, 1)));

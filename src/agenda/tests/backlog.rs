@@ -6,7 +6,7 @@ use super::*;
 fn a_backlog_beyond_memory_is_read_back_in_order() {
     let log = TestLog::new();
     let events: Vec<Seq> = (0..3_000).map(|_| log.accept("t")).collect();
-    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000 };
+    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000, ordered_each: 1_000 };
     let mut rig = Rig::over(log, to_ab(), bounds);
     let mut seen = Vec::new();
     rig.settle();
@@ -37,7 +37,7 @@ fn a_backlog_beyond_memory_is_read_back_in_order() {
 fn retries_beyond_memory_go_on_though_the_search_still_sees_those_settled_since_the_checkpoint() {
     let log = TestLog::new();
     let events: Vec<Seq> = (0..3_000).map(|_| log.accept("t")).collect();
-    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000 };
+    let bounds = Bounds { events_bytes: 0, retries_each: 1_000, retries_all: 1_000, ordered_each: 1_000 };
     let mut rig = Rig::over(log, to_ab(), bounds);
     rig.settle();
     loop {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use http_body_util::BodyExt as _;
 
 use super::rig::{Act, PATIENCE, ok, peer, rig, say, upstream};
 use crate::{
@@ -78,19 +79,13 @@ async fn a_route_changes_path_method_and_headers() {
     let mut upstream = upstream("u", target);
     upstream.host = HostPolicy::Name(HeaderValue::from_static("inside"));
     let route = Route {
-        types: None,
-        topic: None,
-        name: "r".into(),
-        sources: None,
-        when: None,
-        to: vec!["u".into()],
-        transform: None,
         headers: HeaderEdit {
             set: vec![("x-kind".parse().unwrap(), HeaderValue::from_static("two"))],
             remove: vec!["content-type".parse().unwrap()],
         },
         path: PathEdit { strip_prefix: Some("/hooks".into()), path: None },
         method: Some(Method::PUT),
+        ..Route::new("r", vec!["u".into()])
     };
     let rig = rig(vec![upstream], vec![route]);
     rig.dispatch([7], "u");
@@ -232,13 +227,13 @@ async fn a_safe_request_is_proxied_once_and_its_answer_handed_back_whole() {
     let mut event = super::rig::event(7);
     event.method = Method::GET;
     event.body = Body::Inline(Bytes::new());
-    let proxied =
-        |timeout, most| Proxied { event: event.clone().into(), upstream: "u".into(), timeout, reply_bytes_max: most };
-    let response = rig.engine.proxy(proxied(PATIENCE, 1000)).await.unwrap();
-    assert_eq!((response.status().as_u16(), &response.body()[..]), (404, &b"nothing here"[..]));
-    assert!(response.headers().contains_key("x-mine") && !response.headers().contains_key("x-gone"));
-    let late = rig.engine.proxy(proxied(Duration::from_millis(20), 1000)).await;
-    assert_eq!(late.unwrap_err(), ProxyError::Late("u".into()));
+    let proxied = |timeout| Proxied { event: event.clone().into(), upstream: "u".into(), timeout };
+    let (head, body) = rig.engine.proxy(proxied(PATIENCE)).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    assert_eq!((head.status.as_u16(), &body[..]), (404, &b"nothing here"[..]));
+    assert!(head.headers.contains_key("x-mine") && !head.headers.contains_key("x-gone"));
+    let late = rig.engine.proxy(proxied(Duration::from_millis(20))).await;
+    assert_eq!(late.err(), Some(ProxyError::Late("u".into())));
     assert!(rig.log.seqs().is_empty());
 }
 
@@ -250,25 +245,14 @@ async fn an_upstream_that_switches_protocols_unasked_gives_no_answer_to_a_safe_r
     let mut event = super::rig::event(7);
     event.method = Method::GET;
     event.body = Body::Inline(Bytes::new());
-    let proxied = Proxied { event: event.into(), upstream: "u".into(), timeout: PATIENCE, reply_bytes_max: 1000 };
-    let error = rig.engine.proxy(proxied).await.unwrap_err();
+    let proxied = Proxied { event: event.into(), upstream: "u".into(), timeout: PATIENCE };
+    let error = rig.engine.proxy(proxied).await.err().unwrap();
     assert!(matches!(&error, ProxyError::Unreachable { words, .. } if words.contains("101")), "{error:?}");
 }
 
 fn route(name: &str, when: Option<&str>, transform: Option<&str>) -> Route {
     let compile = |text: &str| crate::expr::Expr::compile(text).unwrap();
-    Route {
-        types: None,
-        topic: None,
-        name: name.into(),
-        sources: None,
-        when: when.map(compile),
-        to: vec!["u".into()],
-        transform: transform.map(compile),
-        headers: HeaderEdit::default(),
-        path: PathEdit::default(),
-        method: None,
-    }
+    Route { when: when.map(compile), transform: transform.map(compile), ..Route::new(name, vec!["u".into()]) }
 }
 
 /// The request and the entry that one attempt under these routes leads to.

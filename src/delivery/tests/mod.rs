@@ -1,7 +1,10 @@
 //! Owns the tests of the engine against scripted upstreams on real sockets.
 
+mod adaptive;
+mod batches;
 mod exchange;
 mod gates;
+mod paced;
 mod protocols;
 pub(crate) mod rig;
 mod settlements;

@@ -210,6 +210,7 @@ pub(crate) fn job(event: Arc<Event>, upstream: &str, planned_at: Timestamp) -> J
         planned_at,
         paused: Duration::ZERO,
         previous: None,
+        turn: None,
     }
 }
 

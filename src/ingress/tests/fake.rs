@@ -29,7 +29,9 @@ use crate::{
         AckLane, Acked, Append, AppendError, Appended, DedupeKey, Done, Entry, Follower, Kind, Log, LogStats, NewEntry,
         ReadError, entry::decode_event,
     },
-    routing::{DedupeRule, KeySelector, Limits, Live, OnDuplicate, PathPattern, Reply, Source, Table, TableParts},
+    routing::{
+        DedupeRule, KeySelector, Limits, Live, OnDuplicate, PathPattern, Reply, Source, Table, TableParts, WaitPolicy,
+    },
     verify::{Algorithm, Encoding, HmacSettings, Secret, Verifier},
 };
 
@@ -174,6 +176,14 @@ impl Log for FakeLog {
 struct FakeProxy;
 
 impl Proxy for FakeProxy {
+    fn expect(&self, _: &WaitPolicy, _: Option<u128>) -> Option<Expected> {
+        None
+    }
+
+    fn first_answer(&self, _: EventId) -> Awaiting {
+        Box::pin(std::future::ready(None))
+    }
+
     fn forward(&self, request: SafeRequest) -> Forwarding {
         Box::pin(async move {
             let event = request.event;

@@ -6,10 +6,13 @@ use super::{
     VERSION,
     codec::{Reader, Writer},
 };
-use crate::event::{Attempt, Change, Outcome, Reason, Sent, Seq, Verification};
+use crate::event::{Attempt, Change, Diversion, Outcome, Reason, Sent, Seq, Turn, Verification, Version};
 
 /// The number of the field that says how the request was signed.
 const SIGNED: u64 = 1;
+
+/// The number of the field with what an ordered delivery carries.
+const TURN: u64 = 2;
 
 /// An attempt and the change that follows from it; or a change without an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Attempted {
     /// How often the delivery had been replayed when the job was handed out: an attempt that began before a replay
     /// does not settle it. None for a change that counts whatever came between, and in older entries.
     pub replays: Option<u32>,
+    /// What an ordered delivery carries; None for all others, and in older entries. Stored only with `replays`.
+    pub turn: Option<Turn>,
 }
 
 /// Encodes the payload of an `attempted` entry.
@@ -60,8 +65,43 @@ pub fn encode_attempted(attempted: &Attempted) -> Bytes {
             out.number(SIGNED);
             out.bytes(&field.0);
         }
+        if let Some(turn) = &attempted.turn {
+            out.number(TURN);
+            out.bytes(&encode_turn(turn));
+        }
     }
     out.0.into()
+}
+
+fn encode_turn(turn: &Turn) -> Vec<u8> {
+    let mut out = Writer(Vec::with_capacity(32));
+    out.0.extend_from_slice(&turn.key.to_be_bytes());
+    out.option(turn.begun, |out, begun| out.number(begun.as_millis()));
+    match &turn.version {
+        None => out.number(0),
+        Some(Version::Number(number)) => {
+            out.number(1);
+            out.text(number);
+        }
+        Some(Version::Text(text)) => {
+            out.number(2);
+            out.text(text);
+        }
+    }
+    out.0
+}
+
+fn decode_turn(field: Bytes) -> Option<Turn> {
+    let mut from = Reader(field);
+    let key = u64::from_be_bytes(from.take(8)?.as_ref().try_into().ok()?);
+    let begun = from.option(Reader::time)?;
+    let version = match from.number()? {
+        0 => None,
+        1 => Some(Version::Number(from.text()?)),
+        2 => Some(Version::Text(from.text()?)),
+        _ => return None,
+    };
+    Some(Turn { begun, key, version })
 }
 
 /// Decodes the payload of an `attempted` entry.
@@ -97,16 +137,21 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
     let change = decode_change(&mut from)?;
     // The first releases wrote nothing behind the change.
     let replays = if from.0.is_empty() { None } else { Some(u32::try_from(from.number()?).ok()?) };
+    let mut turn = None;
     while !from.0.is_empty() {
         let (number, field) = (from.number()?, from.slice()?);
-        let mut field = Reader(field);
-        if let (SIGNED, Some(attempt)) = (number, &mut attempt) {
-            let (scheme, secret) = (field.text()?, field.text()?);
-            let secret = Some(secret).filter(|secret| !secret.is_empty());
-            attempt.sent.signed = Some(Verification { scheme, secret }.into());
+        match (number, &mut attempt) {
+            (TURN, _) => turn = Some(decode_turn(field)?),
+            (SIGNED, Some(attempt)) => {
+                let mut field = Reader(field);
+                let (scheme, secret) = (field.text()?, field.text()?);
+                let secret = Some(secret).filter(|secret| !secret.is_empty());
+                attempt.sent.signed = Some(Verification { scheme, secret }.into());
+            }
+            _ => {}
         }
     }
-    Some(Attempted { event, upstream, attempt, change, previous, replays })
+    Some(Attempted { event, upstream, attempt, change, previous, replays, turn })
 }
 
 fn encode_change(out: &mut Writer, change: &Change) {
@@ -126,6 +171,12 @@ fn encode_change(out: &mut Writer, change: &Change) {
         Change::Replay(due) => out.pair(7, due.as_millis()),
         Change::Review(why) => reason(out, 8, why),
         Change::Supersede(why) => reason(out, 9, why),
+        Change::Divert(diversion) => {
+            reason(out, 10, &diversion.reason);
+            out.text(&diversion.to);
+            out.number(diversion.due.as_millis());
+        }
+        Change::Resolve => out.number(11),
     }
 }
 
@@ -145,6 +196,11 @@ fn decode_change(from: &mut Reader) -> Option<Change> {
         7 => Change::Replay(from.time()?),
         8 => Change::Review(reason(from)?),
         9 => Change::Supersede(reason(from)?),
+        10 => {
+            let reason = reason(from)?;
+            Change::Divert(Box::new(Diversion { reason, to: from.text()?, due: from.time()? }))
+        }
+        11 => Change::Resolve,
         _ => return None,
     })
 }
@@ -174,6 +230,7 @@ mod tests {
             change: Change::Delivered,
             previous: None,
             replays: Some(0),
+            turn: None,
         };
         let plain = encode_attempted(&entry(None));
         assert_eq!(&plain[..], [1, 7, 1, b'a', 0, 1, 2, 5, 1, 0xF7, 3, 0, 1, 0, 1, b'u', 0, 0, 0]);
@@ -190,7 +247,15 @@ mod tests {
     #[test]
     fn an_entry_of_the_first_releases_counts_whatever_came_between() {
         let change = Change::Retry(Timestamp::from_millis(9));
-        let old = Attempted { event: 7, upstream: "a".into(), attempt: None, change, previous: Some(3), replays: None };
+        let old = Attempted {
+            event: 7,
+            upstream: "a".into(),
+            attempt: None,
+            change,
+            previous: Some(3),
+            replays: None,
+            turn: None,
+        };
         let stored = encode_attempted(&old);
         assert_eq!(&stored[..], [1, 7, 1, b'a', 1, 3, 0, 1, 9], "byte for byte as it was written then");
         assert_eq!(decode_attempted(&stored), Some(old.clone()));
@@ -199,5 +264,40 @@ mod tests {
             let stored = encode_attempted(&new);
             assert_eq!(decode_attempted(&stored), Some(new));
         }
+    }
+
+    #[test]
+    fn what_an_ordered_delivery_carries_stands_behind_and_fields_of_later_versions_are_passed_over() {
+        let (upstream, change) = ("a".into(), Change::Delivered);
+        let plain =
+            Attempted { event: 7, upstream, attempt: None, change, previous: None, replays: Some(0), turn: None };
+        let unordered = encode_attempted(&plain);
+        let versions = [None, Some(Version::Number("12".into())), Some(Version::Text("b".into()))];
+        for (version, begun) in versions.into_iter().zip([None, Some(Timestamp::from_millis(9)), None]) {
+            let ordered = Attempted { turn: Some(Turn { begun, key: 1 << 63, version }), ..plain.clone() };
+            let stored = encode_attempted(&ordered);
+            assert!(stored.starts_with(&unordered));
+            assert_eq!(decode_attempted(&stored), Some(ordered.clone()));
+            let later = [&stored[..], &[99, 2, 1, 1]].concat();
+            assert_eq!(decode_attempted(&later.into()), Some(ordered));
+        }
+    }
+
+    #[test]
+    fn a_diversion_names_the_other_upstream_and_when_it_is_due() {
+        let due = Timestamp::from_millis(9);
+        let change = Change::Divert(Box::new(Diversion { to: "b".into(), due, reason: Reason::new("diverted") }));
+        let entry = Attempted {
+            event: 7,
+            upstream: "a".into(),
+            attempt: None,
+            change,
+            previous: None,
+            replays: Some(2),
+            turn: None,
+        };
+        let stored = encode_attempted(&entry);
+        assert_eq!(&stored[..], b"\x01\x07\x01a\x00\x00\x0a\x08diverted\x00\x01b\x09\x02", "as it is written today");
+        assert_eq!(decode_attempted(&stored), Some(entry));
     }
 }

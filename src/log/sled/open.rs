@@ -315,9 +315,22 @@ fn read_dedupe_back(shared: &Arc<Shared>, covered: Seq) -> Result<Table, OpenErr
         };
         let Some(last) = entries.last() else { return Ok(table) };
         from = last.pos.seq + 1;
-        for entry in entries.iter().filter(|entry| entry.kind == Kind::Accepted) {
-            if let Some(key) = entry::dedupe_of(&entry.payload).filter(|key| key.expires_at > now) {
-                table.insert(&key, entry.id());
+        for entry in &entries {
+            match entry.kind {
+                Kind::Accepted => {
+                    if let Some(key) = entry::dedupe_of(&entry.payload).filter(|key| key.expires_at > now) {
+                        table.insert(&key, entry.id());
+                    }
+                }
+                Kind::Answer => {
+                    let answer = entry::decode_answer(&entry.payload, &entry.refs);
+                    if let Some(fingerprint) = answer.and_then(|answer| answer.forgotten) {
+                        table.commit();
+                        table.forget(fingerprint);
+                        shared.runs.forget(fingerprint);
+                    }
+                }
+                _ => {}
             }
         }
         table.commit();

@@ -1,0 +1,61 @@
+//! What the world is made of and need not look at: tables as the agenda is told them, entries, the feed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use stagepost::{
+    agenda::{Bell, Feed},
+    clock::Timestamp,
+    event::{Scheme, Seq},
+    log::entry::{Accepting, Target},
+    routing::{Route, Table, TableParts},
+    telemetry::Metrics,
+};
+
+/// Bytes between the committer and the agenda: few, so that it overflows and the log is read instead.
+const FEED_BYTES: usize = 3_000;
+
+/// The table that the agenda is given.
+pub fn told(forget: bool, table: &Arc<Table>) -> Arc<Table> {
+    if !forget {
+        return table.clone();
+    }
+    let routes = table.routes.iter().map(|route| Route { order: None, ..route.clone() }).collect();
+    let (sources, upstreams) = (table.sources.clone(), table.upstreams.clone());
+    let (generation, hash, limits) = (table.generation, table.hash.clone(), table.limits.clone());
+    Arc::new(Table::new(TableParts { generation, hash, sources, routes, upstreams, limits }))
+}
+
+pub fn feed() -> Arc<Feed> {
+    Arc::new(Feed::new(FEED_BYTES, Bell::default(), Arc::new(Metrics::default())))
+}
+
+pub fn target(event: Seq, upstream: &str) -> Target {
+    Target { event, upstream: upstream.into() }
+}
+
+pub fn accepted(source: &str, body: &[u8], now: Timestamp) -> Bytes {
+    let body = Bytes::copy_from_slice(body);
+    Accepting {
+        received_at: now,
+        source,
+        event_type: None,
+        method: &Method::POST,
+        scheme: Scheme::Http,
+        path: "/hooks",
+        query: None,
+        headers: &HeaderMap::new(),
+        client: "127.0.0.1",
+        proxy: None,
+        captures: &[],
+        verification_scheme: "none",
+        verification_secret: None,
+        config_generation: 1,
+        dedupe: None,
+        body_length: body.len() as u64,
+        extras: None,
+        body: Some(&[body]),
+    }
+    .encode()
+}
