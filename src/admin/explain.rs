@@ -2,6 +2,8 @@
 //!
 //! Promises that every sentence is read from what is stored or configured now; nothing is guessed. Pure.
 
+use std::collections::BTreeMap;
+
 use super::wire::{Attempt, Show, ShownDelivery, Status, Upstream};
 use crate::clock::Timestamp;
 
@@ -17,6 +19,7 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
     if show.event.deliveries.is_empty() {
         told.push(without_delivery(show));
     }
+    told.extend(topics(show));
     for found in &show.event.deliveries {
         told.push(delivery(show, found, now));
         if let Some(last) = found.attempts.last().filter(|_| found.state != "delivered") {
@@ -59,7 +62,10 @@ fn without_delivery(show: &Show) -> String {
         "ignored" if matches!(event.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE") => {
             format!("A {} request is handed through once and never delivered from the log.", event.method)
         }
-        "ignored" => "A route took it and discarded it on purpose (its `to` is empty).".to_owned(),
+        "ignored" => {
+            "A route took it and discarded it on purpose (its `to` is empty, or no subscriber of its topic wanted it)."
+                .to_owned()
+        }
         "unrouted" => format!(
             "No route wanted it: it is stored and goes nowhere. After a change of the routes, \
              `stagepost replay {}` sends it where they say.",
@@ -67,6 +73,19 @@ fn without_delivery(show: &Show) -> String {
         ),
         _ => "Routing has not decided yet where it goes.".to_owned(),
     }
+}
+
+/// The topics it was published under, by the names of the subscribers that get it.
+fn topics(show: &Show) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (topic, _) in show.event.deliveries.iter().filter_map(|found| found.upstream.split_once('/')) {
+        *counts.entry(topic).or_default() += 1;
+    }
+    let told = counts.into_iter().map(|(topic, count)| match count {
+        1 => format!("It went to topic {topic}: 1 subscriber wanted it."),
+        more => format!("It went to topic {topic}: {more} subscribers wanted it."),
+    });
+    told.collect()
 }
 
 fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {

@@ -3,7 +3,10 @@
 //! Promises to be pure: expressions that can't run away are evaluated here, the answers of the others are arguments.
 //! Deliberately absent: transforms. They run for each attempt, in `delivery`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use crate::{
     event::{Body, Event, Reason},
@@ -188,6 +191,9 @@ impl Routes {
         let mut own_answers: Vec<(&Route, Answer)> = Vec::new();
         for index in routes {
             let Some(route) = self.table.routes.get(*index) else { continue };
+            if !route.wants(event.event_type.as_deref()) {
+                continue;
+            }
             match (&route.when, answers.iter().find(|(asked, _)| asked == index)) {
                 (None, _) | (_, Some((_, Ok(true)))) => matched.push(route),
                 (_, Some((_, Ok(false)))) => {}
@@ -250,16 +256,17 @@ pub fn input<'a>(event: &'a Event, body: &'a [u8]) -> Input<'a> {
 
 fn decide(matched: &[&Route], failed: &[(&Route, &NoAnswer)]) -> Decision {
     let mut decision = Decision::default();
-    let mut first: Vec<(&str, &Route)> = Vec::new();
+    let mut first: HashMap<&str, &Route> = HashMap::new();
     for route in matched {
         for upstream in &route.to {
-            match first.iter().find(|(name, _)| **name == **upstream) {
-                None => {
-                    first.push((upstream, route));
+            match first.entry(upstream) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(route);
                     decision.targets.push(upstream.clone());
                 }
-                Some((_, other)) if other.changes_like(route) => {}
-                Some((_, other)) => {
+                Entry::Occupied(other) if other.get().changes_like(route) => {}
+                Entry::Occupied(other) => {
+                    let other = other.get();
                     let names = format!("{}, {}", other.name, route.name);
                     add_dead(&mut decision, upstream, Reason::with("conflicting_routes", names));
                 }
@@ -269,13 +276,14 @@ fn decide(matched: &[&Route], failed: &[(&Route, &NoAnswer)]) -> Decision {
     for (route, why) in failed {
         for upstream in &route.to {
             // A route that matches without trouble makes the delivery; the failed one can't say that it would not.
-            if !decision.targets.contains(upstream) {
+            if !first.contains_key(&**upstream) && !decision.targets.contains(upstream) {
                 decision.targets.push(upstream.clone());
                 add_dead(&mut decision, upstream, why.reason(route));
             }
         }
     }
-    decision.ignored = decision.targets.is_empty() && matched.iter().any(|route| route.to.is_empty());
+    decision.ignored =
+        decision.targets.is_empty() && matched.iter().any(|route| route.to.is_empty() || route.topic.is_some());
     decision
 }
 

@@ -12,7 +12,7 @@ use crate::{
     event::{EventId, Job, Seq},
     ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest},
     log::{Log, ReadError, find_answer, read_answer, read_whole},
-    routing::{OnDuplicate, OnError, WaitPolicy},
+    routing::{OnDuplicate, OnError, WaitPolicy, topic_of},
 };
 
 /// The engine, once it is there: agenda and engine need each other, and the agenda comes first. What it hands out before
@@ -86,7 +86,8 @@ impl Proxy for ThroughEngine {
         Box::pin(async move {
             let source = request.source.clone();
             let upstream = request.table.routes.iter().filter(|route| route.takes(&source.name)).find_map(|route| {
-                let name = route.to.first()?;
+                // Subscribers only get what is published.
+                let name = route.to.iter().find(|name| topic_of(name).is_none())?;
                 request.table.upstreams.get(name)
             });
             let Some(upstream) = upstream else {

@@ -34,7 +34,7 @@ pub(super) fn filter(expression: &str, evaluator: Evaluator) -> Result<Predicate
 pub(super) fn route_filter(route: &Route, evaluator: Evaluator) -> RouteFilter {
     let copy = route.clone();
     let takes: Predicate = Box::new(move |event, body| match &copy.when {
-        _ if !copy.takes(&event.source) => Ok(false),
+        _ if !copy.takes(&event.source) || !copy.wants(event.event_type.as_deref()) => Ok(false),
         None => Ok(true),
         Some(when) => matches(when, &evaluator, event, body),
     });

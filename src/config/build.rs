@@ -16,10 +16,12 @@ use super::{
     settings::{ListenSettings, StoreSettings},
     sink,
     source::{ReadSource, shown_path},
+    topic::Topics,
     units::show_size,
     wait,
 };
 use crate::{
+    expr::CompileError,
     routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
 };
@@ -29,6 +31,7 @@ pub(super) struct Parts {
     pub(super) sources: Vec<ReadSource>,
     pub(super) upstreams: Vec<(Upstream, Place)>,
     pub(super) routes: Vec<(Route, Place)>,
+    pub(super) topics: Topics,
     pub(super) limits: Limits,
 }
 
@@ -51,10 +54,14 @@ impl Parts {
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
+        self.topics.check(cx, &self.routes);
     }
 
     /// The table; its hash and generation come later.
-    pub(super) fn into_table(self) -> Table {
+    ///
+    /// # Errors
+    /// The conditions of a route and of a subscriber are too much for one expression.
+    pub(super) fn into_table(self) -> Result<Table, CompileError> {
         let mut routes: Vec<Route> = Vec::with_capacity(self.sources.len() + self.routes.len());
         let mut sources = Vec::with_capacity(self.sources.len());
         let mut read_sources = Vec::with_capacity(self.sources.len());
@@ -72,7 +79,18 @@ impl Parts {
         }
         let upstreams: HashMap<_, _> =
             self.upstreams.into_iter().map(|(upstream, _)| (Box::from(&*upstream.name), Arc::new(upstream))).collect();
-        Table::new(TableParts { generation: 0, hash: String::new(), sources, routes, upstreams, limits: self.limits })
+        let mut table = Table::new(TableParts {
+            generation: 0,
+            hash: String::new(),
+            sources,
+            routes,
+            upstreams,
+            limits: self.limits,
+        });
+        let (topics, subscribers) = self.topics.into_parts();
+        table.topics = topics;
+        table.subscribe(&subscribers)?;
+        Ok(table)
     }
 
     fn all_routes(&self) -> impl Iterator<Item = (&Route, &Place, String)> {
@@ -87,6 +105,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
+        self.topics.check_names(cx, &self.routes);
         failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {
@@ -222,6 +241,16 @@ impl Parts {
             }
         }
     }
+}
+
+/// Records why there is no table, if there is none.
+pub(super) fn accept(cx: &Context<'_>, table: Result<Table, CompileError>, whole: &Place) -> Option<Table> {
+    let refused = |error| {
+        let message =
+            format!("a route's when and that of a subscriber are no expression together; shorten one: {error}");
+        cx.problem(whole, "subscriber", message);
+    };
+    table.map_err(refused).ok()
 }
 
 /// Warns about routes that surely conflict.

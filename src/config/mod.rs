@@ -36,6 +36,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod topic;
 mod tree;
 mod units;
 mod upstream;
@@ -140,10 +141,12 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let privacy = server::privacy(root.section("privacy"));
     let sources = source::read(&root, &server);
     let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
+    let machine = upstream::MachineRoots::default();
     let parts = Parts {
         sources,
-        upstreams: upstream::read(&root, &server, &store),
+        upstreams: upstream::read(&root, &server, &store, &machine),
         routes: route::read(&root),
+        topics: topic::Topics::read(&root, &server, &store, &machine),
         limits: server.limits,
     };
     let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
@@ -155,7 +158,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     if cx.has_problems() {
         return None;
     }
-    let table = parts.into_table();
+    let table = build::accept(cx, parts.into_table(), &whole)?;
     build::warn_of_conflicts(cx, &table, &whole);
     let config = Config {
         listen,

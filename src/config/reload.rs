@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::settings::Config;
+use crate::routing::subscriber_name;
 
 /// Keys (or beginnings of keys) that are read once, when the process starts.
 const NEEDS_RESTART: [&str; 9] = [
@@ -84,7 +85,11 @@ fn paths(config: &Config) -> BTreeSet<String> {
 
 fn upstreams(config: &Config) -> BTreeSet<String> {
     let urls = config.values.keys().filter_map(|key| key.strip_prefix("upstream.")?.strip_suffix(".url"));
-    urls.map(str::to_owned).collect()
+    let subscribers = config.values.iter().filter_map(|(key, topic)| {
+        let name = key.strip_prefix("subscriber.")?.strip_suffix(".topic")?;
+        Some(subscriber_name(topic.trim_matches('"'), name))
+    });
+    urls.map(str::to_owned).chain(subscribers).collect()
 }
 
 fn needs_restart(key: &str) -> bool {

@@ -59,7 +59,8 @@ fn one(index: usize, section: Section<'_>) -> (Route, Place) {
     if when.as_ref().is_some_and(never_matches) {
         section.warn("when", "never matches: the route is dead");
     }
-    if !section.has("to") {
+    let topic: Option<Box<str>> = section.text("topic").map(Box::from);
+    if !section.has("to") && !section.has("topic") {
         section.problem("to", "is missing; name the upstreams, or write [] to discard on purpose");
     }
     let to = upstream_names(&section, &section.words("to").unwrap_or_default());
@@ -69,13 +70,13 @@ fn one(index: usize, section: Section<'_>) -> (Route, Place) {
     let method = section.text("method").and_then(|word| method(&section, "method", word));
     let (order, priority) = (order::order(&section), order::priority(&section));
     for key in ["transform", "headers", "path", "strip_prefix", "method", "order_by", "priority"] {
-        if to.is_empty() && section.has(key) {
+        if to.is_empty() && topic.is_none() && section.has(key) {
             section.warn(key, "has no effect: the route discards its events");
         }
     }
     let place = section.place.clone();
     section.finish();
-    (Route { sources, when, transform, headers, path, method, order, priority, ..Route::new(&name, to) }, place)
+    (Route { sources, when, topic, transform, headers, path, method, order, priority, ..Route::new(&name, to) }, place)
 }
 
 fn never_matches(when: &Expr) -> bool {

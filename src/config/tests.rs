@@ -12,6 +12,7 @@ mod sign;
 mod sink;
 mod targets;
 mod tls;
+mod topic;
 
 use std::{fs, path::Path, time::Duration};
 

@@ -46,25 +46,36 @@ const OWN_HEADERS: [&str; 9] = [
 const REPLY_BYTES_MAX: u64 = 256 << 20;
 
 /// Reads every upstream; those with problems are left out.
-pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings) -> Vec<(Upstream, Place)> {
-    let machine = MachineRoots::default();
+pub(super) fn read(
+    root: &Section<'_>,
+    server: &Server,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Vec<(Upstream, Place)> {
     let sections = root.named_sections("upstream");
-    sections.into_iter().filter_map(|(name, section)| one(name, section, server, store, &machine)).collect()
+    let one = |(name, section): (&str, Section<'_>)| {
+        let upstream = one(name, &section, server, store, machine);
+        let place = section.place.clone();
+        section.finish();
+        Some((upstream?, place))
+    };
+    sections.into_iter().filter_map(one).collect()
 }
 
 /// The certificate authorities of the machine, read once for all upstreams.
 #[derive(Default)]
-struct MachineRoots(OnceCell<Result<RootCertStore, String>>);
+pub(super) struct MachineRoots(OnceCell<Result<RootCertStore, String>>);
 
-fn one(
+/// Reads the keys of one, which a subscriber has as well.
+pub(super) fn one(
     name: &str,
-    section: Section<'_>,
+    section: &Section<'_>,
     server: &Server,
     store: &StoreSettings,
     machine: &MachineRoots,
-) -> Option<(Upstream, Place)> {
-    check_name(&section, "", name);
-    match sink::shape(&section) {
+) -> Option<Upstream> {
+    check_name(section, "", name);
+    match sink::shape(section) {
         Shape::Http => {}
         Shape::File => return files(name, section, store),
         Shape::Objects => return objects(name, section, store, machine),
@@ -72,39 +83,37 @@ fn one(
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
-    let read = targets::read(&section);
+    let read = targets::read(section);
     let target = read.as_ref().and_then(targets::Read::first).cloned();
     let is_https = matches!(target, Some(Target::Https(_)));
     if section.has("tls") && target.is_some() && !is_https {
         section.problem("tls", "has no effect without an https:// url; change the url or remove it");
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
-    let headers = headers(&section);
-    let timeout = positive(&section, "timeout", "10s");
-    let connect_timeout = positive(&section, "connect_timeout", "3s");
-    let idle_timeout = positive(&section, "idle_timeout", "30s");
+    let headers = headers(section);
+    let timeout = positive(section, "timeout", "10s");
+    let connect_timeout = positive(section, "connect_timeout", "3s");
+    let idle_timeout = positive(section, "idle_timeout", "30s");
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let replays = section.number("replay_share", 0.03125, 0.001..=1.0);
     let replays = section.accept("replay_share", Share::new(replays));
     let breaker = breaker(section.section("breaker"));
-    let (concurrency, pace) = pace::read(&section);
-    let host = host(&section, is_https);
-    let path = path_edit(&section);
+    let (concurrency, pace) = pace::read(section);
+    let host = host(section, is_https);
+    let path = path_edit(section);
     let soft_bounce = section.flag("soft_bounce", server.soft_bounce);
     let max_reply = section.size("max_reply", "1MiB");
     if !(1..=REPLY_BYTES_MAX).contains(&max_reply) {
         section.problem("max_reply", "must lie between 1B and 256MiB");
     }
-    let batch = sink::batch(&section);
-    let answers = failure::read(&section);
-    let sign = sign::read(&section);
-    let cloudevents = cloudevents::read(&section);
-    let guard = guard(&section, target.as_ref());
+    let batch = sink::batch(section);
+    let answers = failure::read(section);
+    let sign = sign::read(section);
+    let cloudevents = cloudevents::read(section);
+    let guard = guard(section, target.as_ref());
     if batch.is_some() {
-        sink::check_alone(&section);
+        sink::check_alone(section);
     }
-    let place = section.place.clone();
-    section.finish();
     let tls = match tls {
         Some(loaded) => Some(Arc::new(loaded?)),
         None => None,
@@ -134,18 +143,16 @@ fn one(
         cloudevents,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
-    Some((upstream, place))
+    Some(upstream)
 }
 
 /// An upstream that is files: one writer, no requests.
-fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Upstream, Place)> {
-    let target = sink::file(&section);
-    let batch = sink::lines(&section, Shape::File);
+fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Upstream> {
+    let target = sink::file(section);
+    let batch = sink::lines(section, Shape::File);
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
-    let place = section.place.clone();
-    section.finish();
-    let upstream = Upstream {
+    Some(Upstream {
         retry: retry?,
         breaker: breaker?,
         concurrency: 1,
@@ -153,18 +160,12 @@ fn files(name: &str, section: Section<'_>, store: &StoreSettings) -> Option<(Ups
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, target?)
-    };
-    Some((upstream, place))
+    })
 }
 
 /// An upstream that is a store of objects: one for each batch.
-fn objects(
-    name: &str,
-    section: Section<'_>,
-    store: &StoreSettings,
-    machine: &MachineRoots,
-) -> Option<(Upstream, Place)> {
-    let policy = sink::objects(&section);
+fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &MachineRoots) -> Option<Upstream> {
+    let policy = sink::objects(section);
     let is_https = policy.as_ref().is_some_and(|policy| match &policy.place {
         ObjectPlace::Bucket(bucket) => bucket.endpoint.scheme_str() == Some("https"),
         ObjectPlace::Directory(_) => false,
@@ -173,16 +174,14 @@ fn objects(
         section.problem("tls", "has no effect without an https:// endpoint; remove it");
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
-    let batch = sink::lines(&section, Shape::Objects);
-    let timeout = positive(&section, "timeout", "60s");
-    let connect_timeout = positive(&section, "connect_timeout", "3s");
-    let idle_timeout = positive(&section, "idle_timeout", "30s");
+    let batch = sink::lines(section, Shape::Objects);
+    let timeout = positive(section, "timeout", "60s");
+    let connect_timeout = positive(section, "connect_timeout", "3s");
+    let idle_timeout = positive(section, "idle_timeout", "30s");
     let concurrency = section.count("concurrency", 4, 1..=64);
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
-    let place = section.place.clone();
-    section.finish();
-    let upstream = Upstream {
+    Some(Upstream {
         tls: match tls {
             Some(loaded) => Some(Arc::new(loaded?)),
             None => None,
@@ -197,8 +196,7 @@ fn objects(
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
         ..Upstream::new(name, Target::Objects(Arc::new(policy?)))
-    };
-    Some((upstream, place))
+    })
 }
 
 /// An address, and how it is shown.

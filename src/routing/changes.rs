@@ -36,6 +36,12 @@ impl Route {
         self.sources.as_ref().is_none_or(|names| names.iter().any(|name| **name == *source))
     }
 
+    /// Whether it wants events of this type.
+    #[must_use]
+    pub fn wants(&self, kind: Option<&str>) -> bool {
+        self.types.as_ref().is_none_or(|types| types.want(kind))
+    }
+
     /// Whether it leads to this upstream.
     #[must_use]
     pub fn leads_to(&self, upstream: &str) -> bool {

@@ -23,6 +23,7 @@ mod table;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod turns;
 mod wait;
 
@@ -57,6 +58,7 @@ pub use table::{
     TlsClient, TlsServer, Upstream,
 };
 pub use targets::{Balance, EJECTED_MAX, EjectPolicy, HealthCheck, Member, TARGETS_MAX, Targets, TargetsError};
+pub use topic::{Subscriber, TYPE_BYTES_MAX, Topic, Types, TypesError, subscriber_name, topic_of};
 pub use turns::{NoShare, Priority, Share, TurnPolicy};
 pub use wait::{OnError, WaitPolicy};
 

@@ -7,7 +7,9 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
-    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, TenantRule, TurnPolicy, WaitPolicy, Targets,
+    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority,
+    QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets, TenantRule, Topic,
+    TurnPolicy, Types, WaitPolicy,
     index::{self, Index},
 };
 use crate::{expr::Expr, verify::Verifier};
@@ -26,6 +28,8 @@ pub struct Table {
     pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
     /// Limits of the front door.
     pub limits: Limits,
+    /// What routes publish under; empty at first.
+    pub topics: Vec<Topic>,
     index: Index,
 }
 
@@ -177,6 +181,10 @@ pub struct Route {
     pub sources: Option<Vec<Box<str>>>,
     /// None: always.
     pub when: Option<Expr>,
+    /// None: every type.
+    pub types: Option<Types>,
+    /// The topic it publishes under: its subscribers get the events as well, see [`Table::subscribe`].
+    pub topic: Option<Box<str>>,
     /// Upstream names; empty discards on purpose.
     pub to: Vec<Box<str>>,
     /// The body that is sent.
@@ -201,6 +209,8 @@ impl Route {
             name: name.into(),
             sources: None,
             when: None,
+            types: None,
+            topic: None,
             to,
             transform: None,
             headers: HeaderEdit::default(),
@@ -393,7 +403,7 @@ impl Table {
         let TableParts { generation, hash, mut sources, routes, upstreams, limits } = parts;
         sources.sort_by(|one, other| index::precedence(one, other));
         let index = Index::new(&sources);
-        Self { generation, hash, sources, routes, upstreams, limits, index }
+        Self { generation, hash, sources, routes, upstreams, limits, topics: Vec::new(), index }
     }
 
     /// The source of this name.

@@ -11,7 +11,7 @@ fn source(name: &str, host: Option<&str>, pattern: &str) -> Arc<Source> {
     Arc::new(Source { host: host.map(Into::into), ..Source::new(name, PathPattern::parse(pattern).unwrap()) })
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         max_connections: 10,
         handshake_timeout: Duration::from_secs(10),

@@ -41,6 +41,7 @@ mod sources_outside;
 mod sources_path;
 mod sources_series;
 mod sources_tools;
+mod subscribers;
 mod systemd;
 mod targets;
 mod tenants;

@@ -1,0 +1,143 @@
+//! Owns the keys of `[topic.NAME]` and `[subscriber.NAME]`: what routes publish under, and who gets it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    context::Context,
+    problem::Place,
+    reader::{Section, suggestion},
+    server::Server,
+    settings::StoreSettings,
+    source::{check_name, expression},
+    upstream::{self, MachineRoots},
+    verify::secrets,
+};
+use crate::{
+    routing::{Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
+    verify::Signer,
+};
+
+/// The most subscribers of one topic: each is an upstream.
+const SUBSCRIBERS_MAX: u64 = 10_000;
+
+/// Topics and their subscribers.
+pub(super) struct Topics {
+    topics: Vec<(Topic, Place)>,
+    subscribers: Vec<(Box<str>, Subscriber, Place)>,
+}
+
+impl Topics {
+    /// Reads every topic and subscriber; those with problems are left out.
+    pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings, machine: &MachineRoots) -> Self {
+        let topics = root.named_sections("topic").into_iter().map(|(name, section)| topic(name, section));
+        let topics: Vec<_> = topics.collect();
+        let sections = root.named_sections("subscriber").into_iter();
+        let subscribers =
+            sections.filter_map(|(name, section)| subscriber(name, section, &topics, server, store, machine));
+        Self { subscribers: subscribers.collect(), topics }
+    }
+
+    /// Records topics that routes name and nobody declares.
+    pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
+        for (route, place) in routes {
+            let Some(topic) = &route.topic else { continue };
+            if let Some(problem) = unknown(topic, &self.topics) {
+                cx.problem(place, &format!("route.{}", route.name), problem);
+            }
+        }
+    }
+
+    /// Records topics with too many subscribers, and warns of those that nothing is published under.
+    pub(super) fn check(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
+        let published: HashSet<&str> = routes.iter().filter_map(|(route, _)| route.topic.as_deref()).collect();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, subscriber, place) in &self.subscribers {
+            *counts.entry(&subscriber.topic).or_default() += 1;
+            if !published.contains(&*subscriber.topic) {
+                let message = format!("no route has topic = \"{}\": it gets nothing", subscriber.topic);
+                cx.warn(place, &format!("subscriber.{name}"), message);
+            }
+        }
+        for (topic, place) in &self.topics {
+            let count = counts.get(&*topic.name).copied().unwrap_or_default();
+            if count > topic.max_subscribers {
+                let message = format!("is {}, but {count} subscribers are configured; raise it", topic.max_subscribers);
+                cx.problem(place, &format!("topic.{}.max_subscribers", topic.name), message);
+            }
+        }
+    }
+
+    /// What is left of the sections when all is checked.
+    pub(super) fn into_parts(self) -> (Vec<Topic>, Vec<Subscriber>) {
+        let topics = self.topics.into_iter().map(|(topic, _)| topic).collect();
+        (topics, self.subscribers.into_iter().map(|(_, subscriber, _)| subscriber).collect())
+    }
+}
+
+fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
+    check_name(&section, "", name);
+    let most = section.count("max_subscribers", 1_000, 1..=SUBSCRIBERS_MAX);
+    let place = section.place.clone();
+    section.finish();
+    (Topic { name: name.into(), max_subscribers: usize::try_from(most).unwrap_or(usize::MAX) }, place)
+}
+
+fn unknown(name: &str, topics: &[(Topic, Place)]) -> Option<String> {
+    let names = topics.iter().map(|(topic, _)| &*topic.name);
+    if names.clone().any(|known| *known == *name) {
+        return None;
+    }
+    Some(format!("names the unknown topic \"{name}\"; {}", suggestion(name, names)))
+}
+
+fn subscriber(
+    name: &str,
+    section: Section<'_>,
+    topics: &[(Topic, Place)],
+    server: &Server,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Option<(Box<str>, Subscriber, Place)> {
+    let topic = section.text("topic");
+    match topic {
+        None if section.has("topic") => {}
+        None => section.problem("topic", "is missing; name the topic whose events it gets"),
+        Some(topic) => {
+            if let Some(problem) = unknown(topic, topics) {
+                section.problem("topic", problem);
+            }
+        }
+    }
+    let types = section.words("types").and_then(|words| {
+        section.print_words("types", words.iter().map(|(word, _)| word));
+        section.accept("types", Types::new(words.iter().map(|(word, _)| Box::from(*word))))
+    });
+    let when = expression(&section, "when");
+    let secrets = section.has("secrets").then(|| signed(&section));
+    let read = upstream::one(name, &section, server, store, machine);
+    let place = section.place.clone();
+    section.finish();
+    let upstream = read?;
+    let sign = match secrets {
+        Some(policy) => Some(policy?),
+        None => upstream.sign.clone(),
+    };
+    let topic: Box<str> = topic?.into();
+    let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, ..upstream });
+    Some((name.into(), Subscriber { topic, types, when, upstream }, place))
+}
+
+/// `secrets`: deliveries are signed as Standard Webhooks says.
+fn signed(section: &Section<'_>) -> Option<SignPolicy> {
+    if section.has("sign") {
+        section.problem("secrets", "can't stand beside sign, which has secrets of its own; remove one of the two");
+    }
+    let found = secrets(section, "secrets")?;
+    for advice in Signer::advice(&found) {
+        section.warn("secrets", advice);
+    }
+    section.accept("secrets", SignPolicy::standard_webhooks(&found))
+}
