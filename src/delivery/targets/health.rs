@@ -78,7 +78,7 @@ impl Probe {
             (_, Target::Http(uri) | Target::Https(uri)) => {
                 HeaderValue::from_str(&authority(uri)).unwrap_or(HeaderValue::from_static("localhost"))
             }
-            (_, Target::Unix(_) | Target::File(_)) => HeaderValue::from_static("localhost"),
+            (_, Target::Unix(_) | Target::File(_) | Target::Objects(_)) => HeaderValue::from_static("localhost"),
         };
         Self { upstream: Arc::new(upstream), path: policy.path.clone(), host }
     }
