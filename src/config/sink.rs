@@ -23,7 +23,7 @@ pub(super) enum Shape {
 const FILE_KEYS: [&str; 3] = ["content", "rotate", "compression"];
 
 /// Keys of requests that mean nothing for a file.
-const HTTP_KEYS: [&str; 13] = [
+const HTTP_KEYS: [&str; 16] = [
     "url",
     "tls",
     "headers",
@@ -31,6 +31,9 @@ const HTTP_KEYS: [&str; 13] = [
     "connect_timeout",
     "idle_timeout",
     "concurrency",
+    "rate",
+    "burst",
+    "rate_headers",
     "host",
     "strip_prefix",
     "max_reply",
