@@ -43,6 +43,8 @@ const FOREIGN_TO_HTTP: &[&str] = &[
 
 /// Keys of requests and stores that mean nothing for a file.
 const FOREIGN_TO_FILES: &[&str] = &[
+/// Keys of requests that mean nothing for a file.
+const HTTP_KEYS: [&str; 16] = [
     "url",
     "tls",
     "headers",
@@ -50,6 +52,9 @@ const FOREIGN_TO_FILES: &[&str] = &[
     "connect_timeout",
     "idle_timeout",
     "concurrency",
+    "rate",
+    "burst",
+    "rate_headers",
     "host",
     "strip_prefix",
     "max_reply",

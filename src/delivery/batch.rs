@@ -31,6 +31,9 @@ use crate::{
     routing::{BatchPolicy, FilePolicy, ObjectPolicy, Table, Target, Upstream},
 };
 
+/// So long a request that follows in the same attempt waits for the rate; then its events go back to the agenda.
+const ANOTHER_WAITS: Duration = Duration::from_secs(60);
+
 /// What is kept of an answer for each of several events: it is the same for all.
 const SHARED_EXCERPT_BYTES: usize = 512;
 
@@ -53,6 +56,7 @@ struct Sending {
     error: Option<Box<str>>,
     excerpt: Bytes,
     latency_ms: u32,
+    news: News,
     /// It can't be sent at all.
     unsendable: Option<Box<str>>,
 }
@@ -66,7 +70,7 @@ impl Lane {
         (table, upstream, policy): (&Table, &Arc<Upstream>, &BatchPolicy),
     ) {
         let jobs = self.collect(first, policy).await;
-        if !self.may_go_on(upstream) {
+        if !self.may_go_on() {
             self.put_back();
             return self.give_back(jobs);
         }
@@ -90,7 +94,14 @@ impl Lane {
         }
         items.extend(drafts.into_iter().zip(encoded).map(|(draft, bytes)| Item { draft, bytes }));
         let mut groups = within_size(items, policy.max_bytes);
+        // The first request has its token.
+        let mut has_token = true;
         while let Some(mut group) = groups.pop_front() {
+            if !has_token && !self.another().await {
+                groups.push_front(group);
+                break;
+            }
+            has_token = false;
             let done = self.send_group(client, &group, (upstream, policy)).await;
             let payload = done.judged.outcome != Outcome::Delivered && done.judged.health == Health::Alive;
             if group.len() > 1 && (payload || done.unsendable.is_some()) {
@@ -106,8 +117,17 @@ impl Lane {
             let goes_on = done.judged.outcome != Outcome::Deferred;
             self.settle_group(&group, ticket, done, upstream);
             if !goes_on || groups.is_empty() || !self.begins_again(upstream).await {
+                self.note(&done, ticket, upstream);
+                continue;
+            }
+            let goes_on = done.judged.outcome != Outcome::Deferred;
+            self.settle_group(&group, ticket, done, upstream);
+            if !goes_on {
                 break;
             }
+        }
+        if has_token {
+            self.put_back();
         }
         let left = groups.iter().flatten();
         left.for_each(|item| self.env.signals.returned(item.draft.job().event.id.pos.seq, &self.name));
@@ -150,9 +170,9 @@ impl Lane {
     }
 
     /// Whether the gates have not closed meanwhile.
-    fn may_go_on(&self, upstream: &Upstream) -> bool {
+    fn may_go_on(&self) -> bool {
         let hall = lock(&self.hall);
-        !hall.closed && hall.gates.limit(upstream.concurrency) > 0
+        !hall.closed && hall.gates.is_open()
     }
 
     /// Waits until the pace lets another request of the same attempt begin: a batch that was given back in place of being
@@ -170,11 +190,32 @@ impl Lane {
 
     /// Whether the gates let another request of the same attempt begin.
     fn may_begin(&self, upstream: &Upstream) -> bool {
+    /// Waits until the gates let another request of the same attempt begin. False if that is not soon.
+    async fn another(&self) -> bool {
+        let end = self.env.clock.elapsed().saturating_add(ANOTHER_WAITS);
+        loop {
+            let now = self.env.clock.elapsed();
+            let answer = {
+                let mut hall = lock(&self.hall);
+                if hall.closed { Err(None) } else { hall.gates.another(now) }
+            };
+            match answer {
+                Ok(()) => return true,
+                Err(Some(until)) if until <= end => tokio::time::sleep(until.saturating_sub(now)).await,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Takes note of what a request said about the pace that settles nothing yet.
+    fn note(&self, done: &Sending, ticket: Ticket, upstream: &Upstream) {
+        if done.unsendable.is_some() {
+            return self.put_back();
+        }
+        let now = self.env.clock.elapsed();
         let mut hall = lock(&self.hall);
         let others = hall.gates.in_flight.saturating_sub(1);
-        !hall.closed
-            && hall.gates.limit(upstream.concurrency) > 0
-            && hall.gates.pace.take(others, self.env.clock.elapsed())
+        let _excused = hall.gates.pace.observe(&done.news, ticket.start, upstream, others, now);
     }
 
     async fn send_group(
@@ -196,6 +237,7 @@ impl Lane {
         };
         let latency = self.env.clock.elapsed().saturating_sub(started);
         self.metrics.attempt.observe(latency);
+        done.news.latency = latency;
         done.latency_ms = u32::try_from(latency.as_millis()).unwrap_or(u32::MAX);
         done
     }
@@ -211,6 +253,7 @@ impl Lane {
             // It says nothing about the events.
             judged.outcome = Outcome::Deferred;
         }
+        let news = News::of(&result, Duration::ZERO, &mut judged, upstream, self.env.clock.now());
         let unsendable = match &result {
             Err(Failure::Unsendable(words)) => Some(words.clone()),
             _ => None,
@@ -221,7 +264,7 @@ impl Lane {
         if several {
             excerpt = Bytes::copy_from_slice(excerpt.get(..SHARED_EXCERPT_BYTES).unwrap_or(&excerpt));
         }
-        Sending { url, judged, status, error, excerpt, latency_ms: 0, unsendable }
+        Sending { url, judged, status, error, excerpt, latency_ms: 0, news, unsendable }
     }
 
     /// Lines of a file, on a blocking thread.
@@ -244,12 +287,23 @@ impl Lane {
             Err(words) => (format!("file://{}", pattern.display()), classify::unwritable(words.into())),
         };
         let error = judged.words.clone();
-        Sending { url: url.into(), judged, status: None, error, excerpt: Bytes::new(), latency_ms: 0, unsendable: None }
+        let news = News { load: Load::Unsaid, latency: Duration::ZERO, quota: None };
+        Sending {
+            url: url.into(),
+            judged,
+            status: None,
+            error,
+            excerpt: Bytes::new(),
+            latency_ms: 0,
+            news,
+            unsendable: None,
+        }
     }
 
     /// Writes what became of each event; the gates are told once.
     fn settle_group(self: &Arc<Self>, group: &[Item<'_>], ticket: Ticket, done: Sending, upstream: &Upstream) {
         if let Some(words) = done.unsendable {
+            self.put_back();
             for item in group {
                 let change = Change::Die(Reason::with("unsendable", &words));
                 self.write(settle::attempted(&item.draft.job().into(), None, change), Done::nobody());
@@ -258,9 +312,6 @@ impl Lane {
         }
         let (env, judged) = (&self.env, &done.judged);
         let (at, now) = (env.clock.now(), env.clock.steady());
-        // A batch says nothing about how many attempts the upstream carries.
-        let latency = std::time::Duration::from_millis(u64::from(done.latency_ms));
-        let news = News { load: Load::Unsaid, latency, quota: None };
         let mut open = None;
         for item in group {
             let job = item.draft.job();
@@ -281,7 +332,7 @@ impl Lane {
                 sent: Sent { url: done.url.clone(), sha256: item.draft.sent().sha256, signed: None },
             };
             match open {
-                None => open = Some(self.settle((job, ticket), attempt, (judged, &news), upstream)),
+                None => open = Some(self.settle((job, ticket), attempt, (judged, &done.news), upstream)),
                 Some(open) => {
                     let change = settle::change(job, judged, &upstream.retry, open, &env.jitter, now);
                     self.write(settle::attempted(&job.into(), Some(attempt), change), Done::nobody());

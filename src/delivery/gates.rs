@@ -22,11 +22,6 @@ use crate::{
 
 /// Jobs that the pace would let wait for longer go back to the agenda, which knows better who is next by then.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
-/// one batch if it is larger.
-const WINDOW_BATCHES: usize = 2;
-const WINDOW_MIN: usize = 16;
-const WINDOW_BATCH_MAX: usize = 4096;
 
 /// The gates of one upstream, with the jobs that wait before them.
 pub(crate) struct Gates {
@@ -185,6 +180,21 @@ impl Gates {
         self.breaker.limit(self.pace.limit(concurrency))
     }
 
+    /// Whether an attempt that has begun may go on: neither the breaker nor a pause that was asked for keeps it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.asked_pause.is_none() && self.breaker.limit(1) > 0
+    }
+
+    /// Lets an attempt that has begun send another request. Otherwise gives until when none may begin; None if that can't
+    /// be told.
+    pub(crate) fn another(&mut self, now: Duration) -> Result<(), Option<Duration>> {
+        let others = self.in_flight.saturating_sub(1);
+        if !self.is_open() {
+            return Err(None);
+        }
+        if self.pace.take(others, now) { Ok(()) } else { Err(self.pace.throttle(others, now).map(|(_, until)| until)) }
+    }
+
     /// Whether an attempt decides about the breaker.
     pub(crate) fn is_probing(&self) -> bool {
         self.breaker.state() == BreakerState::HalfOpen
@@ -262,15 +272,11 @@ impl Gates {
     fn window(&mut self, concurrency: usize, events_each: usize, now: Duration) -> usize {
         let limit = self.limit(concurrency);
         // The probe is one event, also where batches are sent.
-        if limit == 0 || self.breaker.state() == BreakerState::HalfOpen {
+        if limit == 0 || self.is_probing() {
             return limit;
         }
-        if events_each > 1 {
-            let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
-            return wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN);
-        }
-        let window = self.pace.window(limit, self.in_flight, now);
-        if self.breaker.is_full() { window } else { window.min(limit) }
+        let window = self.pace.window(limit, self.in_flight, events_each, now);
+        if self.breaker.is_full() || events_each > 1 { window } else { window.min(limit) }
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`IDLE`] end and close their connections.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -258,7 +259,12 @@ impl Lane {
         if hall.collecting {
             self.more.notify_one();
         }
-        let returned = hall.gates.spill(concurrency, events_each(upstream), now.elapsed);
+        let returned = if hall.collecting && hall.gates.is_open() {
+            // What waits is for the batch, whatever the pace says about the next one.
+            VecDeque::new()
+        } else {
+            hall.gates.spill(concurrency, events_each(upstream), now.elapsed)
+        };
         let window = hall.gates.new_window(concurrency, events_each(upstream), now.elapsed);
         let rest = hall.gates.rest(concurrency, now);
         let rest =

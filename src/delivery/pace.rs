@@ -189,10 +189,10 @@ impl Pace {
         rate.into_iter().chain(told).reduce(f64::min)
     }
 
-    /// Jobs that the engine takes from the agenda: those that have room at so many attempts at once, but hardly more
-    /// than what may begin soon and what is under way.
-    pub(crate) fn window(&mut self, limit: usize, in_flight: usize, now: Duration) -> usize {
-        let window = routing::Pace::window(limit);
+    /// Jobs that the engine takes from the agenda, of which an attempt holds so many: those that have room at so many
+    /// attempts at once, but hardly more than what may begin soon and what is under way.
+    pub(crate) fn window(&mut self, limit: usize, in_flight: usize, events_each: usize, now: Duration) -> usize {
+        let window = routing::Pace::window(limit, events_each);
         let Some(rate) = self.per_second(now) else { return window };
         let waiting = waiting(rate);
         // In steps, so that not every attempt that begins or ends is told to the agenda.
@@ -200,6 +200,6 @@ impl Pace {
         if in_flight > self.room || in_flight + 2 * step < self.room {
             self.room = in_flight.next_multiple_of(step);
         }
-        window.min(waiting.saturating_add(self.room))
+        window.min(waiting.saturating_add(self.room).saturating_mul(events_each))
     }
 }

@@ -17,6 +17,10 @@ const BURST_LEAST: u64 = 2;
 const WINDOW_FACTOR: usize = 4;
 /// And at least so many.
 const WINDOW_MIN: usize = 16;
+/// With several events in one attempt: full batches for all attempts, and as many that wait. At most so many jobs, or
+/// one batch if it is larger.
+const WINDOW_BATCHES: usize = 2;
+const WINDOW_BATCH_MAX: usize = 4096;
 
 /// How fast an upstream is sent to, beside its `concurrency`, which is the most in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,16 +87,20 @@ impl Pace {
         if (1..=max).contains(&min) { Ok(min) } else { Err(PaceError::Bounds { min, max }) }
     }
 
-    /// Jobs that the engine takes from the agenda with so many attempts at once, whatever the rate.
+    /// Jobs that the engine takes from the agenda with so many attempts at once of so many events, whatever the rate.
     #[must_use]
-    pub fn window(limit: usize) -> usize {
+    pub fn window(limit: usize, events_each: usize) -> usize {
+        if events_each > 1 {
+            let wanted = limit.saturating_mul(events_each).saturating_mul(WINDOW_BATCHES);
+            return wanted.min(WINDOW_BATCH_MAX.max(events_each)).max(WINDOW_MIN);
+        }
         limit.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN)
     }
 
     /// Jobs that the engine takes before it says otherwise.
     #[must_use]
     pub fn first_window(&self, concurrency: usize) -> usize {
-        let window = Self::window(self.least.unwrap_or(concurrency));
+        let window = Self::window(self.least.unwrap_or(concurrency), 1);
         self.rate.map_or(window, |rate| window.min(waiting(rate.per_second())))
     }
 }

@@ -5,7 +5,9 @@ use std::{fs, sync::Arc, time::Duration};
 use super::rig::{Said, ok, peer, rig, say, upstream};
 use crate::{
     event::{Change, Outcome},
-    routing::{BatchFormat, BatchPolicy, Compression, Content, FilePolicy, SignPolicy, Target, Upstream},
+    routing::{
+        BatchFormat, BatchPolicy, Compression, Content, FilePolicy, Pace, PaceRate, SignPolicy, Target, Upstream,
+    },
 };
 
 fn batched(target: Target, items: usize, wait: Duration) -> Upstream {
@@ -60,6 +62,44 @@ async fn a_refused_batch_is_halved_until_the_bad_event_stands_alone_and_only_tha
     assert!(matches!(&entries[3].change, Change::Die(reason) if reason.code == "refused"));
     assert_eq!(rig.metrics.upstream("u").batch_splits.get(), 2);
     assert_eq!(peer.requests(5).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_batch_is_one_attempt_for_the_rate_and_each_part_of_one_that_is_halved_is_another() {
+    let peer = peer(vec![say("400 Bad Request", "", ""), ok()]).await;
+    let rate = Some(PaceRate::new(20, Duration::from_secs(1), Some(1)).unwrap());
+    let pace = Pace { rate, ..Pace::standard() };
+    let one = Upstream { pace, ..batched(peer.target.clone(), 4, Duration::from_millis(20)) };
+    let rig = rig(vec![one], Vec::new());
+    let started = rig.clock.elapsed();
+    rig.dispatch(1..=4, "u");
+    assert!(rig.log.wait(4).await.iter().all(|entry| entry.change == Change::Delivered));
+    peer.requests(3).await;
+    // The bucket begins empty: the third request is no earlier than three tokens.
+    assert!(rig.clock.elapsed() - started >= Duration::from_millis(145));
+    rig.dispatch(5..=8, "u");
+    assert_eq!(peer.requests(4).await.len(), 4, "no token is spent on a batch that has ended");
+}
+
+#[tokio::test]
+async fn a_batch_goes_although_the_rate_lets_the_next_one_begin_much_later() {
+    let peer = peer(vec![ok()]).await;
+    let rate = Some(PaceRate::new(1, Duration::from_millis(1500), Some(1)).unwrap());
+    let pace = Pace { rate, ..Pace::standard() };
+    let one = Upstream { pace, ..batched(peer.target.clone(), 100, Duration::from_millis(50)) };
+    let rig = rig(vec![one], Vec::new());
+    // Nothing may begin for long: whatever comes now goes back, until the window opens.
+    rig.signals.wait(&Said::Window("u".into(), 0)).await;
+    loop {
+        let said = rig.signals.said();
+        if said.iter().any(|one| matches!(one, Said::Window(_, window) if *window > 0)) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    rig.dispatch(1..=3, "u");
+    assert!(rig.log.wait(3).await.iter().all(|entry| entry.change == Change::Delivered));
+    assert_eq!(peer.requests(1).await.len(), 1, "three events in one request");
 }
 
 #[tokio::test]
