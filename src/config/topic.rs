@@ -12,6 +12,7 @@ use super::{
     server::Server,
     settings::StoreSettings,
     source::{check_name, expression},
+    tree::Value,
     upstream::{self, MachineRoots},
     verify::secrets,
 };
@@ -132,7 +133,8 @@ fn subscriber(
 
 /// `secrets`: deliveries are signed as Standard Webhooks says.
 fn signed(section: &Section<'_>) -> Option<SignPolicy> {
-    if section.has("sign") {
+    let is_auto = |value: &Value| matches!(value, Value::Text(text) if text == "auto");
+    if section.value("sign").is_some_and(|value| !is_auto(value)) {
         section.problem("secrets", "can't stand beside sign, which has secrets of its own; remove one of the two");
     }
     let found = secrets(section, "secrets")?;
