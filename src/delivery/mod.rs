@@ -23,6 +23,7 @@ mod pace;
 mod policy;
 mod proxy;
 mod ratelimit;
+mod rehearse;
 mod request;
 mod settle;
 mod sign;
@@ -58,7 +59,7 @@ use crate::{
     event::{Job, Seq},
     expr::Evaluator,
     jitter::Jitter,
-    log::Log,
+    log::{Log, entry::Fault},
     routing::Live,
     telemetry::Metrics,
 };
@@ -116,6 +117,8 @@ pub struct BreakerView {
     pub rate: Option<f64>,
     /// What holds jobs back besides the breaker, and until when (steady time).
     pub throttled: Option<(Throttle, Timestamp)>,
+    /// How attempts fail in a rehearsal, and until when (steady time).
+    pub rehearsal: Option<(Fault, Timestamp)>,
 }
 
 /// The delivery engine. Cheap to clone.
@@ -246,6 +249,13 @@ impl Engine {
         for (name, lane) in &*before {
             if current.get(name).is_some_and(|now| Arc::ptr_eq(now, lane)) { lane.ring() } else { lane.retire() }
         }
+    }
+
+    /// Lets the attempts of an upstream fail as told for a time, without touching the network; None ends that at once.
+    /// When it ends its breaker is closed. False if there is no such upstream, or nothing to end.
+    #[must_use]
+    pub fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {
+        self.0.lanes.load().get(upstream).is_some_and(|lane| lane.rehearse(how))
     }
 
     /// The breakers of all upstreams, by name.
