@@ -165,6 +165,13 @@ fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
         _ => {}
     }
     told.extend(throttle(upstream));
+    if let (Some(fault), Some(until)) = (&upstream.rehearsal, upstream.rehearsal_until) {
+        told.push(format!(
+            "A rehearsal of {}: attempts fail as if it said {fault}, until {until}. Nothing is sent, and nothing dies of it; \
+             `stagepost rehearse {} --stop` ends it.",
+            upstream.name, upstream.name
+        ));
+    }
     told
 }
 

@@ -337,6 +337,9 @@ impl Ports for Fake {
         self.commands.lock().unwrap().push(command);
         Ok(())
     }
+    fn rehearse(&self, _: &str, _: Option<(crate::log::entry::Fault, std::time::Duration)>) -> bool {
+        true
+    }
     /// Judges by the body: a number is admitted under it, `known` is a duplicate, `ping` no event.
     fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String> {
         let crate::event::Body::Inline(body) = &event.body else { return Err("a body in parts".into()) };

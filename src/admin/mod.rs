@@ -14,6 +14,7 @@ mod list;
 mod ports;
 mod privacy;
 mod quarantine;
+mod rehearse;
 pub mod server;
 mod show;
 mod socket;

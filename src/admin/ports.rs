@@ -2,7 +2,7 @@
 //!
 //! Promises that nothing here is called on an async thread: every call may read the disk or wait for the committer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -13,7 +13,7 @@ use crate::{
     event::{DeliveryState, Event, EventId, Seq, Status},
     log::{
         Log, ReadError,
-        entry::{Command, Target},
+        entry::{Command, Fault, Target},
     },
     quarantine::{Judgement, Purpose, Quarantine},
 };
@@ -156,6 +156,10 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why it was not appended, in words.
     fn command(&self, command: Command) -> Result<(), String>;
+
+    /// Lets an upstream's attempts fail as told for a time, or ends that. False if there is no such upstream, or nothing
+    /// to end.
+    fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool;
 
     /// What today's configuration says about a request from quarantine; to admit it makes it durable in the log. It stays
     /// in quarantine.

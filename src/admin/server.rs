@@ -38,9 +38,10 @@ use super::{
     ports::{Ports, QueryError},
     privacy,
     quarantine::{QuarantineError, Selected, Wanted, delete, kept_listed, quarantined_body, quarantined_show, recheck},
+    rehearse::rehearse,
     show::show,
     socket::user_name,
-    wire::{Act, Discard, Problem, Query, Recheck, Reply},
+    wire::{Act, Discard, Problem, Query, Recheck, Rehearse, Reply},
 };
 use crate::{
     event::{EventId, Seq},
@@ -169,7 +170,11 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
             Err(answer) => answer,
         },
         (&Method::POST, "/v1/act") => match read::<Act>(request).await {
-            Ok(asked) => blocking(move || acted(&*ports, &asked, &actor)).await,
+            Ok(asked) => blocking(move || acted(act(&*ports, &asked, &actor))).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, "/v1/rehearse") => match read::<Rehearse>(request).await {
+            Ok(asked) => blocking(move || acted(rehearse(&*ports, &asked, &actor))).await,
             Err(answer) => answer,
         },
         (&Method::GET, "/v1/refused") => {
@@ -302,8 +307,8 @@ fn reload(ports: &dyn Ports) -> Answer {
     }
 }
 
-fn acted(ports: &dyn Ports, asked: &Act, actor: &str) -> Answer {
-    match act(ports, asked, actor) {
+fn acted<T: Serialize>(done: Result<T, ActError>) -> Answer {
+    match done {
         Ok(acted) => json(&acted),
         Err(error @ (ActError::Usage(_) | ActError::Filter(_))) => problem(StatusCode::BAD_REQUEST, error.to_string()),
         Err(ActError::Query(QueryError::Read(error))) => unreadable(&error),

@@ -8,6 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+pub use crate::log::entry::Fault;
 
 /// Bytes from outside: text if they are UTF-8, else `{"base64": "…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +262,34 @@ pub struct UpstreamTarget {
     pub ejected_until: Option<Timestamp>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<String>,
+    /// When the rehearsal ends by itself. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal_until: Option<Timestamp>,
+}
+
+/// What `stagepost rehearse` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearse {
+    /// Which upstream.
+    pub upstream: String,
+    /// How its attempts fail; None ends a rehearsal.
+    pub fault: Option<Fault>,
+    /// For how long.
+    pub for_ms: Option<u64>,
+}
+
+/// What became of [`Rehearse`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsed {
+    /// Which upstream.
+    pub upstream: String,
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// One was under way and has ended.
+    pub ended: bool,
 }
 
 /// The log's figures.

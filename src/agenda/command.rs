@@ -88,7 +88,10 @@ impl Agenda {
             | Action::Resolve { targets, .. }
             | Action::LetGo { targets } => targets.len(),
             Action::Delete { events } => events.len(),
-            Action::HoldUpstream { .. } | Action::ReleaseUpstream { .. } => 0,
+            Action::HoldUpstream { .. }
+            | Action::ReleaseUpstream { .. }
+            | Action::Rehearse { .. }
+            | Action::EndRehearsal { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

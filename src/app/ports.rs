@@ -1,6 +1,9 @@
 //! Owns the answers of a running instance to its operators: each is a question to the stage that knows.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -20,7 +23,7 @@ use crate::{
     ingress::{Gaps, Gate, Ingress},
     log::{
         Log,
-        entry::{Command, Target},
+        entry::{Command, Fault, Target},
         read_event,
     },
     quarantine::{Judgement, Purpose, Quarantine},
@@ -148,6 +151,10 @@ impl Ports for Instance {
         ticket.wait().map(|_| ()).map_err(|error| error.to_string())
     }
 
+    fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {
+        self.running.engine.rehearse(upstream, how)
+    }
+
     fn judge(&self, event: &Event, purpose: Purpose) -> Result<Judgement, String> {
         let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
         Ok(handle.block_on(self.operators_gate.judge_again(event, purpose)))
@@ -267,6 +274,10 @@ impl Instance {
                 }),
                 ..wire::Upstream::default()
             };
+            if let Some((fault, until)) = breaker.and_then(|breaker| breaker.rehearsal) {
+                upstream.rehearsal = Some(fault.to_string());
+                upstream.rehearsal_until = Some(self.running.clock.now().after(until.since(now)));
+            }
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {
                 upstream.pending = stats.pending;
                 upstream.held = stats.held;

@@ -102,6 +102,15 @@ use `stagepost replay --state review`.")]
   stagepost delete 01KDYAK3SF0000000000000001
   stagepost delete --source test --until 1d --yes")]
     Delete(SelectArgs),
+    /// Let an upstream's attempts fail for a time, without touching it
+    #[command(after_help = "Examples:
+  stagepost rehearse billing --status 500 --for 2m
+  stagepost rehearse billing --hang --for 10m
+  stagepost rehearse billing --stop
+
+Nothing is sent to the upstream meanwhile, and no delivery dies because of it. It ends by itself, after an hour at most,
+or with a restart; the breaker is closed then.")]
+    Rehearse(RehearseArgs),
     /// The last 1,000 refused requests
     #[command(after_help = "Examples:
   stagepost refused
@@ -265,6 +274,33 @@ pub(super) struct KeysArgs {
     pub(super) upstream: Option<String>,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("fault").required(true))]
+pub(super) struct RehearseArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The upstream
+    pub(super) upstream: String,
+    /// Answer with this status, 400 to 599
+    #[arg(long, value_name = "STATUS", group = "fault")]
+    pub(super) status: Option<u16>,
+    /// Do not answer within the time-out
+    #[arg(long, group = "fault")]
+    pub(super) hang: bool,
+    /// Break the connection before the answer
+    #[arg(long, group = "fault")]
+    pub(super) reset: bool,
+    /// End it now
+    #[arg(long, group = "fault")]
+    pub(super) stop: bool,
+    /// For this time, at most 1h
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, required_unless_present = "stop")]
+    pub(super) for_ms: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
     pub(super) json: bool,
 }
 

@@ -124,6 +124,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Release(args) => command::release(args, host, terminal),
         Verb::Resolve(args) => command::resolve(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
+        Verb::Rehearse(args) => simple::rehearse(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),

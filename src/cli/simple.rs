@@ -1,10 +1,10 @@
-//! Owns the commands that ask one question: check, reload, explain, refused, verify.
+//! Owns the commands that ask one question: check, reload, explain, rehearse, refused, verify.
 
 use std::time::Duration;
 
 use super::{
     Exit, Failure, Host, Terminal,
-    args::{CheckArgs, ExplainArgs, PlainArgs, RefusedArgs, VerifyArgs},
+    args::{CheckArgs, ExplainArgs, PlainArgs, RefusedArgs, RehearseArgs, VerifyArgs},
     client::Client,
     instance::Instance,
     print::{escaped, escaped_lines, table},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::admin::{
     EventId, IdError,
-    wire::{Refused, Reloaded},
+    wire::{Fault, Refused, Rehearse, Rehearsed, Reloaded},
 };
 
 /// How often a follower of refused requests asks.
@@ -47,6 +47,30 @@ pub(super) fn explain(args: &ExplainArgs, host: &dyn Host, terminal: &mut Termin
     let sentences: Vec<String> = Client::new(&instance.socket)?.get(&format!("/v1/events/{id}/explain"))?;
     for sentence in sentences {
         writeln!(terminal.out, "{}", escaped(&sentence))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn rehearse(args: &RehearseArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let fault = match args.status {
+        Some(status) => Some(Fault::Status(status)),
+        None if args.hang => Some(Fault::Hang),
+        None => args.reset.then_some(Fault::Reset),
+    };
+    let instance = Instance::find(&args.place, host)?;
+    let asked = Rehearse { upstream: args.upstream.clone(), fault, for_ms: args.for_ms };
+    let told: Rehearsed = Client::new(&instance.socket)?.post("/v1/rehearse", &asked)?;
+    let upstream = escaped(&told.upstream);
+    match (told.until, fault) {
+        _ if args.json => {
+            let json = serde_json::to_string(&told).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+            writeln!(terminal.out, "{json}")?;
+        }
+        (Some(until), Some(fault)) => {
+            writeln!(terminal.out, "attempts of {upstream} fail until {until} ({fault}): nothing is sent to it")?;
+        }
+        _ if told.ended => writeln!(terminal.out, "the rehearsal of {upstream} is over")?,
+        _ => writeln!(terminal.out, "no rehearsal of {upstream} is under way")?,
     }
     Ok(Exit::Done)
 }

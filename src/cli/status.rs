@@ -81,7 +81,12 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
     };
     vec![
         escaped(&upstream.name),
-        escaped(&upstream.breaker),
+        match (&upstream.rehearsal, upstream.rehearsal_until) {
+            (Some(fault), Some(until)) => {
+                escaped(&format!("{} (rehearsal of {fault} until {until})", upstream.breaker))
+            }
+            _ => escaped(&upstream.breaker),
+        },
         upstream.pending.to_string(),
         upstream.held.to_string(),
         upstream.review.to_string(),

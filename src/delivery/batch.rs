@@ -21,6 +21,7 @@ use super::{
     gates::Ticket,
     lane::{self, Lane, lock},
     pace::News,
+    rehearse,
     request::{self, Draft},
     settle,
     sink::{Now, objects},
@@ -229,6 +230,20 @@ impl Lane {
         let mut done = match &upstream.target {
             Target::File(files) => self.write_group(group, files).await,
             Target::Objects(policy) => put_group(group, upstream, policy).await,
+        let rehearsal = self.rehearsal.load_full();
+        let mut done = match (&upstream.target, &rehearsal) {
+            (target, Some(rehearsal)) => {
+                let url = match target {
+                    Target::File(files) => format!("file://{}", files.pattern().display()).into(),
+                    _ => Post::new(group, upstream, policy.format).url(),
+                };
+                let result = rehearsal.exchange(upstream, self.env.clock.steady()).await;
+                let mut done = self.answered(url, result, (upstream, false));
+                self.rehearsed(rehearsal, &mut done.judged);
+                done.error = done.judged.words.clone();
+                done
+            }
+            (Target::File(files), None) => self.write_group(group, files).await,
             _ => {
                 let post = Post::new(group, upstream, policy.format);
                 let result = client.exchange(&post, upstream, &self.protocol, EXCERPT_BYTES).await;
@@ -322,7 +337,7 @@ impl Lane {
                 self.metrics.delivery.observe(at.since(job.event.received_at));
             }
             let attempt = Attempt {
-                number: job.number,
+                number: rehearse::number(job, judged),
                 at,
                 outcome: judged.outcome,
                 status: done.status,

@@ -154,6 +154,11 @@ impl Breaker {
         }
     }
 
+    /// Forgets what it has seen: closed, at full concurrency.
+    pub(crate) fn reset(&mut self, now: Timestamp) {
+        self.enter(State::Closed(Closed::default()), now);
+    }
+
     /// How many attempts may be under way at once.
     pub(crate) fn limit(&self, concurrency: usize) -> usize {
         match &self.state {

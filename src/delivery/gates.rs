@@ -161,6 +161,12 @@ impl Gates {
         observed
     }
 
+    /// Forgets what a rehearsal has shown.
+    pub(crate) fn forget(&mut self, now: Timestamp) {
+        self.breaker.reset(now);
+        self.evidence.clear();
+    }
+
     /// Lets time pass. True if the breaker became half-open.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
         if self.asked_pause.is_some_and(|until| now.time >= until) {

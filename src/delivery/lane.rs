@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
@@ -24,6 +25,7 @@ use super::{
     gates::{Admitted, Evidence, Gates, Now, Ticket},
     pace::News,
     policy,
+    rehearse::{self, Rehearsal},
     request::{self, Draft, LargeBodies, Unsent},
     settle,
     sink::Files,
@@ -66,6 +68,8 @@ pub(crate) struct Lane {
     pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
     pub(super) unsettled: AtomicUsize,
+    /// Attempts fail as told.
+    pub(super) rehearsal: ArcSwapOption<Rehearsal>,
     /// Where the lane lives.
     pub(super) shard: Handle,
 }
@@ -137,6 +141,7 @@ impl Lane {
             large_bodies: LargeBodies::default(),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
+            rehearsal: ArcSwapOption::empty(),
             shard: shard.clone(),
         });
         // Whatever was remembered of a breaker before this lane: this one is closed.
@@ -178,7 +183,7 @@ impl Lane {
     }
 
     /// Tells the agenda something, unless the lane is retired.
-    fn signal(&self, tell: impl FnOnce(&dyn Signals)) {
+    pub(super) fn signal(&self, tell: impl FnOnce(&dyn Signals)) {
         let retired = lock(&self.retired);
         if !*retired {
             tell(&*self.env.signals);
@@ -206,6 +211,7 @@ impl Lane {
             rate: gates.pace.per_second(now.elapsed),
             throttled: gates.throttled(now),
             targets: self.balancer.views(now.time),
+            rehearsal: self.rehearsal.load().as_ref().map(|rehearsal| (rehearsal.fault, rehearsal.until)),
         }
     }
 
@@ -229,6 +235,7 @@ impl Lane {
         let table = self.env.live.snapshot();
         let upstream = table.upstreams.get(&*self.name).filter(|_| !*lock(&self.retired));
         let now = Now::of(&self.env.clock);
+        let rehearsed_until = self.rehearsed_until(now.time);
         let mut hall = lock(&self.hall);
         let mut inbox = lock(&self.inbox);
         hall.gates.queue.extend(inbox.jobs.drain(..));
@@ -269,6 +276,8 @@ impl Lane {
         let rest = hall.gates.rest(concurrency, now);
         let rest =
             rest.into_iter().chain(self.files.due().into_iter().chain(back).map(|due| due.since(now.time))).min();
+        let rest = rest.into_iter().chain(rehearsed_until.map(|until| until.since(now.time)));
+        let rest = rest.chain(self.files.due().map(|due| due.since(now.time))).min();
         self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
@@ -445,6 +454,9 @@ impl Lane {
         upstream: &Arc<Upstream>,
     ) {
         let env = &self.env;
+        if let Some(rehearsal) = self.rehearsal.load_full() {
+            return Box::pin(self.send_rehearsed(&rehearsal, draft, (job, ticket), upstream)).await;
+        }
         if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
             // Boxed: what few sources ask for does not make every attempt larger.
             return Box::pin(self.send_awaited((clients.to(chosen), chosen), draft, (job, ticket), upstream, claim))
@@ -494,7 +506,7 @@ impl Lane {
             self.metrics.delivery.observe(self.env.clock.now().since(job.event.received_at));
         }
         Attempt {
-            number: job.number,
+            number: rehearse::number(job, judged),
             at,
             outcome: judged.outcome,
             status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
@@ -577,7 +589,9 @@ impl Lane {
             }
             Step::Closed => {
                 tracing::info!(upstream, "the breaker closed");
-                self.signal(|signals| signals.paused(upstream, false));
+                // What is rehearsed goes on not to count towards giving up.
+                let paused = self.rehearsal.load().is_some();
+                self.signal(|signals| signals.paused(upstream, paused));
             }
             Step::Same | Step::Grew => {}
         }

@@ -23,6 +23,7 @@ mod pace;
 mod policy;
 mod proxy;
 mod ratelimit;
+mod rehearse;
 mod request;
 mod settle;
 mod sign;
@@ -60,7 +61,7 @@ use crate::{
     event::{Job, Seq},
     expr::Evaluator,
     jitter::Jitter,
-    log::Log,
+    log::{Log, entry::Fault},
     routing::Live,
     telemetry::Metrics,
 };
@@ -120,6 +121,8 @@ pub struct BreakerView {
     pub throttled: Option<(Throttle, Timestamp)>,
     /// Its targets, if it has several.
     pub targets: Vec<TargetView>,
+    /// How attempts fail in a rehearsal, and until when (steady time).
+    pub rehearsal: Option<(Fault, Timestamp)>,
 }
 
 /// The delivery engine. Cheap to clone.
@@ -254,6 +257,13 @@ impl Engine {
         for (name, lane) in &*before {
             if current.get(name).is_some_and(|now| Arc::ptr_eq(now, lane)) { lane.ring() } else { lane.retire() }
         }
+    }
+
+    /// Lets the attempts of an upstream fail as told for a time, without touching the network; None ends that at once.
+    /// When it ends its breaker is closed. False if there is no such upstream, or nothing to end.
+    #[must_use]
+    pub fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {
+        self.0.lanes.load().get(upstream).is_some_and(|lane| lane.rehearse(how))
     }
 
     /// The breakers of all upstreams, by name.

@@ -23,6 +23,8 @@ const DECODED_BYTES_MAX: u64 = 16 << 20;
 pub(crate) enum Decided {
     /// By a row.
     Row(FailureAction),
+    /// Nothing was sent: it is rehearsed how the upstream fails.
+    Rehearsed,
     /// The answer is not accepted.
     NotAccepted {
         /// Where the event goes then; None: a person judges.

@@ -17,6 +17,9 @@ use crate::{
     routing::{FailureAction, RetryPolicy},
 };
 
+/// Where the timetable has ended, and nothing may end.
+const REHEARSED_DELAY: Duration = Duration::from_secs(60);
+
 /// What follows from a judged attempt. `open` says whether the breaker is open after it; `now` is steady time.
 pub(crate) fn change(
     job: &Job,
@@ -26,6 +29,9 @@ pub(crate) fn change(
     jitter: &Jitter,
     now: Timestamp,
 ) -> Change {
+    if judged.decided == Some(Decided::Rehearsed) {
+        return Change::Postpone(now.after(policy.delay_after(job.number, jitter).unwrap_or(REHEARSED_DELAY)));
+    }
     if let Some(decided) = &judged.decided {
         return by_rule(decided, judged, open, now).unwrap_or_else(|| patience(job, judged, policy, open, jitter, now));
     }
@@ -45,7 +51,7 @@ fn by_rule(decided: &Decided, judged: &Judgement, open: bool, now: Timestamp) ->
         Some(Change::Divert(Box::new(diversion)))
     };
     match decided {
-        Decided::Row(FailureAction::Retry(_)) => None,
+        Decided::Row(FailureAction::Retry(_)) | Decided::Rehearsed => None,
         Decided::Row(FailureAction::Dead) if open && judged.health != Health::Alive => Some(Change::Postpone(now)),
         Decided::Row(FailureAction::Dead) => Some(Change::Die(Reason::with("policy", words))),
         Decided::Row(FailureAction::Hold) => Some(Change::Hold(Reason::with("policy", words))),
@@ -231,6 +237,15 @@ mod tests {
         let fallback = ruled(200, Decided::NotAccepted { fallback: Some("b".into()) });
         let Change::Divert(diversion) = given(&job(1, 0), &fallback, &policy, false, after(1)) else { panic!() };
         assert_eq!((&*diversion.to, diversion.due, diversion.reason.code), ("b", after(1), "diverted"));
+    }
+
+    #[test]
+    fn nothing_ends_because_of_a_rehearsal() {
+        let policy = RetryPolicy { give_up_after: Some(Duration::from_secs(1)), ..RetryPolicy::standard() };
+        for status in [404, 500] {
+            let rehearsed = Judgement { decided: Some(Decided::Rehearsed), ..judged(status) };
+            assert_eq!(given(&job(1, 0), &rehearsed, &policy, false, after(9)), Change::Postpone(after(10)));
+        }
     }
 
     #[test]

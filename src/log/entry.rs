@@ -10,6 +10,8 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
@@ -217,6 +219,42 @@ pub enum Action {
         /// Sequence numbers of events.
         events: Vec<Seq>,
     },
+    /// Attempts of an upstream fail as told, without touching the network. Recorded only: a restart ends it.
+    Rehearse {
+        /// Its name.
+        upstream: Box<str>,
+        /// How.
+        fault: Fault,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Ends a rehearsal before its time.
+    EndRehearsal {
+        /// Of which upstream.
+        upstream: Box<str>,
+    },
+}
+
+/// How attempts fail in a rehearsal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// An answer with this status and no body.
+    Status(u16),
+    /// No answer within the upstream's time-out.
+    Hang,
+    /// The connection breaks before the answer.
+    Reset,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Hang => f.write_str("hang"),
+            Self::Reset => f.write_str("reset"),
+        }
+    }
 }
 
 /// A configuration that became active.

@@ -275,6 +275,8 @@ impl State {
                     self.delete(event, entry, note)?;
                 }
             }
+            // The engine's, as long as the process lives.
+            Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
         }
         Ok(Some(()))
     }

@@ -374,6 +374,8 @@ pub struct UpstreamMetrics {
     pub review: Gauge,
     /// Deliveries that went to another upstream in place of this one.
     pub diverted: Counter,
+    /// Attempts that were rehearsed.
+    pub rehearsed: Counter,
     /// 0 closed, 1 half-open, 2 open.
     pub breaker_state: Gauge,
     /// Attempts under way.

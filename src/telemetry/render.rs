@@ -241,6 +241,11 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     for (upstream, metrics) in all {
         out.sample("stagepost_diverted_total", &[("upstream", upstream)], metrics.diverted.get());
     }
+    let help = "Attempts that failed because a rehearsal told them to.";
+    out.family("stagepost_rehearsed_total", "counter", help);
+    for (upstream, metrics) in all {
+        out.sample("stagepost_rehearsed_total", &[("upstream", upstream)], metrics.rehearsed.get());
+    }
     type Read = fn(&UpstreamMetrics) -> i64;
     let gauges: [(&str, &str, Read); 10] = [
         ("stagepost_pending", "Deliveries that wait for an attempt.", |metrics| metrics.pending.get()),

@@ -107,3 +107,31 @@ fn rows_of_failures_decide_what_a_status_leads_to() {
     assert_eq!(other.wait_for_requests(1)[0].text(), "4");
     assert!(relay.metric("stagepost_diverted_total{upstream=\"app\"}") > 0.5);
 }
+
+#[test]
+fn a_rehearsal_sends_nothing_kills_nothing_and_ends() {
+    let (app, other) = (Upstream::start(), Upstream::start());
+    let rows = "[[upstream.app.failure]]\nstatus = \"404\"\naction = \"dead\"";
+    let mut relay = Relay::start(&judged(&app, &other, rows));
+    relay.cli(&["rehearse", "app", "--status", "404", "--for", "1h"]).done();
+    let id = relay.accept("/x", "1");
+    wait_until("it is rehearsed", || relay.metric("stagepost_rehearsed_total{upstream=\"app\"}") > 1.5);
+    let delivery = &relay.show(&id)["deliveries"][0];
+    assert_eq!(delivery["state"], "pending");
+    let attempt = &delivery["attempts"][0];
+    assert!(attempt["error"].as_str().unwrap().starts_with("rehearsal: 404"), "{attempt}");
+    assert_eq!(relay.upstream("app")["rehearsal"], "404");
+    let told = relay.cli(&["explain", &id]).done();
+    assert!(told.out.contains("A rehearsal of app"), "{}", told.out);
+    assert!(app.received().is_empty());
+    relay.cli(&["rehearse", "app", "--stop"]).done();
+    let shown = relay.wait_for_state(&id, "delivered");
+    assert_eq!(shown["deliveries"][0]["attempts_total"], 1, "{shown}");
+    relay.cli(&["rehearse", "app", "--hang", "--for", "300ms"]).done();
+    relay.wait_for_state(&relay.accept("/x", "2"), "delivered");
+    relay.cli(&["rehearse", "app", "--reset", "--for", "1h"]).done();
+    relay.restart();
+    relay.wait_for_state(&relay.accept("/x", "3"), "delivered");
+    assert_eq!(app.received().len(), 3);
+    assert!(!relay.cli(&["rehearse", "app", "--status", "200", "--for", "1m"]).out.contains("fail until"));
+}
