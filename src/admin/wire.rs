@@ -249,6 +249,12 @@ pub struct Upstream {
     /// Its targets, if it has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<UpstreamTarget>,
+    /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<String>,
+    /// When the rehearsal ends by itself. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal_until: Option<Timestamp>,
 }
 
 /// One of several targets of an upstream.
@@ -262,12 +268,6 @@ pub struct UpstreamTarget {
     pub ejected_until: Option<Timestamp>,
     /// Attempts under way.
     pub in_flight: u64,
-    /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsal: Option<String>,
-    /// When the rehearsal ends by itself. Absent otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsal_until: Option<Timestamp>,
 }
 
 /// What `stagepost rehearse` asks for.

@@ -43,8 +43,6 @@ const FOREIGN_TO_HTTP: &[&str] = &[
 
 /// Keys of requests and stores that mean nothing for a file.
 const FOREIGN_TO_FILES: &[&str] = &[
-/// Keys of requests that mean nothing for a file.
-const HTTP_KEYS: [&str; 16] = [
     "url",
     "tls",
     "headers",
@@ -64,7 +62,6 @@ const HTTP_KEYS: [&str; 16] = [
     "failure",
     "accept",
     "fallback",
-    "rate",
     "guard",
     "guard_allow",
     "region",

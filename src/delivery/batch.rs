@@ -110,14 +110,6 @@ impl Lane {
                 let second = group.split_off(group.len() / 2);
                 groups.push_front(second);
                 groups.push_front(group);
-                if self.begins_again(upstream).await {
-                    continue;
-                }
-                break;
-            }
-            let goes_on = done.judged.outcome != Outcome::Deferred;
-            self.settle_group(&group, ticket, done, upstream);
-            if !goes_on || groups.is_empty() || !self.begins_again(upstream).await {
                 self.note(&done, ticket, upstream);
                 continue;
             }
@@ -176,21 +168,6 @@ impl Lane {
         !hall.closed && hall.gates.is_open()
     }
 
-    /// Waits until the pace lets another request of the same attempt begin: a batch that was given back in place of being
-    /// halved would come back whole. False if the gates closed or it takes too long.
-    async fn begins_again(&self, upstream: &Upstream) -> bool {
-        let started = self.env.clock.elapsed();
-        while !self.may_begin(upstream) {
-            if !self.may_go_on(upstream) || self.env.clock.elapsed().saturating_sub(started) > PACE_WAIT {
-                return false;
-            }
-            tokio::time::sleep(PACE_LOOK).await;
-        }
-        true
-    }
-
-    /// Whether the gates let another request of the same attempt begin.
-    fn may_begin(&self, upstream: &Upstream) -> bool {
     /// Waits until the gates let another request of the same attempt begin. False if that is not soon.
     async fn another(&self) -> bool {
         let end = self.env.clock.elapsed().saturating_add(ANOTHER_WAITS);
@@ -227,9 +204,6 @@ impl Lane {
     ) -> Sending {
         self.metrics.batch_items.observe_number(group.len() as u64);
         let started = self.env.clock.elapsed();
-        let mut done = match &upstream.target {
-            Target::File(files) => self.write_group(group, files).await,
-            Target::Objects(policy) => put_group(group, upstream, policy).await,
         let rehearsal = self.rehearsal.load_full();
         let mut done = match (&upstream.target, &rehearsal) {
             (target, Some(rehearsal)) => {
@@ -244,6 +218,7 @@ impl Lane {
                 done
             }
             (Target::File(files), None) => self.write_group(group, files).await,
+            (Target::Objects(policy), None) => put_group(group, upstream, policy).await,
             _ => {
                 let post = Post::new(group, upstream, policy.format);
                 let result = client.exchange(&post, upstream, &self.protocol, EXCERPT_BYTES).await;
@@ -405,7 +380,16 @@ async fn put_group(group: &[Item<'_>], upstream: &Upstream, policy: &ObjectPolic
         Err(words) => (policy.place.to_string(), classify::unwritable(words)),
     };
     let error = judged.words.clone();
-    Sending { url: url.into(), judged, status: None, error, excerpt: Bytes::new(), latency_ms: 0, unsendable: None }
+    Sending {
+        url: url.into(),
+        judged,
+        status: None,
+        error,
+        excerpt: Bytes::new(),
+        latency_ms: 0,
+        news: News { load: Load::Unsaid, latency: Duration::ZERO, quota: None },
+        unsendable: None,
+    }
 }
 
 /// What a job counts towards the bytes of a batch before it is put together.

@@ -274,10 +274,8 @@ impl Lane {
         };
         let window = hall.gates.new_window(concurrency, events_each(upstream), now.elapsed);
         let rest = hall.gates.rest(concurrency, now);
-        let rest =
-            rest.into_iter().chain(self.files.due().into_iter().chain(back).map(|due| due.since(now.time))).min();
-        let rest = rest.into_iter().chain(rehearsed_until.map(|until| until.since(now.time)));
-        let rest = rest.chain(self.files.due().map(|due| due.since(now.time))).min();
+        let times = self.files.due().into_iter().chain(back).chain(rehearsed_until);
+        let rest = rest.into_iter().chain(times.map(|due| due.since(now.time))).min();
         self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
