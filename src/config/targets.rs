@@ -7,7 +7,7 @@ use super::{
     server::positive,
     upstream,
 };
-use crate::routing::{Balance, EjectPolicy, HealthCheck, Member, Target, Targets, Upstream};
+use crate::routing::{Balance, EjectPolicy, HealthCheck, Member, Target, Targets, TargetsError, Upstream};
 
 /// What has no meaning with a single target.
 const SEVERAL: [&str; 3] = ["balance", "health", "eject"];
@@ -51,6 +51,9 @@ pub(super) fn read(section: &Section<'_>) -> Option<Read> {
         return Some(Read { targets: vec![(shown, target)], rules: None });
     }
     let urls = section.expanded_words("url")?;
+    if urls.is_empty() {
+        section.accept("url", Err::<(), _>(TargetsError::Number(0)));
+    }
     let mut targets = Vec::with_capacity(urls.len());
     for url in &urls {
         targets.push(section.accept("url", upstream::target(section, url))?);
