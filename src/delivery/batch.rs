@@ -38,10 +38,6 @@ const ANOTHER_WAITS: Duration = Duration::from_secs(60);
 /// What is kept of an answer for each of several events: it is the same for all.
 const SHARED_EXCERPT_BYTES: usize = 512;
 
-/// How long a batch waits for the pace before what is left of it goes back, and how often it looks.
-const PACE_WAIT: Duration = Duration::from_secs(30);
-const PACE_LOOK: Duration = Duration::from_millis(20);
-
 /// One event of a batch.
 struct Item<'a> {
     draft: Draft<'a>,

@@ -406,9 +406,7 @@ impl Lane {
     /// Takes the targets of the configuration over. Gives when time alone changes something about them.
     fn balance(&self, upstream: &Upstream, now: Timestamp) -> Option<Timestamp> {
         self.balancer.adopt(upstream.targets.as_ref(), &self.metrics);
-        if upstream.targets.is_none() {
-            return None;
-        }
+        upstream.targets.as_ref()?;
         self.balancer.watch(&self.env.clock, &self.env.jitter);
         self.balancer.tick(now)
     }

@@ -22,7 +22,7 @@ fn several_urls_are_targets_with_everything_else_in_common() {
     assert_eq!((targets.eject.failures, targets.eject.time.as_secs()), (5, 60));
 
     let printed = effective(&loaded.config);
-    let again = Directory::with(&printed).load().unwrap();
+    let again = Directory::with(printed).load().unwrap();
     assert_eq!(effective(&again.config), printed);
 }
 

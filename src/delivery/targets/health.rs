@@ -27,7 +27,7 @@ const AGENT: HeaderValue = HeaderValue::from_static("stagepost-health");
 impl Balancer {
     /// Asks the targets about their health from now on, if the configuration wants that and nobody does.
     pub(crate) fn watch(self: &Arc<Self>, clock: &Clock, jitter: &Jitter) {
-        let Some(targets) = lock(&self.pool).to_watch() else { return };
+        let Some(targets) = lock(&self.pool).take_unwatched() else { return };
         for index in 0..targets.members.len() {
             tokio::spawn(watch(self.clone(), targets.clone(), index, (clock.clone(), jitter.clone())));
         }

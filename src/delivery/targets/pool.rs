@@ -113,7 +113,7 @@ impl Pool {
     }
 
     /// The targets, if they want to be asked about their health and nobody does.
-    pub(crate) fn to_watch(&mut self) -> Option<Arc<Targets>> {
+    pub(crate) fn take_unwatched(&mut self) -> Option<Arc<Targets>> {
         let targets = self.adopted.as_ref().filter(|targets| targets.health.is_some() && !self.watched)?;
         self.watched = true;
         Some(targets.clone())
