@@ -5,6 +5,7 @@ mod door;
 mod errors;
 mod failure;
 mod guard;
+mod order;
 mod outside;
 mod presets;
 mod sign;
@@ -233,6 +234,7 @@ fn the_other_examples_load_up_to_the_secrets_and_certificates_they_name() {
         (include_str!("../../config/examples/archive.toml"), "STAGEPOST"),
         (include_str!("../../config/examples/unix-socket.toml"), "/etc/stagepost/secret"),
         (include_str!("../../config/examples/mtls.toml"), "tls/"),
+        (include_str!("../../config/examples/order.toml"), "CRM_SECRET"),
     ] {
         let text = text.replace("WEBHOOK_SECRET", "STAGEPOST_TEST_UNSET");
         let problems = Directory::with(&text).load().err().unwrap();
