@@ -237,6 +237,12 @@ impl Core {
                     lane.leases.insert(*event, *lease);
                     lane.absent.remove(*event);
                     lane.in_flight += 1;
+                    // What was settled meanwhile is in nobody's way.
+                    if let Some(order) = &mut lane.order
+                        && (order.is_unknown(*event) || fresh.state.unplanned().contains(*event))
+                    {
+                        order.under_way(std::iter::once(*event));
+                    }
                 } else if *lease == Lease::Closing {
                     lane.leases.insert(*event, *lease);
                     lane.absent.remove(*event);

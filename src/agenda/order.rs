@@ -1,7 +1,7 @@
 //! Owns who may go before whom in a lane whose routes ask for an order: one delivery of a key at a time.
 //!
-//! Of the deliveries of a key that are not settled the one with the lowest sequence number is the next, except that one
-//! which is under way is finished first. Nothing else decides, so that a restart changes nothing: who waits is known from
+//! Of the deliveries of a key that are not settled the one with the lowest sequence number is the next, except that what
+//! is under way is finished first. Nothing else decides, so that a restart changes nothing: who waits is known from
 //! the state, and the keys are computed from the stored events with today's routes.
 //!
 //! Promises that a delivery is not handed out before the keys of all older ones are known (`unknown`), and a bound: of at
@@ -40,8 +40,8 @@ pub(super) struct Member {
 struct Line {
     first: Seq,
     behind: BTreeSet<Seq>,
-    /// Who is under way, or being settled before the others.
-    out: Option<Seq>,
+    /// Who is under way, or being settled before the others. Several only where they were sent before the order began.
+    out: Vec<Seq>,
     /// When the first became the first, if others were before it.
     since: Option<Timestamp>,
 }
@@ -165,7 +165,7 @@ impl Order {
         }
         match self.lines.get_mut(&key) {
             None => {
-                self.lines.insert(key, Line { first: event, behind: BTreeSet::new(), out: None, since });
+                self.lines.insert(key, Line { first: event, behind: BTreeSet::new(), out: Vec::new(), since });
             }
             Some(line) if event < line.first => {
                 line.behind.insert(line.first);
@@ -187,9 +187,7 @@ impl Order {
         self.take_kept(event);
         let member = self.members.remove(&event)?;
         let line = self.lines.get_mut(&member.key)?;
-        if line.out == Some(event) {
-            line.out = None;
-        }
+        line.out.retain(|out| *out != event);
         if line.first != event {
             line.behind.remove(&event);
             return Some(member.key);
@@ -207,9 +205,9 @@ impl Order {
         }
     }
 
-    /// Who goes next of a key. None while one is under way.
+    /// Who goes next of a key. None while any is under way.
     pub(super) fn next(&self, key: u64) -> Option<Seq> {
-        self.lines.get(&key).filter(|line| line.out.is_none()).map(|line| line.first)
+        self.lines.get(&key).filter(|line| line.out.is_empty()).map(|line| line.first)
     }
 
     /// Whether it is the first of its key.
@@ -220,24 +218,24 @@ impl Order {
     /// Whether it may be handed out now, as far as the order is concerned.
     pub(super) fn may_go(&self, event: Seq) -> bool {
         self.free.contains(event)
-            || (self.line_of(event).is_some_and(|line| line.first == event && line.out.is_none())
+            || (self.line_of(event).is_some_and(|line| line.first == event && line.out.is_empty())
                 && self.members.get(&event).is_some_and(|member| !member.undecided))
     }
 
     /// It is under way.
     pub(super) fn sent(&mut self, event: Seq) {
-        if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key)) {
-            line.out = Some(event);
+        if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key))
+            && !line.out.contains(&event)
+        {
+            line.out.push(event);
         }
     }
 
     /// It is not under way any more.
     pub(super) fn back(&mut self, event: Seq) {
         self.out_unknown.remove(&event);
-        if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key))
-            && line.out == Some(event)
-        {
-            line.out = None;
+        if let Some(line) = self.members.get(&event).and_then(|member| self.lines.get_mut(&member.key)) {
+            line.out.retain(|out| *out != event);
         }
     }
 
@@ -268,7 +266,10 @@ impl Order {
     /// The delivery that it waits for, if it waits for one, and how many wait behind the first.
     pub(super) fn waits_for(&self, event: Seq) -> Option<Seq> {
         let line = self.line_of(event)?;
-        let before = line.out.unwrap_or(line.first);
+        if line.out.contains(&event) {
+            return None;
+        }
+        let before = line.out.first().copied().unwrap_or(line.first);
         (before != event).then_some(before)
     }
 
@@ -328,6 +329,21 @@ mod tests {
         assert_eq!((order.leave(5, NOW), order.next(1), order.since(10)), (Some(1), Some(10), Some(NOW)));
         assert_eq!((order.leave(20, NOW), order.leave(10, NOW), order.next(1)), (Some(1), Some(1), Some(30)));
         assert_eq!((order.leave(30, NOW), order.next(1)), (None, None));
+    }
+
+    #[test]
+    fn all_that_were_under_way_before_the_order_began_are_finished_first() {
+        let mut order = order();
+        for event in [10, 20, 30] {
+            order.join(event, (1, 0), false, None);
+        }
+        order.sent(30);
+        order.sent(20);
+        assert_eq!((order.waits_for(10), order.waits_for(20)), (Some(30), None));
+        order.leave(30, NOW);
+        assert!(!order.may_go(10) && order.next(1).is_none());
+        order.back(20);
+        assert!(order.may_go(10) && !order.may_go(20));
     }
 
     #[test]

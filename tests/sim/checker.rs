@@ -74,7 +74,7 @@ impl Checker {
     }
 
     /// A durable entry, as the agenda is given it.
-    pub fn applied(&mut self, entry: &Entry, table: &Table) -> Result<(), String> {
+    pub fn applied(&mut self, entry: &Entry) -> Result<(), String> {
         match entry.kind {
             Kind::Accepted => {
                 let event = entry::decode_event(entry).ok_or("an accepted entry can't be decoded")?;
@@ -83,7 +83,7 @@ impl Checker {
                 self.orders.sources.insert(entry.pos.seq, event.source.to_string());
             }
             Kind::Planned => self.plan(entry)?,
-            Kind::Attempted => self.attempted(entry, table)?,
+            Kind::Attempted => self.attempted(entry)?,
             Kind::Command => self.command(entry)?,
             _ => {}
         }
@@ -110,13 +110,13 @@ impl Checker {
         Ok(())
     }
 
-    fn attempted(&mut self, entry: &Entry, table: &Table) -> Result<(), String> {
+    fn attempted(&mut self, entry: &Entry) -> Result<(), String> {
         let attempted = entry::decode_attempted(&entry.payload).ok_or("an attempt can't be decoded")?;
         let key = (attempted.event, attempted.upstream.to_string());
         if self.deleted.contains(&attempted.event) {
             return Ok(());
         }
-        self.settled_in_order(&attempted, table)?;
+        self.settled_in_order(&attempted)?;
         let then = self.replays_then.get(&key).copied();
         // Settled by the agenda itself, which knows how often it was replayed.
         let closed = attempted.attempt.is_none()

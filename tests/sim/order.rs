@@ -17,6 +17,8 @@ pub struct Orders {
     pub sources: BTreeMap<Seq, String>,
     /// The newest delivered version by upstream, selector and key.
     newest: BTreeMap<(String, String, String), u64>,
+    /// Selector and key of what was handed out, by the table of then.
+    sent: BTreeMap<Key, (String, String)>,
 }
 
 fn policy<'a>(table: &'a Table, source: &str, upstream: &str) -> Option<&'a OrderPolicy> {
@@ -38,11 +40,12 @@ impl Checker {
     }
 
     /// A job of an ordered delivery is handed out now.
-    pub fn in_turn(&self, job: &Job, table: &Table) -> Result<(), String> {
+    pub fn in_turn(&mut self, job: &Job, table: &Table) -> Result<(), String> {
         let (seq, upstream) = (job.event.id.pos.seq, job.upstream.to_string());
         let Some((line, policy)) = self.line(seq, &upstream, table) else { return Ok(()) };
-        let same = |event: Seq| self.line(event, &upstream, table).filter(|(other, _)| *other == line);
         let key: Key = (seq, upstream.clone());
+        self.orders.sent.insert(key.clone(), line.clone());
+        let same = |event: Seq| self.line(event, &upstream, table).filter(|(other, _)| *other == line);
         let out = self.in_flight.iter().find(|other| other.1 == upstream && **other != key && same(other.0).is_some());
         if let Some((other, _)) = out {
             return Err(format!("{key:?}: event {other} of the same key {line:?} is under way"));
@@ -60,7 +63,13 @@ impl Checker {
         }
         let unplanned = self.durable.keys().take_while(|event| **event < seq).find(|event| {
             let surely = self.orders.sources.get(event).is_some_and(|source| source != "slow");
-            surely && !self.planned.contains(event) && !self.deleted.contains(event) && same(**event).is_some()
+            // What was sent before its plan was in the log is known, and was looked at above.
+            let known = self.deliveries.contains_key(&(**event, upstream.clone()));
+            surely
+                && !known
+                && !self.planned.contains(event)
+                && !self.deleted.contains(event)
+                && same(**event).is_some()
         });
         if let Some(event) = unplanned {
             return Err(format!("{key:?}: event {event} of the same key {line:?} is not planned"));
@@ -75,8 +84,8 @@ impl Checker {
         Ok(())
     }
 
-    /// What became of an ordered delivery, seen with the table of now.
-    pub fn settled_in_order(&mut self, attempted: &Attempted, table: &Table) -> Result<(), String> {
+    /// What became of an ordered delivery. Its version counts for the key that it was sent under.
+    pub fn settled_in_order(&mut self, attempted: &Attempted) -> Result<(), String> {
         let (event, upstream) = (attempted.event, attempted.upstream.to_string());
         if let Change::Supersede(reason) = &attempted.change {
             let newer = self.deliveries.range((event + 1, String::new())..).any(|((_, name), _)| *name == upstream);
@@ -89,7 +98,7 @@ impl Checker {
         }
         let version = attempted.turn.as_ref().and_then(|turn| turn.version.as_ref());
         if let (Some(version), Change::Delivered) = (version, &attempted.change)
-            && let Some((line, _)) = self.line(event, &upstream, table)
+            && let Some(line) = self.orders.sent.get(&(event, upstream.clone())).cloned()
         {
             let version = version.as_str().parse().unwrap_or(0);
             let newest = self.orders.newest.entry((upstream, line.0, line.1)).or_default();

@@ -320,7 +320,7 @@ impl World {
                     let attempted = entry::decode_attempted(&entry.payload);
                     format!("  applied {} {:?} {attempted:?}", entry.pos.seq, entry.kind)
                 });
-                self.checker.applied(entry, &self.table)?;
+                self.checker.applied(entry)?;
             }
         }
         let told = told(self.sabotage == Sabotage::ForgetOrder, &self.table);
@@ -575,7 +575,7 @@ impl World {
             let Some(last) = entries.last() else { break };
             next = last.pos.seq + 1;
             for entry in &entries {
-                self.checker.applied(entry, &self.table)?;
+                self.checker.applied(entry)?;
             }
         }
         self.log = self.log.after_crash();

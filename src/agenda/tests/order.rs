@@ -177,6 +177,43 @@ fn a_reload_that_begins_or_ends_an_order_forgets_nothing() {
 }
 
 #[test]
+fn an_order_that_begins_waits_for_all_of_a_key_that_are_under_way() {
+    let mut rig = Rig::new(to_ab());
+    let events: Vec<Seq> = (0..3).map(|_| rig.keyed(b"{\"k\":1}")).collect();
+    rig.settle();
+    assert_eq!(rig.take().len(), 3, "without an order all go at once");
+    rig.say(events[0], 1, Change::Retry(at(10)));
+    rig.table = ordered(policy(OnFailure::Block));
+    rig.settle();
+    rig.say(events[2], 1, Change::Delivered);
+    rig.later(60);
+    assert_eq!(rig.sent_to_a(), [], "another newer one is still under way");
+    rig.say(events[1], 1, Change::Delivered);
+    assert_eq!(rig.sent_to_a(), [(events[0], 2)]);
+}
+
+#[test]
+fn a_state_that_was_rebuilt_knows_whose_keys_are_under_way() {
+    let mut rig = Rig::new(to_ab());
+    rig.core.window("a", 1_000);
+    let old = rig.keyed(b"{\"k\":1}");
+    // More than are looked at in one go.
+    let others: Vec<Seq> = (0..600).map(|_| rig.keyed(b"{}")).collect();
+    let new = rig.keyed(b"{\"k\":1}");
+    rig.settle();
+    assert_eq!(rig.take().len(), others.len() + 2);
+    rig.say(old, 1, Change::Retry(at(10)));
+    rig.table = ordered(policy(OnFailure::Block));
+    rig.settle();
+    let state = rig.core.state().clone();
+    rig.core.replace_state(state, rig.now).unwrap();
+    rig.later(60);
+    assert_eq!(rig.sent_to_a(), [], "the newer one is still under way");
+    rig.say(new, 1, Change::Delivered);
+    assert_eq!(rig.sent_to_a(), [(old, 2)]);
+}
+
+#[test]
 fn beyond_the_bound_on_keys_what_is_known_goes_first_and_the_rest_follows() {
     let bounds = Bounds { ordered_each: 10, ..Bounds::standard() };
     let mut rig = Rig::over(TestLog::new(), ordered(policy(OnFailure::Block)), bounds);
