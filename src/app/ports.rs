@@ -267,7 +267,9 @@ impl Instance {
                 rate: self.samples.rate(now, &name, &self.running.metrics),
                 concurrency_limit: breaker.and_then(|breaker| breaker.limit).unwrap_or(0) as u64,
                 rate_limit: breaker.and_then(|breaker| breaker.rate),
-                throttled_until: breaker.and_then(|breaker| breaker.throttled).map(|(_, until)| until),
+                throttled_until: breaker
+                    .and_then(|breaker| breaker.throttled)
+                    .map(|(_, until)| self.running.clock.now().after(until.since(now))),
                 throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
                 targets: breaker.map_or_else(Vec::new, |breaker| {
                     breaker.targets.iter().map(|target| self.target(target, now)).collect()
