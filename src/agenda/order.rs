@@ -152,9 +152,9 @@ impl Order {
         self.members.len() >= self.most && self.barred.is_empty()
     }
 
-    /// Whether somebody older is not looked at.
+    /// Whether somebody older is not looked at, or anybody under way, who may be of its key and is finished first.
     pub(super) fn is_behind_unknown(&self, event: Seq) -> bool {
-        self.unknown.min().is_some_and(|oldest| oldest < event)
+        !self.out_unknown.is_empty() || self.unknown.min().is_some_and(|oldest| oldest < event)
     }
 
     /// Its key is known from now on.

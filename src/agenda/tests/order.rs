@@ -214,6 +214,36 @@ fn a_state_that_was_rebuilt_knows_whose_keys_are_under_way() {
 }
 
 #[test]
+fn an_event_that_is_planned_while_an_order_begins_waits_for_its_key_under_way() {
+    let slow = Expr::compile("[range(.n // 1)] | length > 0").unwrap();
+    let routes = |order: Option<Arc<OrderPolicy>>| {
+        let slow = Route { when: Some(slow.clone()), order: order.clone(), ..route("slow", "s", &["a"]) };
+        table(&["a", "b"], vec![slow, Route { order, ..route("quick", "t", &["a"]) }])
+    };
+    let mut rig = Rig::new(routes(None));
+    let old = rig.log.put(Kind::Accepted, accepted("s", &Method::POST, b"{\"k\":1}"));
+    let new = rig.keyed(b"{\"k\":1}");
+    rig.settle();
+    assert_eq!(rig.sent_to_a(), [(new, 1)]);
+    rig.table = routes(Some(Arc::new(policy(OnFailure::Block))));
+    let mut reads = rig.core.step(&[], rig.now, &rig.table).unwrap().read;
+    let question = rig.asked.pop().unwrap();
+    rig.core.answered(&question, &[(question.ask[0], Ok(true))]).unwrap();
+    let effects = rig.core.step(&[], rig.now, &rig.table).unwrap();
+    assert!(effects.dispatch.is_empty(), "the key of the one under way is not known yet");
+    rig.log.put_all(effects.append);
+    reads.extend(effects.read);
+    for order in reads {
+        let events = read::read(&*rig.log, &order);
+        rig.core.loaded(order.purpose, events, rig.now).unwrap();
+    }
+    rig.settle();
+    assert_eq!(rig.sent_to_a(), [], "the newer one is still under way");
+    rig.say(new, 1, Change::Delivered);
+    assert_eq!(rig.sent_to_a(), [(old, 1)]);
+}
+
+#[test]
 fn beyond_the_bound_on_keys_what_is_known_goes_first_and_the_rest_follows() {
     let bounds = Bounds { ordered_each: 10, ..Bounds::standard() };
     let mut rig = Rig::over(TestLog::new(), ordered(policy(OnFailure::Block)), bounds);
