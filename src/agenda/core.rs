@@ -150,7 +150,9 @@ pub struct Core {
     bounds: Bounds,
     /// Unplanned events that are not at hand; what is accepted after them waits behind them.
     unread: RoaringTreemap,
-    /// Unplanned events that no lane with an order has heard of.
+    /// Some lane has an order: only then is there anything to do for it.
+    has_orders: bool,
+    /// Unplanned events that no lane with an order has heard of. Only kept while some lane has one.
     unseen: RoaringTreemap,
     /// Unplanned events that lanes with an order have heard of before their plan.
     reserved: RoaringTreemap,
@@ -184,7 +186,8 @@ impl Core {
         let mut core = Self {
             now,
             unread: state.unplanned().clone(),
-            unseen: state.unplanned().clone(),
+            has_orders: false,
+            unseen: RoaringTreemap::new(),
             reserved: RoaringTreemap::new(),
             state,
             lanes: Vec::new(),
@@ -404,7 +407,9 @@ impl Core {
         match note {
             Note::Accepted(seq) if self.catching_up || !self.unread.is_empty() => {
                 self.unread.insert(seq);
-                self.unseen.insert(seq);
+                if self.has_orders {
+                    self.unseen.insert(seq);
+                }
             }
             Note::Accepted(seq) => match entry::decode_event(entry) {
                 Some(event) if event.id.pos.seq == seq => self.plan(&Arc::new(event))?,

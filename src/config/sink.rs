@@ -28,18 +28,11 @@ pub(super) enum Shape {
     Objects,
 }
 
+/// Keys of a bucket, which mean nothing for all else.
+const BUCKET_KEYS: &[&str] = &["region", "endpoint", "allow_http", "access_key", "secret_key", "session_token"];
+
 /// Keys of files and stores that mean nothing for requests.
-const FOREIGN_TO_HTTP: &[&str] = &[
-    "content",
-    "rotate",
-    "compression",
-    "region",
-    "endpoint",
-    "allow_http",
-    "access_key",
-    "secret_key",
-    "session_token",
-];
+const FOREIGN_TO_HTTP: &[&str] = &["content", "rotate", "compression"];
 
 /// Keys of requests and stores that mean nothing for a file.
 const FOREIGN_TO_FILES: &[&str] = &[
@@ -64,12 +57,6 @@ const FOREIGN_TO_FILES: &[&str] = &[
     "fallback",
     "guard",
     "guard_allow",
-    "region",
-    "endpoint",
-    "allow_http",
-    "access_key",
-    "secret_key",
-    "session_token",
 ];
 
 /// Keys of requests and files that mean nothing for a store.
@@ -95,12 +82,12 @@ const FOREIGN_TO_OBJECTS: &[&str] = &[
 pub(super) fn shape(section: &Section<'_>) -> Shape {
     let kinds = [("http", Shape::Http), ("file", Shape::File), ("object_store", Shape::Objects)];
     let shape = section.choice("kind", "http", &kinds).unwrap_or(Shape::Http);
-    let (foreign, kind) = match shape {
-        Shape::Http => (FOREIGN_TO_HTTP, "http"),
-        Shape::File => (FOREIGN_TO_FILES, "file"),
-        Shape::Objects => (FOREIGN_TO_OBJECTS, "object_store"),
+    let (foreign, bucket, kind): (_, &[&str], _) = match shape {
+        Shape::Http => (FOREIGN_TO_HTTP, BUCKET_KEYS, "http"),
+        Shape::File => (FOREIGN_TO_FILES, BUCKET_KEYS, "file"),
+        Shape::Objects => (FOREIGN_TO_OBJECTS, &[], "object_store"),
     };
-    for key in foreign.iter().filter(|key| section.has(key)) {
+    for key in foreign.iter().chain(bucket).filter(|key| section.has(key)) {
         section.problem(key, format!("has no effect with kind = \"{kind}\"; remove it or say another kind"));
     }
     shape
@@ -214,7 +201,7 @@ pub(super) fn objects(upstream: &Section<'_>) -> Option<ObjectPolicy> {
         return None;
     };
     let place = if let Some(directory) = url.strip_prefix("file://").filter(|path| path.starts_with('/')) {
-        for key in BUCKET_KEYS.into_iter().filter(|key| upstream.has(key)) {
+        for key in BUCKET_KEYS.iter().filter(|key| upstream.has(key)) {
             upstream.problem(key, "has no effect with a directory; remove it");
         }
         let directory = PathBuf::from(directory);
@@ -240,9 +227,6 @@ pub(super) fn objects(upstream: &Section<'_>) -> Option<ObjectPolicy> {
     upstream.print("url", &quoted(&url));
     Some(ObjectPolicy { place: place?, content: content?, compression: compression? })
 }
-
-/// Keys of a bucket.
-const BUCKET_KEYS: [&str; 6] = ["region", "endpoint", "allow_http", "access_key", "secret_key", "session_token"];
 
 fn bucket(upstream: &Section<'_>, name: &str, prefix: &str) -> Option<ObjectPlace> {
     let region = upstream.text("region").unwrap_or("us-east-1");

@@ -24,7 +24,6 @@ use super::{
     gates::Ticket,
     lane::{Lane, judge},
     pace::News,
-    policy,
     proxy::end_to_end,
     request::Draft,
     settle,
@@ -123,6 +122,8 @@ impl Lane {
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
         let begun = client.begin(draft, upstream, protocol).await;
+        // How long the upstream took: a sender who reads slowly says nothing about it.
+        let head = env.clock.elapsed().saturating_sub(started);
         if let Some(chosen) = chosen {
             self.balancer.observe(chosen, begun.as_ref().map(Response::status), self.env.clock.steady());
         }
@@ -143,14 +144,9 @@ impl Lane {
             return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
         }
         let mut judged = judge(&result, upstream, env.clock.now());
-        let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
+        let news = News::of(&result, head, &mut judged, upstream, env.clock.now());
         let Some(told) = told else {
-            if let Some(answers) = &upstream.answers {
-                policy::apply(answers, &result, &mut judged, &env.evaluator).await;
-            }
-            let attempt = self.made(job, draft, result, &judged, (at, latency));
-            self.settle((job, ticket), attempt, (&judged, &news), upstream);
-            return;
+            return self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
         };
         if !told.status.is_server_error() {
             let judged = final_for_sender(judged);

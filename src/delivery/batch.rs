@@ -58,6 +58,22 @@ struct Sending {
     unsendable: Option<Box<str>>,
 }
 
+impl Sending {
+    /// What became of a write, which has no answer.
+    fn stored(url: String, judged: Judgement) -> Self {
+        Self {
+            url: url.into(),
+            error: judged.words.clone(),
+            judged,
+            status: None,
+            excerpt: Bytes::new(),
+            latency_ms: 0,
+            news: News { load: Load::Unsaid, latency: Duration::ZERO, quota: None },
+            unsendable: None,
+        }
+    }
+}
+
 impl Lane {
     /// One attempt with all that comes in time. `first` has passed the gates.
     pub(super) async fn attempt_batch(
@@ -272,18 +288,7 @@ impl Lane {
             Ok(url) => (url, classify::written()),
             Err(words) => (format!("file://{}", pattern.display()), classify::unwritable(words.into())),
         };
-        let error = judged.words.clone();
-        let news = News { load: Load::Unsaid, latency: Duration::ZERO, quota: None };
-        Sending {
-            url: url.into(),
-            judged,
-            status: None,
-            error,
-            excerpt: Bytes::new(),
-            latency_ms: 0,
-            news,
-            unsendable: None,
-        }
+        Sending::stored(url, judged)
     }
 
     /// Writes what became of each event; the gates are told once.
@@ -375,17 +380,7 @@ async fn put_group(group: &[Item<'_>], upstream: &Upstream, policy: &ObjectPolic
         Ok(url) => (url, classify::written()),
         Err(words) => (policy.place.to_string(), classify::unwritable(words)),
     };
-    let error = judged.words.clone();
-    Sending {
-        url: url.into(),
-        judged,
-        status: None,
-        error,
-        excerpt: Bytes::new(),
-        latency_ms: 0,
-        news: News { load: Load::Unsaid, latency: Duration::ZERO, quota: None },
-        unsendable: None,
-    }
+    Sending::stored(url, judged)
 }
 
 /// What a job counts towards the bytes of a batch before it is put together.

@@ -150,7 +150,8 @@ impl Client {
     }
 
     /// Passes the body of an answer on as it comes, as fast as it is taken. Gives at most `keep` bytes of it, and why
-    /// these are not all. When nobody takes it any more the rest is read as in [`Client::finish`].
+    /// these are not all. When nobody takes it any more, or nothing for `idle_timeout`, the rest is read as in
+    /// [`Client::finish`].
     pub(crate) async fn relay(
         &mut self,
         mut body: Incoming,
@@ -159,12 +160,14 @@ impl Client {
         out: mpsc::Sender<Result<Bytes, Cut>>,
     ) -> (Bytes, Option<Cut>) {
         let (mut kept, mut longer) = (BytesMut::new(), None);
+        // Room for the word that the body is not whole: without it a cut body would look like one that ended.
+        let mut last = out.clone().reserve_owned().await.ok();
         let (cut, reusable) = loop {
             let data = match self.piece(&mut body, upstream.idle_timeout).await {
                 Piece::Data(data) => data,
                 Piece::End => break (longer, true),
                 Piece::Cut(cut) => {
-                    let _gone = out.send(Err(cut.clone())).await;
+                    last.take().map(|last| last.send(Err(cut.clone())));
                     break (Some(cut), false);
                 }
             };
@@ -175,7 +178,9 @@ impl Client {
                 longer = Some(Cut::Longer);
                 kept.truncate(EXCERPT_BYTES);
             }
-            if out.send(Ok(data)).await.is_err() {
+            // A sender who takes nothing for so long is treated as one who went away: others need the connection.
+            if !matches!(timeout(upstream.idle_timeout, out.send(Ok(data))).await, Ok(Ok(()))) {
+                last.take().map(|last| last.send(Err(Cut::Silent)));
                 let whole = upstream.timeout.saturating_add(upstream.idle_timeout);
                 let rest = timeout(whole, self.body(body, &mut kept, keep, upstream.idle_timeout)).await;
                 let (cut, reusable) = rest.unwrap_or((Some(Cut::Silent), false));

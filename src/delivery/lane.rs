@@ -472,11 +472,25 @@ impl Lane {
         }
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
+        self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
+    }
+
+    /// Applies the operator's own rules to an attempt, and settles it.
+    pub(super) async fn conclude(
+        self: &Arc<Self>,
+        (job, ticket): (&Job, Ticket),
+        draft: &Draft<'_>,
+        result: Result<Answer, Failure>,
+        (mut judged, news): (Judgement, &News),
+        times: (Timestamp, Duration),
+        upstream: &Arc<Upstream>,
+    ) {
         if let Some(answers) = &upstream.answers {
-            policy::apply(answers, &result, &mut judged, &env.evaluator).await;
+            // Boxed: what few upstreams ask for does not make every attempt larger.
+            Box::pin(policy::apply(answers, &result, &mut judged, &self.env.evaluator)).await;
         }
-        let attempt = self.made(job, draft, result, &judged, (at, latency));
-        self.settle((job, ticket), attempt, (&judged, &news), upstream);
+        let attempt = self.made(job, draft, result, &judged, times);
+        self.settle((job, ticket), attempt, (&judged, news), upstream);
     }
 
     /// Counts an attempt that was made, and describes it.

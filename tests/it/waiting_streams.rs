@@ -34,9 +34,13 @@ fn chunk(text: &str) -> String {
 }
 
 fn relay_to(listener: &TcpListener) -> Relay {
+    relay_with(listener, "")
+}
+
+fn relay_with(listener: &TcpListener, more: &str) -> Relay {
     Relay::start(&format!(
         "[source.app]\npath = \"/x\"\nmode = \"proxy\"\ndedupe = {{ key = \".id\" }}\nto = [\"app\"]\n\
-         [upstream.app]\nurl = \"http://{}\"\n",
+         [upstream.app]\nurl = \"http://{}\"\n{more}",
         listener.local_addr().unwrap()
     ))
 }
@@ -72,21 +76,48 @@ fn a_stream_of_events_arrives_piece_by_piece() {
     }
 }
 
+/// A sender who waits and has the beginning of the answer, and the upstream that goes on with it.
+fn begun(relay: &Relay, listener: &TcpListener, first: &str) -> (TcpStream, TcpStream) {
+    let mut sender = TcpStream::connect(relay.address()).unwrap();
+    sender.set_read_timeout(Some(PATIENCE)).unwrap();
+    sender.write_all(&Request::post("/x", "{\"id\":1}").wire()).unwrap();
+    let mut upstream = request_of(listener);
+    upstream.write_all(format!("{SSE}{}", chunk(first)).as_bytes()).unwrap();
+    read_until(&mut sender, &mut String::new(), first);
+    (sender, upstream)
+}
+
+/// What is left of an answer; it does not say that it is whole.
+fn breaks_off(mut sender: TcpStream) {
+    let mut rest = Vec::new();
+    let _reset = sender.read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "no end that says it is whole");
+}
+
+fn is_delivered(relay: &Relay) -> bool {
+    relay.events().iter().any(|event| event["state"] == "delivered")
+}
+
 #[test]
 fn an_answer_that_breaks_off_breaks_off_for_the_sender_too() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let relay = relay_to(&listener);
-    let mut sender = TcpStream::connect(relay.address()).unwrap();
-    sender.set_read_timeout(Some(PATIENCE)).unwrap();
-    sender.write_all(&Request::post("/x", "{\"id\":1}").wire()).unwrap();
-    let mut upstream = request_of(&listener);
-    upstream.write_all(format!("{SSE}{}", chunk("half")).as_bytes()).unwrap();
-    let mut seen = String::new();
-    read_until(&mut sender, &mut seen, "half");
+    let (sender, upstream) = begun(&relay, &listener, "half");
     drop(upstream);
-    let mut rest = Vec::new();
-    let _reset = sender.read_to_end(&mut rest);
-    assert!(!String::from_utf8_lossy(&rest).contains("0\r\n\r\n"), "no end that says it is whole");
+    breaks_off(sender);
+}
+
+#[test]
+fn a_sender_that_takes_nothing_keeps_the_upstream_no_longer_than_its_idle_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = relay_with(&listener, "idle_timeout = \"300ms\"\n");
+    let (sender, mut upstream) = begun(&relay, &listener, "one");
+    // More than all buffers on the way hold; it ends when the relay lets the connection go.
+    let piece = chunk(&"x".repeat(64 * 1024));
+    let serving = thread::spawn(move || while upstream.write_all(piece.as_bytes()).is_ok() {});
+    wait_until("the delivery is settled", || is_delivered(&relay));
+    serving.join().unwrap();
+    breaks_off(sender);
 }
 
 fn resident_kib(pid: u32) -> u64 {
@@ -134,14 +165,8 @@ fn a_large_answer_passes_through_in_bounded_memory_whoever_is_slow() {
 fn a_sender_that_goes_away_in_the_middle_settles_by_the_head() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let relay = relay_to(&listener);
-    let mut sender = TcpStream::connect(relay.address()).unwrap();
-    sender.set_read_timeout(Some(PATIENCE)).unwrap();
-    sender.write_all(&Request::post("/x", "{\"id\":1}").wire()).unwrap();
-    let mut upstream = request_of(&listener);
-    upstream.write_all(format!("{SSE}{}", chunk("one")).as_bytes()).unwrap();
-    let mut seen = String::new();
-    read_until(&mut sender, &mut seen, "one");
+    let (sender, mut upstream) = begun(&relay, &listener, "one");
     drop(sender);
     upstream.write_all(format!("{}0\r\n\r\n", chunk("two")).as_bytes()).unwrap();
-    wait_until("it is delivered", || relay.events().iter().any(|event| event["state"] == "delivered"));
+    wait_until("it is delivered", || is_delivered(&relay));
 }

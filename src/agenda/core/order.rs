@@ -89,6 +89,10 @@ impl Core {
                 }
             }
         }
+        self.has_orders = self.lanes.iter().any(|lane| lane.order.is_some());
+        if !self.has_orders {
+            self.unseen.clear();
+        }
     }
 
     /// Remembers the answer that an entry tells of, where a delivery may be skipped because of it.
