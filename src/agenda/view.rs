@@ -22,8 +22,6 @@ pub struct Blocked {
     pub stored_at: Seq,
     /// It, with its reason but without the text of that.
     pub delivery: DeliveryView,
-    /// When its event was accepted, to within a few seconds.
-    pub since: Timestamp,
     /// How many wait behind it.
     pub waiting: usize,
 }

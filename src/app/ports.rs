@@ -246,7 +246,7 @@ impl Instance {
             attempts: delivery.attempts,
             reason: delivery.status.reason().map(ToString::to_string),
             due_at: delivery.due.map(|due| now.after(due.since(steady))),
-            since: blocked.since,
+            since: event.received_at,
             waiting: blocked.waiting as u64,
             upstream: delivery.upstream.to_string(),
         })

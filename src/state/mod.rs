@@ -148,12 +148,6 @@ impl State {
         self.deleted.contains(event)
     }
 
-    /// When an event was accepted, to within a few seconds.
-    #[must_use]
-    pub fn accepted_at(&self, event: Seq) -> crate::clock::Timestamp {
-        self.timeline.at(event)
-    }
-
     /// Where an event is stored now: at its own number, or where it was carried to.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ fn a_key_that_fails_keeps_its_order_through_retries_and_a_restart_and_delays_no_
     assert_eq!(keys.len(), 1, "{keys:?}");
     assert_eq!((keys[0]["key"].as_str(), keys[0]["event"].as_str()), (Some("a"), Some(first[0].as_str())));
     assert_eq!((keys[0]["state"].as_str(), keys[0]["waiting"].as_u64()), (Some("pending"), Some(4)));
+    assert_eq!(keys[0]["since"], relay.show(&first[0])["received_at"]);
     wait_until("the metric tells it", || relay.metric("stagepost_blocked_keys{upstream=\"app\"}") > 0.5);
     relay.restart();
     upstream.answer(Answer::Status(200));

@@ -30,7 +30,6 @@ impl Core {
                 found.push(Blocked {
                     stored_at: self.state.stored_at(*event)?,
                     delivery: DeliveryView::new(upstream.name.clone(), &record),
-                    since: self.state.accepted_at(*event),
                     waiting: order.behind(*event),
                 });
             }
