@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub const PATH: &str = "/hooks/figures";
-const CONNECTIONS: u64 = 64;
+pub const CONNECTIONS: u64 = 64;
 
 /// A source whose events go nowhere.
 fn stored_only() -> String {

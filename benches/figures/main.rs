@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cargo build --release && cargo bench --bench figures -- all
-//! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | order | idle
+//! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | order | proxy |
+//! idle
 //! ```
 //!
 //! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart), `--keys N` (dedupe),
@@ -32,6 +33,7 @@ mod order;
 mod relay;
 mod requests;
 mod upstream;
+mod waiting;
 
 use std::time::Duration;
 
@@ -48,7 +50,7 @@ pub struct Options {
 
 type Measure = fn(&Options);
 
-const FIGURES: [(&str, Measure); 8] = [
+const FIGURES: [(&str, Measure); 9] = [
     ("idle", figures::idle),
     ("ack-latency", figures::ack_latency),
     ("delivery-latency", figures::delivery_latency),
@@ -57,6 +59,7 @@ const FIGURES: [(&str, Measure); 8] = [
     ("dedupe", figures::dedupe),
     ("fairness", figures::fairness),
     ("order", order::order),
+    ("proxy", waiting::proxy),
 ];
 
 fn main() {

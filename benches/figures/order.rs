@@ -10,21 +10,20 @@ use crate::{
     load::Pace,
     pause, print,
     relay::{Home, verified, wait},
+    requests::KEYS,
     upstream::{self, Receipts},
 };
-
-const KEYS: u64 = 100_000;
 
 /// Senders wait for each answer; the time until the last delivery counts. The two are measured in turns, since the machine
 /// is not the same at every moment.
 pub fn order(options: &Options) {
     let clock = Clock::system();
     let duration = seconds(options, 10);
-    let keyed = format!("order_by = '(($headers[\"x-number\"] // \"0\") | tonumber) % {KEYS}'");
+    let keyed = "order_by = { header = \"X-Key\" }";
     let (mut plain, mut ordered) = (0.0, 0.0);
     for _round in 0..3 {
         plain += delivered(options, &clock, "", duration);
-        ordered += delivered(options, &clock, &keyed, duration);
+        ordered += delivered(options, &clock, keyed, duration);
     }
     print("order: events stored and delivered, in no order", plain / 3.0, "/s", Target::None);
     print(&format!("order: the same, {KEYS} keys one at a time"), ordered / 3.0, "/s", Target::None);

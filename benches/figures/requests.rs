@@ -7,6 +7,9 @@ pub const SECRET: &str = "figures-secret";
 /// Enough that a body comes back only after more bytes than any compressor here looks back.
 const POOL: usize = 16_384;
 
+/// Keys that requests have in turn.
+pub const KEYS: u64 = 100_000;
+
 /// A pool of requests to one path.
 pub struct Requests {
     ready: Vec<(Vec<u8>, Vec<u8>)>,
@@ -32,12 +35,13 @@ impl Requests {
         Self { ready: vec![signed(path, body.into_bytes())] }
     }
 
-    /// Writes one request. Its number goes along as `X-Number`, to recognise it at the upstream.
+    /// Writes one request. Its number goes along as `X-Number`, to recognise it at the upstream, and one of [`KEYS`] keys
+    /// as `X-Key`.
     pub fn write(&self, number: u64, out: &mut Vec<u8>) {
         out.clear();
         let (head, body) = &self.ready[number as usize % self.ready.len()];
         out.extend_from_slice(head);
-        out.extend_from_slice(format!("X-Number: {number}\r\n\r\n").as_bytes());
+        out.extend_from_slice(format!("X-Number: {number}\r\nX-Key: {}\r\n\r\n", number % KEYS).as_bytes());
         out.extend_from_slice(body);
     }
 }
