@@ -2,11 +2,14 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod status;
+
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
+pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 
@@ -170,147 +173,6 @@ pub struct Signed {
     pub scheme: String,
     /// The references of the secrets, with commas, never the values.
     pub secret: Option<String>,
-}
-
-/// `status --json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
-pub struct Status {
-    pub version: String,
-    pub node: String,
-    pub uptime_s: u64,
-    pub config: ConfigInfo,
-    pub upstreams: Vec<Upstream>,
-    pub store: Store,
-    pub quarantine: Quarantine,
-    /// What is missing of the events of senders who count them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub gaps: Vec<Gaps>,
-}
-
-/// What is missing of a source's events, by the numbers that its sender gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gaps {
-    /// The source.
-    pub source: String,
-    /// The highest number so far; None if none has come since the start.
-    pub highest: Option<u64>,
-    /// Numbers that are missing.
-    pub missing: u64,
-    /// First and last number of each gap, ascending; the newest 256.
-    pub ranges: Vec<(u64, u64)>,
-}
-
-/// The active configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
-pub struct ConfigInfo {
-    pub hash: String,
-    pub loaded_at: Timestamp,
-}
-
-/// An upstream's figures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
-pub struct Upstream {
-    pub name: String,
-    /// `closed`, `open` or `half-open`.
-    pub breaker: String,
-    /// Held by an operator until then; the year 9999 for a hold without an end.
-    pub held_until: Option<Timestamp>,
-    /// In the operator's words.
-    #[serde(default)]
-    pub held_reason: Option<String>,
-    pub pending: u64,
-    /// Deliveries held, one by one or because the upstream is held.
-    #[serde(default)]
-    pub held: u64,
-    pub dead: u64,
-    /// Deliveries whose answer a person must judge.
-    #[serde(default)]
-    pub review: u64,
-    pub oldest_at: Option<Timestamp>,
-    pub in_flight: u64,
-    /// Deliveries a second, over the last minute or so.
-    pub rate: f64,
-    /// Attempts that may be under way at once now.
-    #[serde(default)]
-    pub concurrency_limit: u64,
-    /// Attempts that may begin in a second, by the configuration and by what the upstream says; None: any number.
-    #[serde(default)]
-    pub rate_limit: Option<f64>,
-    /// Deliveries wait until then …
-    #[serde(default)]
-    pub throttled_until: Option<Timestamp>,
-    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says) or `retry_after` (it asked for a
-    /// pause).
-    #[serde(default)]
-    pub throttled_by: Option<String>,
-    /// Its targets, if it has several.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<UpstreamTarget>,
-    /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsal: Option<String>,
-    /// When the rehearsal ends by itself. Absent otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsal_until: Option<Timestamp>,
-}
-
-/// One of several targets of an upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamTarget {
-    /// As configured.
-    pub url: String,
-    /// `up`, `ejected` or `unhealthy`.
-    pub state: String,
-    /// When an ejected one comes back.
-    pub ejected_until: Option<Timestamp>,
-    /// Attempts under way.
-    pub in_flight: u64,
-}
-
-/// What `stagepost rehearse` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rehearse {
-    /// Which upstream.
-    pub upstream: String,
-    /// How its attempts fail; None ends a rehearsal.
-    pub fault: Option<Fault>,
-    /// For how long.
-    pub for_ms: Option<u64>,
-}
-
-/// What became of [`Rehearse`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rehearsed {
-    /// Which upstream.
-    pub upstream: String,
-    /// When it ends by itself.
-    pub until: Option<Timestamp>,
-    /// One was under way and has ended.
-    pub ended: bool,
-}
-
-/// The log's figures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
-pub struct Store {
-    pub bytes: u64,
-    pub limit: u64,
-    /// When the budget is used up if nothing is delivered and events come as they do now: how long an outage may
-    /// last. None if nothing comes.
-    pub full_at: Option<Timestamp>,
-    pub segments: u64,
-    pub oldest_at: Option<Timestamp>,
-}
-
-/// What was refused after reading and kept apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
-pub struct Quarantine {
-    pub count: u64,
-    pub bytes: u64,
 }
 
 /// A reload that took effect.

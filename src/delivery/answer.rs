@@ -19,10 +19,11 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::{
+    attempt::judge,
     classify::Judgement,
     client::{Answer, Client, Cut, EXCERPT_BYTES, Failure},
     gates::Ticket,
-    lane::{Lane, judge},
+    lane::Lane,
     pace::News,
     proxy::end_to_end,
     request::Draft,

@@ -16,10 +16,11 @@ use bytes::Bytes;
 use self::post::Post;
 use super::{
     adapt::Load,
+    attempt,
     classify::{self, Health, Judgement},
     client::{Answer, Client, EXCERPT_BYTES, Failure},
     gates::Ticket,
-    lane::{self, Lane, lock},
+    lane::{Lane, lock},
     pace::News,
     rehearse,
     request::{self, Draft},
@@ -250,7 +251,7 @@ impl Lane {
         result: Result<Answer, Failure>,
         (upstream, several): (&Upstream, bool),
     ) -> Sending {
-        let mut judged = lane::judge(&result, upstream, self.env.clock.now());
+        let mut judged = attempt::judge(&result, upstream, self.env.clock.now());
         if several && judged.outcome == Outcome::Refused && judged.endpoint {
             // It says nothing about the events.
             judged.outcome = Outcome::Deferred;
@@ -261,7 +262,7 @@ impl Lane {
             _ => None,
         };
         let (status, error) =
-            (result.as_ref().ok().map(|answer| answer.status.as_u16()), lane::error_words(&result, &judged));
+            (result.as_ref().ok().map(|answer| answer.status.as_u16()), attempt::error_words(&result, &judged));
         let mut excerpt = result.map(|answer| answer.body).unwrap_or_default();
         if several {
             excerpt = Bytes::copy_from_slice(excerpt.get(..SHARED_EXCERPT_BYTES).unwrap_or(&excerpt));

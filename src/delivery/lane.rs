@@ -19,30 +19,17 @@ use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
     BreakerView, Env, Signals,
-    breaker::Step,
-    classify::{self, Judgement, Rules},
-    client::{Answer, EXCERPT_BYTES, Failure, Shared},
-    gates::{Admitted, Evidence, Gates, Now, Ticket},
-    pace::News,
-    policy,
-    rehearse::{self, Rehearsal},
-    request::{self, Draft, LargeBodies, Unsent},
-    settle,
+    client::Shared,
+    gates::{Admitted, Gates, Now},
+    rehearse::Rehearsal,
+    request::LargeBodies,
     sink::Files,
     targets::{Balancer, Chosen, Clients},
 };
-use crate::{
-    clock::Timestamp,
-    event::{Attempt, Change, Job, Outcome, Reason},
-    log::Done,
-    routing::Upstream,
-    telemetry::UpstreamMetrics,
-};
+use crate::{clock::Timestamp, event::Job, routing::Upstream, telemetry::UpstreamMetrics};
 
 /// How long an idle worker keeps its connection.
 const IDLE: Duration = Duration::from_secs(60);
-/// When an attempt that failed on our side (an expression worker gone, the disk unreadable) is made again.
-const OUR_FAULT_DELAY: Duration = Duration::from_secs(5);
 /// Proxied requests to one upstream at once; more wait, within their time-out.
 const PROXIED_MAX: usize = 256;
 
@@ -53,7 +40,7 @@ pub(crate) struct Lane {
     pub(super) metrics: Arc<UpstreamMetrics>,
     /// Jobs from the agenda's thread; bounded by the window the agenda was told.
     inbox: Mutex<Inbox>,
-    bell: Notify,
+    pub(super) bell: Notify,
     /// Rung for whoever collects a batch: there may be more for it, or it ends.
     pub(super) more: Notify,
     /// Another lane may have taken its place: it takes no more jobs and tells the agenda nothing.
@@ -286,7 +273,7 @@ impl Lane {
     }
 
     /// Sets the gauges.
-    fn show(&self, gates: &Gates, concurrency: usize, now: Now) {
+    pub(super) fn show(&self, gates: &Gates, concurrency: usize, now: Now) {
         self.metrics.breaker_state.set(gates.breaker.state().as_number());
         self.metrics.concurrency_limit.set(i64::try_from(gates.limit(concurrency)).unwrap_or(i64::MAX));
         self.metrics.set_rate_limit(gates.pace.per_second(now.elapsed));
@@ -377,32 +364,6 @@ impl Lane {
         lock(&desk.job).take()
     }
 
-    /// One attempt, from the configuration of this moment to the entry in the log. Gives the concurrency to go on with.
-    async fn attempt(self: &Arc<Self>, clients: &mut Clients, admitted: Admitted) -> usize {
-        let (env, Admitted { job, ticket }) = (&self.env, admitted);
-        let table = env.live.snapshot();
-        let Some(upstream) = table.upstreams.get(&*self.name) else {
-            self.put_back();
-            self.give_back([job]);
-            return 0;
-        };
-        if let Some(policy) = &upstream.batch {
-            self.attempt_batch(clients.to(None), (job, ticket), (&table, upstream, policy)).await;
-            return upstream.concurrency;
-        }
-        let chosen = self.choose(clients, upstream).await;
-        let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
-        let now = env.clock.now();
-        match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
-            Ok(draft) => self.send((clients, chosen.as_ref()), &draft, (&job, ticket), upstream).await,
-            Err(unsent) => {
-                self.put_back();
-                self.leave(&job, unsent);
-            }
-        }
-        upstream.concurrency
-    }
-
     /// Takes the targets of the configuration over. Gives when time alone changes something about them.
     fn balance(&self, upstream: &Upstream, now: Timestamp) -> Option<Timestamp> {
         self.balancer.adopt(upstream.targets.as_ref(), &self.metrics);
@@ -412,7 +373,7 @@ impl Lane {
     }
 
     /// The target of an attempt, if there are several: one that can't be connected to gives its turn to another, once.
-    async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Option<Chosen> {
+    pub(super) async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Option<Chosen> {
         let targets = upstream.targets.as_deref()?;
         let now = self.env.clock.steady();
         let first = self.balancer.choose(targets, now, (&self.name, None))?;
@@ -428,227 +389,10 @@ impl Lane {
         tracing::debug!(upstream, target, other_target, %failure, "an attempt goes to another target");
         Some(other)
     }
-
-    /// What becomes of a delivery that can't be attempted.
-    pub(super) fn leave(self: &Arc<Self>, job: &Job, unsent: Unsent) {
-        self.env.waiters.returned(job.event.id.pos.seq, &self.name);
-        let change = match unsent {
-            Unsent::Settled(change) => change,
-            Unsent::Later(words) => {
-                tracing::warn!(upstream = &*self.name, event = %job.event.id, reason = &*words, "an attempt is put off");
-                Change::Postpone(self.env.clock.steady().after(OUR_FAULT_DELAY))
-            }
-        };
-        self.write(settle::attempted(&job.into(), None, change), Done::nobody());
-    }
-
-    async fn send(
-        self: &Arc<Self>,
-        (clients, chosen): (&mut Clients, Option<&Chosen>),
-        draft: &Draft<'_>,
-        (job, ticket): (&Job, Ticket),
-        upstream: &Arc<Upstream>,
-    ) {
-        let env = &self.env;
-        if let Some(rehearsal) = self.rehearsal.load_full() {
-            return Box::pin(self.send_rehearsed(&rehearsal, draft, (job, ticket), upstream)).await;
-        }
-        if let Some(claim) = env.waiters.claim(job.event.id.pos.seq, &self.name) {
-            // Boxed: what few sources ask for does not make every attempt larger.
-            return Box::pin(self.send_awaited((clients.to(chosen), chosen), draft, (job, ticket), upstream, claim))
-                .await;
-        }
-        let (at, started) = (env.clock.now(), env.clock.elapsed());
-        let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
-        let result = clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await;
-        if let Some(chosen) = chosen {
-            self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady());
-        }
-        let latency = env.clock.elapsed().saturating_sub(started);
-        if let Err(Failure::Unsendable(words)) = &result {
-            self.put_back();
-            let change = Change::Die(Reason::with("unsendable", words));
-            return self.write(settle::attempted(&job.into(), None, change), Done::nobody());
-        }
-        let mut judged = judge(&result, upstream, env.clock.now());
-        let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
-        self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
-    }
-
-    /// Applies the operator's own rules to an attempt, and settles it.
-    pub(super) async fn conclude(
-        self: &Arc<Self>,
-        (job, ticket): (&Job, Ticket),
-        draft: &Draft<'_>,
-        result: Result<Answer, Failure>,
-        (mut judged, news): (Judgement, &News),
-        times: (Timestamp, Duration),
-        upstream: &Arc<Upstream>,
-    ) {
-        if let Some(answers) = &upstream.answers {
-            // Boxed: what few upstreams ask for does not make every attempt larger.
-            Box::pin(policy::apply(answers, &result, &mut judged, &self.env.evaluator)).await;
-        }
-        let attempt = self.made(job, draft, result, &judged, times);
-        self.settle((job, ticket), attempt, (&judged, news), upstream);
-    }
-
-    /// Counts an attempt that was made, and describes it.
-    pub(super) fn made(
-        &self,
-        job: &Job,
-        draft: &Draft<'_>,
-        result: Result<Answer, Failure>,
-        judged: &Judgement,
-        (at, latency): (Timestamp, Duration),
-    ) -> Attempt {
-        self.metrics.attempt.observe(latency);
-        if matches!(result, Err(Failure::AddressRefused(_))) {
-            self.metrics.addresses_refused.inc();
-        }
-        if draft.is_resigned() {
-            self.metrics.resigned.inc();
-        }
-        if let Some(counter) = self.metrics.attempts.get(judged.outcome as usize) {
-            counter.inc();
-        }
-        if judged.outcome == Outcome::Delivered {
-            self.metrics.delivery.observe(self.env.clock.now().since(job.event.received_at));
-        }
-        Attempt {
-            number: rehearse::number(job, judged),
-            at,
-            outcome: judged.outcome,
-            status: result.as_ref().ok().map(|answer| answer.status.as_u16()),
-            error: error_words(&result, judged),
-            latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-            excerpt: result.map(excerpt).unwrap_or_default(),
-            sent: draft.sent(),
-        }
-    }
-
-    /// Tells the gates and the log what became of an attempt. Gives whether the breaker is open after it.
-    pub(super) fn settle(
-        self: &Arc<Self>,
-        work: (&Job, Ticket),
-        attempt: Attempt,
-        said: (&Judgement, &News),
-        upstream: &Upstream,
-    ) -> bool {
-        self.settle_by(work, Some(attempt), said, upstream)
-    }
-
-    /// Tells the gates alone: the log knows already.
-    pub(super) fn observe(
-        self: &Arc<Self>,
-        work: (&Job, Ticket),
-        said: (&Judgement, &News),
-        upstream: &Upstream,
-    ) -> bool {
-        self.settle_by(work, None, said, upstream)
-    }
-
-    fn settle_by(
-        self: &Arc<Self>,
-        (job, ticket): (&Job, Ticket),
-        attempt: Option<Attempt>,
-        (judged, news): (&Judgement, &News),
-        upstream: &Upstream,
-    ) -> bool {
-        let env = &self.env;
-        let now = Now::of(&env.clock);
-        let mut hall = lock(&self.hall);
-        let observed = hall.gates.observe((judged, news), (job.event.id.pos.seq, ticket), upstream, now);
-        let window = hall.gates.new_window(upstream.concurrency, events_each(upstream), now.elapsed);
-        self.show(&hall.gates, upstream.concurrency, now);
-        let failures = hall.gates.breaker.failures();
-        drop(hall);
-
-        if let Some(attempt) = attempt {
-            let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
-            if matches!(change, Change::Divert(_)) {
-                self.metrics.diverted.inc();
-            }
-            self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
-        }
-        if window.is_some() || observed.step != Step::Same {
-            self.tell(observed.step, window, failures, judged);
-        }
-        if news.quota.is_some() {
-            self.bell.notify_one();
-        }
-        self.give_back(observed.returned);
-        if !observed.revive.is_empty() {
-            tokio::spawn(self.clone().revive(observed.revive));
-        }
-        observed.open
-    }
-
-    /// An attempt sent nothing: its token is free.
-    pub(super) fn put_back(&self) {
-        lock(&self.hall).gates.pace.put_back(self.env.clock.elapsed());
-    }
-
-    fn tell(&self, step: Step, window: Option<usize>, failures: u32, judged: &Judgement) {
-        let upstream = &*self.name;
-        match step {
-            Step::Opened => {
-                let reason = judged.words.as_deref().unwrap_or_default();
-                tracing::warn!(upstream, failures, reason, "the breaker opened");
-                self.signal(|signals| signals.paused(upstream, true));
-            }
-            Step::Closed => {
-                tracing::info!(upstream, "the breaker closed");
-                // What is rehearsed goes on not to count towards giving up.
-                let paused = self.rehearsal.load().is_some();
-                self.signal(|signals| signals.paused(upstream, paused));
-            }
-            Step::Same | Step::Grew => {}
-        }
-        if let Some(window) = window {
-            self.signal(|signals| signals.window(upstream, window));
-        }
-        self.bell.notify_one();
-    }
-
-    /// Makes deliveries pending again that died of the answers that opened the breaker.
-    async fn revive(self: Arc<Self>, deliveries: impl IntoIterator<Item = Evidence> + Send) {
-        let deliveries: Vec<Evidence> = deliveries.into_iter().collect();
-        for Evidence { event, entry } in deliveries {
-            // Without its entry the delivery never died; it is still leased, and made again after a restart.
-            if let Ok(Ok(crate::log::Appended::Appended(id))) = entry.await {
-                let named = settle::Named {
-                    event,
-                    upstream: &self.name,
-                    previous: Some(id.pos.seq),
-                    replays: None,
-                    turn: None,
-                };
-                let change = Change::Replay(self.env.clock.steady());
-                self.write(settle::attempted(&named, None, change), Done::nobody());
-            }
-        }
-    }
-}
-
-/// Bytes of an answer that are kept until it is judged.
-fn kept_bytes(upstream: &Upstream) -> usize {
-    match &upstream.answers {
-        Some(answers) if answers.reads_bodies() => upstream.max_reply.max(EXCERPT_BYTES),
-        _ => EXCERPT_BYTES,
-    }
-}
-
-/// What the log keeps of an answer's body. A longer one is copied, so that the rest is not kept alive by it.
-fn excerpt(answer: Answer) -> bytes::Bytes {
-    match answer.body.get(..EXCERPT_BYTES) {
-        Some(beginning) if answer.body.len() > EXCERPT_BYTES => bytes::Bytes::copy_from_slice(beginning),
-        _ => answer.body,
-    }
 }
 
 /// How many events an attempt holds at most.
-fn events_each(upstream: &Upstream) -> usize {
+pub(super) fn events_each(upstream: &Upstream) -> usize {
     upstream.batch.as_ref().map_or(1, |batch| batch.max_items)
 }
 
@@ -657,24 +401,6 @@ enum Next {
     Job(Admitted),
     Rest,
     End,
-}
-
-pub(super) fn judge(result: &Result<Answer, Failure>, upstream: &Upstream, now: crate::clock::Timestamp) -> Judgement {
-    let rules = Rules { soft_bounce: upstream.soft_bounce, retry_after_max: upstream.retry.retry_after_max };
-    match result {
-        Ok(answer) => classify::answer(answer.status, &answer.headers, rules, now),
-        Err(failure @ Failure::AddressRefused(_)) => {
-            Judgement { code: "address_refused", ..classify::no_answer(failure.to_string().into()) }
-        }
-        Err(failure) => classify::no_answer(failure.to_string().into()),
-    }
-}
-
-/// What went wrong, for people: the failure or the status in words, or why a good answer's body is not whole.
-pub(super) fn error_words(result: &Result<Answer, Failure>, judged: &Judgement) -> Option<Box<str>> {
-    let cut = result.as_ref().ok().and_then(|answer| answer.cut.as_ref());
-    let cut = cut.filter(|cut| **cut != super::client::Cut::Longer);
-    judged.words.clone().or_else(|| cut.map(|cut| cut.to_string().into()))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

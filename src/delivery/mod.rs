@@ -9,6 +9,7 @@
 mod adapt;
 mod allowance;
 mod answer;
+mod attempt;
 mod batch;
 mod breaker;
 mod bucket;

@@ -12,10 +12,11 @@ use http::{HeaderMap, StatusCode};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
+    attempt::judge,
     classify::{Health, Judgement},
     client::{Answer, Failure},
     gates::Ticket,
-    lane::{Lane, judge, lock},
+    lane::{Lane, lock},
     pace::News,
     policy::Decided,
     request::Draft,
