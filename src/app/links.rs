@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use tokio::sync::Semaphore;
 
 use crate::{
     agenda::{Agenda, Dispatch},
@@ -54,14 +55,27 @@ impl DuplicateSink for ToAgenda {
     }
 }
 
+/// Searches for first answers at once: each may read 64 MiB of the log.
+const SEARCHES_MAX: usize = 2;
+
 /// Has answers through the engine, and those that were given from the log.
-pub(super) struct ThroughEngine(pub(super) Engine, pub(super) Arc<dyn Log>);
+pub(super) struct ThroughEngine {
+    engine: Engine,
+    log: Arc<dyn Log>,
+    searches: Arc<Semaphore>,
+}
+
+impl ThroughEngine {
+    pub(super) fn new(engine: Engine, log: Arc<dyn Log>) -> Self {
+        Self { engine, log, searches: Arc::new(Semaphore::new(SEARCHES_MAX)) }
+    }
+}
 
 impl Proxy for ThroughEngine {
     fn expect(&self, policy: &WaitPolicy, dedupe: Option<u128>) -> Option<Expected> {
         let pass_errors = policy.on_error == OnError::Pass;
         let awaited = Awaited { upstream: (&*policy.reply_from).into(), pass_errors, dedupe };
-        let waiting = self.0.expect(awaited)?;
+        let waiting = self.engine.expect(awaited)?;
         let ticket = waiting.ticket();
         Some(Expected {
             stored: Arc::new(move |id| ticket.stored(id)),
@@ -70,10 +84,21 @@ impl Proxy for ThroughEngine {
     }
 
     fn first_answer(&self, first: EventId) -> Awaiting {
-        let (engine, log) = (self.0.clone(), self.1.clone());
+        let (engine, log, searches) = (self.engine.clone(), self.log.clone(), self.searches.clone());
         Box::pin(async move {
             let known = engine.first_answer(first.pos.seq).await;
-            let read = tokio::task::spawn_blocking(move || stored_answer(&*log, first.pos.seq, known)).await.ok()?;
+            // A storm of resends of old events takes its turns; whoever waits too long gets the fallback.
+            let turn = match known {
+                Some(_) => None,
+                None => Some(searches.acquire_owned().await.ok()?),
+            };
+            let read = tokio::task::spawn_blocking(move || {
+                let (seq, known) = (first.pos.seq, known.or_else(|| engine.answer_known(first.pos.seq)));
+                let answer = stored_answer(&*log, seq, known, &|found| engine.answer_found(seq, found));
+                drop(turn);
+                answer
+            });
+            let read = read.await.ok()?;
             read.unwrap_or_else(|error| {
                 tracing::warn!(event = %first, %error, "the first answer can't be read: a duplicate gets the fallback");
                 None
@@ -82,7 +107,7 @@ impl Proxy for ThroughEngine {
     }
 
     fn forward(&self, request: SafeRequest) -> Forwarding {
-        let engine = self.0.clone();
+        let engine = self.engine.clone();
         Box::pin(async move {
             let source = request.source.clone();
             let upstream = request.table.routes.iter().filter(|route| route.takes(&source.name)).find_map(|route| {
@@ -108,10 +133,20 @@ impl Proxy for ThroughEngine {
 }
 
 /// The first answer to an event as it was given; None if there was none or it was not kept.
-fn stored_answer(log: &dyn Log, event: Seq, known: Option<Seq>) -> Result<Option<Response<Passed>>, ReadError> {
+fn stored_answer(
+    log: &dyn Log,
+    event: Seq,
+    known: Option<Option<Seq>>,
+    found: &dyn Fn(Option<Seq>),
+) -> Result<Option<Response<Passed>>, ReadError> {
     let answer = match known {
-        Some(seq) => Some(read_answer(log, seq)?),
-        None => find_answer(log, event)?,
+        Some(None) => None,
+        Some(Some(seq)) => Some(read_answer(log, seq)?),
+        None => {
+            let sought = find_answer(log, event)?;
+            found(sought.as_ref().map(|(seq, _)| *seq));
+            sought.map(|(_, answer)| answer)
+        }
     };
     let Some((headers, body)) = answer.as_ref().and_then(|answer| answer.kept.as_ref()) else { return Ok(None) };
     let mut response = Response::new(whole(read_whole(log, body)?));

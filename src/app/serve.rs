@@ -163,7 +163,7 @@ impl App {
             evaluator: evaluator.clone(),
             keys: keys.clone(),
             metrics: metrics.clone(),
-            proxy: Arc::new(ThroughEngine(engine.clone(), seam.clone())),
+            proxy: Arc::new(ThroughEngine::new(engine.clone(), seam.clone())),
             duplicates: signals,
             quarantine: quarantine.clone(),
             spool_dir: config.store.path.join("spool"),

@@ -231,9 +231,20 @@ impl Engine {
 
     /// Waits until the sender of an event has its answer and it is stored, or has none; at once if nobody waits. Gives
     /// where it stands, if that is remembered.
-    pub async fn first_answer(&self, event: Seq) -> Option<Seq> {
+    pub async fn first_answer(&self, event: Seq) -> Option<Option<Seq>> {
         self.0.env.waiters.over(event).await;
+        self.answer_known(event)
+    }
+
+    /// Where the first answer to an event is stored; None inside if there is none, None outside if that is not remembered.
+    #[must_use]
+    pub fn answer_known(&self, event: Seq) -> Option<Option<Seq>> {
         self.0.env.waiters.answered_at(event)
+    }
+
+    /// The first answer to an event was sought in the log: what came of it is remembered for the next duplicate.
+    pub fn answer_found(&self, event: Seq, answer: Option<Seq>) {
+        self.0.env.waiters.remember(event, answer);
     }
 
     /// Looks at the live table again, after it was swapped: opens lanes for new upstreams, closes those of removed

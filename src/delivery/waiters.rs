@@ -25,7 +25,7 @@ use crate::{
 
 /// Senders who wait at once.
 const WAITERS_MAX: usize = 10_000;
-/// Answers whose place is remembered.
+/// Events of which it is remembered where their first answer is stored, or that there is none.
 const ANSWERS_MAX: usize = 65_536;
 
 /// What a sender waits for.
@@ -58,7 +58,8 @@ struct Waiter {
 
 #[derive(Default)]
 struct Answers {
-    at: HashMap<Seq, Seq>,
+    /// None: the sender got its fallback, and so do those who send again.
+    at: HashMap<Seq, Option<Seq>>,
     order: VecDeque<Seq>,
 }
 
@@ -127,6 +128,8 @@ impl Waiters {
             if waiting.get(&event).is_some_and(|waiter| waiter.sender.is_some()) {
                 waiting.remove(&event);
                 self.counted(&waiting);
+                drop(waiting);
+                self.remember(event, None);
             }
         }
     }
@@ -148,14 +151,19 @@ impl Waiters {
     }
 
     /// Where the first answer to an event stands, if that is remembered.
-    pub(crate) fn answered_at(&self, event: Seq) -> Option<Seq> {
+    pub(crate) fn answered_at(&self, event: Seq) -> Option<Option<Seq>> {
         lock(&self.answers).at.get(&event).copied()
     }
 
-    fn remember(&self, event: Seq, answer: Seq) {
+    /// Remembers where the first answer to an event is stored, or that there is none.
+    pub(crate) fn remember(&self, event: Seq, answer: Option<Seq>) {
         let mut answers = lock(&self.answers);
-        if answers.at.insert(event, answer).is_none() {
-            answers.order.push_back(event);
+        match answers.at.get_mut(&event) {
+            Some(known) => *known = known.or(answer),
+            None => {
+                answers.at.insert(event, answer);
+                answers.order.push_back(event);
+            }
         }
         if answers.order.len() > ANSWERS_MAX
             && let Some(oldest) = answers.order.pop_front()
@@ -222,7 +230,7 @@ impl Claim {
 
     /// The answer is stored there.
     pub(crate) fn stored_at(&self, answer: Seq) {
-        self.waiters.remember(self.event, answer);
+        self.waiters.remember(self.event, Some(answer));
     }
 }
 
@@ -231,6 +239,8 @@ impl Drop for Claim {
         let mut waiting = lock(&self.waiters.waiting);
         waiting.remove(&self.event);
         self.waiters.counted(&waiting);
+        drop(waiting);
+        self.waiters.remember(self.event, None);
     }
 }
 
@@ -280,8 +290,19 @@ mod tests {
         claim.stored_at(9);
         drop(claim);
         again.await;
-        assert_eq!((waiters.answered_at(7), waiters.answered_at(8)), (Some(9), None));
+        assert_eq!((waiters.answered_at(7), waiters.answered_at(8)), (Some(Some(9)), None));
         waiters.over(7).await;
+    }
+
+    #[tokio::test]
+    async fn that_the_first_sender_got_its_fallback_is_remembered_and_need_not_be_sought() {
+        let waiters = Waiters::new(Arc::default());
+        let (returned, held, late) = (waiting(&waiters), waiting(&waiters), waiting(&waiters));
+        [&returned, &held, &late].iter().zip(1..).for_each(|(waiting, seq)| waiting.ticket().stored(id(seq)));
+        waiters.returned(1, "u");
+        waiters.unanswered(2);
+        drop(late);
+        assert_eq!([1, 2, 3, 4].map(|event| waiters.answered_at(event)), [Some(None), Some(None), Some(None), None]);
     }
 
     async fn futures_pending(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {

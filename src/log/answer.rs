@@ -12,12 +12,12 @@ const SOUGHT_BYTES_MAX: usize = 64 << 20;
 /// Read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// The answer that the sender of an event got from an upstream, if it stands within 64 MiB after the event. May read
-/// the disk for long: not for async threads.
+/// The answer that the sender of an event got from an upstream, and where it stands, if that is within 64 MiB after the
+/// event. May read the disk for long: not for async threads, and not for many at once.
 ///
 /// # Errors
 /// A [`ReadError`] that is no damage: what is damaged is stepped over.
-pub fn find_answer(log: &dyn Log, event: Seq) -> Result<Option<Answer>, ReadError> {
+pub fn find_answer(log: &dyn Log, event: Seq) -> Result<Option<(Seq, Answer)>, ReadError> {
     let (mut next, mut left) = (event, SOUGHT_BYTES_MAX);
     while left > 0 {
         let entries = match log.scan(next, CHUNK_BYTES.min(left)) {
@@ -35,7 +35,7 @@ pub fn find_answer(log: &dyn Log, event: Seq) -> Result<Option<Answer>, ReadErro
                 && let Some(answer) = entry::decode_answer(&entry.payload, &entry.refs)
                 && answer.event == event
             {
-                return Ok(Some(answer));
+                return Ok(Some((entry.pos.seq, answer)));
             }
         }
     }
