@@ -1,4 +1,4 @@
-//! Owns the tests of the payload formats.
+//! Owns the tests of the `accepted` entry.
 
 use super::*;
 use crate::event::Pos;

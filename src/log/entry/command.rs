@@ -1,0 +1,152 @@
+//! Owns the `command` entry: what an operator did, as JSON.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{decode_json, encode_json};
+use crate::{clock::Timestamp, event::Seq};
+
+/// One delivery, named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The event's own sequence number.
+    pub event: Seq,
+    /// The upstream's name.
+    pub upstream: Box<str>,
+}
+
+/// An operator's command, stored as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Who: `uid 1000 (alice)`, `relay` for what the relay does by itself.
+    pub actor: String,
+    /// What.
+    pub action: Action,
+}
+
+/// What an operator did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Holds all there is and all that will come for an upstream.
+    HoldUpstream {
+        /// Its name.
+        upstream: Box<str>,
+        /// Milliseconds since the epoch at which it goes on by itself.
+        until_ms: Option<u64>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Ends a hold of an upstream.
+    ReleaseUpstream {
+        /// Its name.
+        upstream: Box<str>,
+    },
+    /// Holds deliveries that exist.
+    Hold {
+        /// Which.
+        targets: Vec<Target>,
+        /// Milliseconds since the epoch at which they go on by themselves.
+        until_ms: Option<u64>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Lets held deliveries go.
+    Release {
+        /// Which.
+        targets: Vec<Target>,
+    },
+    /// Makes deliveries due again (or makes new ones, for an upstream the event had not been planned for).
+    Replay {
+        /// Which.
+        targets: Vec<Target>,
+        /// A fresh idempotency key: the number of the replay is added to it.
+        new_key: bool,
+        /// Microseconds between two of them at the least, if a rate was given.
+        interval_us: Option<u64>,
+        /// These deliveries did not exist before: their first attempt is number 1.
+        #[serde(default)]
+        created: bool,
+    },
+    /// Lets those go that wait behind dead deliveries of the same key.
+    LetGo {
+        /// The dead ones.
+        targets: Vec<Target>,
+    },
+    /// Settles deliveries that wait for a person as delivered.
+    Resolve {
+        /// Which.
+        targets: Vec<Target>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Hides events at once; their bytes go with the segment.
+    Delete {
+        /// Sequence numbers of events.
+        events: Vec<Seq>,
+    },
+    /// Attempts of an upstream fail as told, without touching the network. Recorded only: a restart ends it.
+    Rehearse {
+        /// Its name.
+        upstream: Box<str>,
+        /// How.
+        fault: Fault,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Ends a rehearsal before its time.
+    EndRehearsal {
+        /// Of which upstream.
+        upstream: Box<str>,
+    },
+}
+
+/// How attempts fail in a rehearsal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// An answer with this status and no body.
+    Status(u16),
+    /// No answer within the upstream's time-out.
+    Hang,
+    /// The connection breaks before the answer.
+    Reset,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Hang => f.write_str("hang"),
+            Self::Reset => f.write_str("reset"),
+        }
+    }
+}
+
+/// A command with the steady time at which it was given, so that a step of the wall clock (and with it of the log's
+/// times) never moves what becomes due by it.
+#[derive(Serialize)]
+struct Stamping<'a> {
+    #[serde(flatten)]
+    command: &'a Command,
+    at_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Stamp {
+    at_ms: Option<u64>,
+}
+
+/// Encodes a command with its steady time.
+#[must_use]
+pub fn encode_command(command: &Command, at: Timestamp) -> Bytes {
+    encode_json(&Stamping { command, at_ms: at.as_millis() })
+}
+
+/// The steady time at which a command was given. None if it was stored without one.
+#[must_use]
+pub fn command_time(payload: &Bytes) -> Option<Timestamp> {
+    decode_json::<Stamp>(payload)?.at_ms.map(Timestamp::from_millis)
+}
