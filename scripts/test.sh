@@ -45,6 +45,7 @@ for part in fmt clippy; do
 done
 cargo --version
 scripts/sdks.sh
+scripts/promtool.sh
 
 heading "format"
 cargo fmt --check

@@ -24,6 +24,7 @@ mod disk;
 mod expressions;
 mod front_door;
 mod log;
+mod monitoring;
 mod operator;
 mod order;
 mod pace;
