@@ -156,6 +156,22 @@ The exit status is 0 if the answer is the one to be expected: a success, or the 
 
 Writes a configuration, prints what to do at the provider, and waits for the first event and its delivery.")]
     Init(InitArgs),
+    /// How fast this machine's disk makes requests durable
+    #[command(after_help = "Examples:
+  stagepost bench --dir /var/lib
+  stagepost bench --dir /mnt/fast --for 30s --senders 200 --json
+
+Measures in a fresh directory below --dir, with a relay of its own, and removes it. Choose a directory on the disk that is
+to hold the log.")]
+    Bench(BenchArgs),
+    /// Kill a relay under load, again and again, and see whether anything acknowledged is lost
+    #[command(after_help = "Examples:
+  stagepost torture --dir /var/lib
+  stagepost torture --dir /var/lib --kills 1000
+
+Works in a fresh directory below --dir, with a relay of its own. The exit status is 0 if nothing was lost or altered, else
+65; the directory is kept then. A kill leaves what was written to the kernel: only cutting the power tests the disk.")]
+    Torture(TortureArgs),
 }
 
 /// `stagepost run`.
@@ -495,6 +511,38 @@ pub(super) struct HoldArgs {
     /// Goes on by itself after this time, for example 10m
     #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, help_heading = "Options")]
     pub(super) for_ms: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Where to make a fresh directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// How long each load lasts
+    #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = units::duration_ms)]
+    pub(super) for_ms: u64,
+    /// Senders at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) senders: u16,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TortureArgs {
+    /// Where to make a fresh directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(super) kills: u64,
+    /// Repeats the bodies and moments of an earlier run, as far as the machine's timing lets it
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) seed: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// FILTERS: all that are given must hold.

@@ -9,6 +9,7 @@ pub mod ask;
 mod client;
 mod command;
 mod diagnose;
+mod drill;
 mod exit;
 mod host;
 mod init;
@@ -132,6 +133,8 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
         Verb::Send(args) => send::send(args, host, terminal),
         Verb::Init(args) => init::init(args, host, terminal),
+        Verb::Bench(args) => drill::bench(args, terminal),
+        Verb::Torture(args) => drill::torture(args, terminal),
     }
 }
 
