@@ -21,7 +21,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::connection::{Connection, Http1, Http2, Unsent, drive, open, same_peer, words};
+use super::{
+    connection::{Connection, Http1, Http2, Unsent, drive, open, same_peer, words},
+    resolve::{Resolve, System},
+};
 use crate::routing::{Target, Upstream};
 
 /// Read beyond what is kept of an answer, so that the connection can be used again; a longer answer costs it.
@@ -80,8 +83,22 @@ pub(crate) trait MakeRequest {
 }
 
 /// What the workers of one upstream share about its protocol.
-#[derive(Default)]
-pub(crate) struct Shared(tokio::sync::Mutex<Protocol>);
+pub(crate) struct Shared {
+    protocol: tokio::sync::Mutex<Protocol>,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Shared {
+    pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
+        Self { protocol: tokio::sync::Mutex::default(), resolver }
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new(Arc::new(System))
+    }
+}
 
 #[derive(Default)]
 enum Protocol {
@@ -293,12 +310,12 @@ impl Client {
     /// Connects, or takes the shared connection. True if it was there before.
     async fn connect(&mut self, upstream: &Arc<Upstream>, shared: &Shared) -> Result<bool, Failure> {
         if !matches!(upstream.target, Target::Https(_)) {
-            let (stream, answered) = open(upstream).await?;
+            let (stream, answered) = open(upstream, &*shared.resolver).await?;
             self.0 = Some(Connection::Http1(Http1::handshake(stream, answered, upstream).await?));
             return Ok(false);
         }
         // Held while connecting as long as HTTP/2 is possible: the others wait for the connection they will share.
-        let mut protocol = shared.0.lock().await;
+        let mut protocol = shared.protocol.lock().await;
         let known = match &*protocol {
             Protocol::Http2(http2) if !http2.sender.is_closed() && same_peer(&http2.made_for, upstream) => {
                 self.0 = Some(Connection::Http2(http2.clone()));
@@ -313,12 +330,12 @@ impl Client {
                 Some(protocol)
             }
         };
-        let (stream, answered) = open(upstream).await?;
+        let (stream, answered) = open(upstream, &*shared.resolver).await?;
         if stream.is_http2() {
             let http2 = Http2::handshake(stream, upstream).await?;
             match known {
                 Some(mut protocol) => *protocol = Protocol::Http2(http2.clone()),
-                None => *shared.0.lock().await = Protocol::Http2(http2.clone()),
+                None => *shared.protocol.lock().await = Protocol::Http2(http2.clone()),
             }
             self.0 = Some(Connection::Http2(http2));
         } else {
@@ -387,7 +404,7 @@ impl Shared {
     /// Forgets a shared connection that turned out to be closed or silent.
     async fn forget(&self, connection: &Connection) {
         if let Connection::Http2(gone) = connection {
-            let mut protocol = self.0.lock().await;
+            let mut protocol = self.protocol.lock().await;
             if matches!(&*protocol, Protocol::Http2(known) if Arc::ptr_eq(&known.identity, &gone.identity)) {
                 *protocol = Protocol::Unknown;
             }

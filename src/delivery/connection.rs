@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     client::{Failure, MakeRequest},
+    resolve::Resolve,
     stream::{AddressRefused, Stream},
 };
 use crate::routing::Upstream;
@@ -112,12 +113,13 @@ impl Http2 {
 }
 
 /// Opens a stream, with the flag that tells whether anything was read from it.
-pub(crate) async fn open(upstream: &Upstream) -> Result<(Stream, Arc<AtomicBool>), Failure> {
+pub(crate) async fn open(upstream: &Upstream, resolver: &dyn Resolve) -> Result<(Stream, Arc<AtomicBool>), Failure> {
     let answered = Arc::new(AtomicBool::new(false));
-    let stream = Stream::connect(upstream, answered.clone()).await.map_err(|error| match error.get_ref() {
-        Some(inner) if inner.is::<AddressRefused>() => Failure::AddressRefused(error.to_string().into()),
-        _ => Failure::Connect(error.to_string().into()),
-    })?;
+    let stream =
+        Stream::connect(upstream, answered.clone(), resolver).await.map_err(|error| match error.get_ref() {
+            Some(inner) if inner.is::<AddressRefused>() => Failure::AddressRefused(error.to_string().into()),
+            _ => Failure::Connect(error.to_string().into()),
+        })?;
     Ok((stream, answered))
 }
 

@@ -116,20 +116,20 @@ impl Lane {
                 collecting: false,
             }),
             name,
-            env,
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
             more: Notify::new(),
             files: Arc::default(),
             retired: Mutex::new(false),
-            protocol: Shared::default(),
-            balancer: Arc::default(),
+            protocol: Shared::new(env.resolver.clone()),
+            balancer: Arc::new(Balancer::new(env.resolver.clone())),
             large_bodies: LargeBodies::default(),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
             rehearsal: ArcSwapOption::empty(),
             shard: shard.clone(),
+            env,
         });
         // Whatever was remembered of a breaker before this lane: this one is closed.
         lane.env.signals.paused(&lane.name, false);

@@ -26,6 +26,7 @@ mod proxy;
 mod ratelimit;
 mod rehearse;
 mod request;
+mod resolve;
 mod settle;
 mod sign;
 mod sink;
@@ -53,6 +54,7 @@ pub use answer::Answered;
 pub use breaker::BreakerState;
 pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
+pub use resolve::{Lookup, Resolve, System};
 pub use targets::TargetView;
 pub use waiters::{Awaited, Ticket, Waiting};
 
@@ -79,6 +81,8 @@ pub struct Deps {
     pub live: Live,
     /// For transforms.
     pub evaluator: Evaluator,
+    /// Knows the addresses of upstreams' names.
+    pub resolver: Arc<dyn Resolve>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Who is told about windows and pauses.
@@ -145,6 +149,7 @@ pub(crate) struct Env {
     log: Arc<dyn Log>,
     live: Live,
     evaluator: Evaluator,
+    resolver: Arc<dyn Resolve>,
     metrics: Arc<Metrics>,
     signals: Arc<dyn Signals>,
     /// Senders who wait for answers.
@@ -180,6 +185,7 @@ impl Engine {
             log: deps.log,
             live: deps.live,
             evaluator: deps.evaluator,
+            resolver: deps.resolver,
             waiters: waiters::Waiters::new(deps.metrics.clone()),
             metrics: deps.metrics,
             signals: deps.signals,

@@ -100,7 +100,7 @@ impl Engine {
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
-        let (shared, mut client) = (Shared::default(), Client::default());
+        let (shared, mut client) = (Shared::new(env.resolver.clone()), Client::default());
         let begun = client.begin(&draft, upstream, &shared).await;
         if let Some(chosen) = &chosen {
             lane.balancer.observe(chosen, begun.as_ref().map(Response::status), env.clock.steady());

@@ -16,11 +16,12 @@ use std::{
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::resolve::Resolve;
 use crate::routing::{PublicOnly, Target, Upstream};
 
 /// Addresses of a name that are tried.
@@ -40,10 +41,14 @@ enum Io {
 
 impl Stream {
     /// Connects to where an upstream's URL points. The name is looked up each time.
-    pub(crate) async fn connect(upstream: &Upstream, answered: Arc<AtomicBool>) -> io::Result<Self> {
+    pub(crate) async fn connect(
+        upstream: &Upstream,
+        answered: Arc<AtomicBool>,
+        resolver: &dyn Resolve,
+    ) -> io::Result<Self> {
         let io = match &upstream.target {
             Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
-            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream).await?),
+            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream, resolver).await?),
             Target::File(_) | Target::Objects(_) => {
                 return Err(io::Error::other("a file or a store takes events, not requests"));
             }
@@ -53,7 +58,7 @@ impl Stream {
                     Some(name) => name.clone(),
                     None => ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?,
                 };
-                let tcp = tcp(uri, 443, upstream).await?;
+                let tcp = tcp(uri, 443, upstream, resolver).await?;
                 Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
             }
         };
@@ -76,9 +81,10 @@ fn host(uri: &http::Uri) -> io::Result<&str> {
 }
 
 /// Connects to the first address of a name that answers; each gets an equal share of the time.
-async fn tcp(uri: &http::Uri, default_port: u16, upstream: &Upstream) -> io::Result<TcpStream> {
+async fn tcp(uri: &http::Uri, default_port: u16, upstream: &Upstream, resolver: &dyn Resolve) -> io::Result<TcpStream> {
     let port = uri.port_u16().unwrap_or(default_port);
-    let found = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
+    let mut found = resolver.resolve(host(uri)?, port).await?;
+    found.truncate(ADDRESSES_MAX);
     let addresses = dialled(found, upstream.guard.as_ref())?;
     let share = upstream.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");

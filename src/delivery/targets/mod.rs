@@ -16,7 +16,10 @@ use tokio::sync::Notify;
 
 use self::pool::Pool;
 pub(crate) use self::{clients::Clients, pool::Standing};
-use super::client::{Failure, Shared};
+use super::{
+    client::{Failure, Shared},
+    resolve::Resolve,
+};
 use crate::{
     clock::Timestamp,
     routing::{Targets, Upstream},
@@ -37,8 +40,8 @@ pub struct TargetView {
 }
 
 /// The targets of one lane. Empty for an upstream with one.
-#[derive(Default)]
 pub(crate) struct Balancer {
+    resolver: Arc<dyn Resolve>,
     pool: Mutex<Pool>,
     /// Rung when the targets change or the lane ends.
     changed: Notify,
@@ -62,6 +65,10 @@ impl Drop for Chosen {
 }
 
 impl Balancer {
+    pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
+        Self { pool: Mutex::new(Pool::new(resolver.clone())), resolver, changed: Notify::new() }
+    }
+
     /// Takes the targets of this configuration over. Called by the lane's steward only.
     pub(crate) fn adopt(&self, targets: Option<&Arc<Targets>>, metrics: &UpstreamMetrics) {
         if lock(&self.pool).adopt(targets, metrics) {

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use super::TargetView;
 use crate::{
     clock::Timestamp,
-    delivery::client::Shared,
+    delivery::{client::Shared, resolve::Resolve},
     routing::{Balance, HealthCheck, Targets},
     telemetry::{Gauge, TargetMetrics, UpstreamMetrics},
 };
 
 /// The targets of one upstream.
-#[derive(Default)]
 pub(crate) struct Pool {
+    resolver: Arc<dyn Resolve>,
     adopted: Option<Arc<Targets>>,
     /// In the order of the members of `adopted`.
     known: Vec<Known>,
@@ -50,12 +50,12 @@ pub(crate) enum Standing {
 }
 
 impl Known {
-    fn new(url: Arc<str>, metrics: Arc<TargetMetrics>) -> Self {
+    fn new(url: Arc<str>, metrics: Arc<TargetMetrics>, resolver: &Arc<dyn Resolve>) -> Self {
         metrics.up.set(1);
         Self {
             url,
             metrics,
-            protocol: Arc::default(),
+            protocol: Arc::new(Shared::new(resolver.clone())),
             failures: 0,
             ejected_until: None,
             ejected_for: Duration::ZERO,
@@ -79,6 +79,10 @@ impl Known {
 }
 
 impl Pool {
+    pub(crate) fn new(resolver: Arc<dyn Resolve>) -> Self {
+        Self { resolver, adopted: None, known: Vec::new(), last: 0, panic: false, panic_metric: None, watched: false }
+    }
+
     /// Takes the targets over, with what is known of those that stay. True if they are others than before.
     pub(crate) fn adopt(&mut self, targets: Option<&Arc<Targets>>, metrics: &UpstreamMetrics) -> bool {
         let same = match (&self.adopted, targets) {
@@ -93,7 +97,7 @@ impl Pool {
         let members = targets.map(|targets| targets.members.as_slice()).unwrap_or_default();
         for member in members {
             let known = before.iter().position(|known| known.url == member.url).map(|at| before.swap_remove(at));
-            let fresh = || Known::new(member.url.clone(), metrics.target(&member.url));
+            let fresh = || Known::new(member.url.clone(), metrics.target(&member.url), &self.resolver);
             let mut known = known.unwrap_or_else(fresh);
             if targets.is_some_and(|targets| targets.health.is_none()) {
                 // Nobody would ever find it healthy again.
@@ -274,7 +278,7 @@ mod tests {
     }
 
     fn pool(targets: &Arc<Targets>) -> (Pool, UpstreamMetrics) {
-        let (mut pool, metrics) = (Pool::default(), UpstreamMetrics::default());
+        let (mut pool, metrics) = (Pool::new(Arc::new(crate::delivery::System)), UpstreamMetrics::default());
         assert!(pool.adopt(Some(targets), &metrics) && !pool.adopt(Some(targets), &metrics));
         (pool, metrics)
     }

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     clock::{Clock, Timestamp},
-    delivery::{Deps, Engine, Signals},
+    delivery::{Deps, Engine, Resolve, Signals, System},
     event::{Body, Event, EventId, Job, Pos, Scheme, Seq, Verification},
     expr::Evaluator,
     jitter::Jitter,
@@ -160,6 +160,16 @@ pub(crate) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
 
 /// An engine on shards of its own.
 pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
+    rig_with((shards, Clock::system()), Arc::new(System), upstreams, routes)
+}
+
+/// An engine with a clock and a resolver of the test's own.
+pub(crate) fn rig_with(
+    (shards, clock): (&[tokio::runtime::Handle], Clock),
+    resolver: Arc<dyn Resolve>,
+    upstreams: Vec<Upstream>,
+    routes: Vec<Route>,
+) -> Rig {
     let log = Arc::new(FakeLog {
         next: AtomicU64::new(1_000_000),
         attempted: watch::Sender::new(Vec::new()),
@@ -168,7 +178,6 @@ pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>
     });
     let signals = Arc::new(FakeSignals(watch::Sender::new(Vec::new())));
     let live = Live::new(table(upstreams, routes));
-    let clock = Clock::system();
     let metrics = Arc::<Metrics>::default();
     let deps = Deps {
         clock: clock.clone(),
@@ -176,6 +185,7 @@ pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>
         log: log.clone(),
         live: live.clone(),
         evaluator: evaluator(),
+        resolver,
         metrics: metrics.clone(),
         signals: signals.clone(),
         node: "test".into(),
