@@ -338,7 +338,12 @@ impl Peer {
 
 /// Starts a scripted peer. `acts` are shared by all of its connections, in order of requests.
 pub(crate) async fn peer(acts: Vec<Act>) -> Peer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    peer_at("127.0.0.1:0", acts).await.unwrap()
+}
+
+/// The same, where the test wants it.
+pub(crate) async fn peer_at(address: &str, acts: Vec<Act>) -> std::io::Result<Peer> {
+    let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr().unwrap();
     let peer = Peer {
         target: Target::Http(format!("http://{address}/").parse().unwrap()),
@@ -353,7 +358,7 @@ pub(crate) async fn peer(acts: Vec<Act>) -> Peer {
             tokio::spawn(serve(stream, acts.clone(), requests.clone()));
         }
     });
-    peer
+    Ok(peer)
 }
 
 /// Follows the script on one connection.
