@@ -328,7 +328,15 @@ impl Ports for Fake {
     fn status(&self) -> wire::Status {
         let upstream =
             |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
-        wire::Status { upstreams: vec![upstream("billing"), upstream("crm")], ..wire::Status::default() }
+        let target = |url: &str, state: &str| wire::UpstreamTarget {
+            url: url.into(),
+            state: state.into(),
+            ..wire::UpstreamTarget::default()
+        };
+        let targets =
+            vec![target("http://a:1/base", "unhealthy"), target("http://b:1", "up"), target("http://c:1", "drained")];
+        let crm = wire::Upstream { targets, ..upstream("crm") };
+        wire::Status { upstreams: vec![upstream("billing"), crm], ..wire::Status::default() }
     }
     fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
         Err(wire::ReloadRefused { problems: vec!["stagepost.toml:3: source.stripe: no path".into()] })

@@ -6,6 +6,7 @@
 //! of a stopped one can answer needs [`Reads`] alone. Deliberately absent: printing, which is the CLI's.
 
 mod act;
+mod drain;
 mod explain;
 mod filter;
 mod find;

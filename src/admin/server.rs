@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{
     act::{ActError, act},
+    drain::drain,
     explain::explain,
     filter::{Compiled, FilterError},
     find::{FindError, find},
@@ -41,7 +42,7 @@ use super::{
     rehearse::rehearse,
     show::show,
     socket::user_name,
-    wire::{Act, Discard, Problem, Query, Recheck, Rehearse, Reply},
+    wire::{Act, Discard, Drain, Problem, Query, Recheck, Rehearse, Reply},
 };
 use crate::{
     event::{EventId, Seq},
@@ -175,6 +176,10 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
         },
         (&Method::POST, "/v1/rehearse") => match read::<Rehearse>(request).await {
             Ok(asked) => blocking(move || acted(rehearse(&*ports, &asked, &actor))).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, "/v1/drain") => match read::<Drain>(request).await {
+            Ok(asked) => blocking(move || acted(drain(&*ports, &asked, &actor))).await,
             Err(answer) => answer,
         },
         (&Method::GET, "/v1/refused") => {

@@ -9,7 +9,9 @@ use std::borrow::Cow;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
+pub use self::status::{
+    ConfigInfo, Drain, Draining, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget,
+};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 

@@ -90,6 +90,8 @@ impl Agenda {
             Action::Delete { events } => events.len(),
             Action::HoldUpstream { .. }
             | Action::ReleaseUpstream { .. }
+            | Action::DrainTarget { .. }
+            | Action::UndrainTarget { .. }
             | Action::Rehearse { .. }
             | Action::EndRehearsal { .. } => 0,
         };

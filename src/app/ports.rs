@@ -27,6 +27,7 @@ use crate::{
         read_event,
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    state::Drained,
 };
 
 /// Events in one question to the agenda.
@@ -230,6 +231,7 @@ impl Instance {
             state: target.state.into(),
             ejected_until: target.ejected_until.map(|until| self.running.clock.now().after(until.since(now))),
             in_flight: target.in_flight as u64,
+            ..wire::UpstreamTarget::default()
         }
     }
 
@@ -285,6 +287,7 @@ impl Instance {
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
                 upstream.review = stats.review;
+                drained(&mut upstream.targets, &stats.drained);
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
@@ -299,4 +302,19 @@ impl Instance {
 fn gaps(gaps: Gaps) -> wire::Gaps {
     let missing = gaps.ranges.iter().map(|(first, last)| last - first + 1).sum();
     wire::Gaps { source: gaps.source.to_string(), highest: gaps.highest, missing, ranges: gaps.ranges }
+}
+
+/// Adds who took targets out; one that is not configured now is listed as long as it is out.
+fn drained(targets: &mut Vec<wire::UpstreamTarget>, drained: &[Drained]) {
+    for drained in drained {
+        if !targets.iter().any(|target| *target.url == *drained.target) {
+            let (url, state) = (drained.target.to_string(), "drained".to_owned());
+            targets.push(wire::UpstreamTarget { url, state, ..wire::UpstreamTarget::default() });
+        }
+        for target in targets.iter_mut().filter(|target| *target.url == *drained.target) {
+            target.drained_at = Some(drained.since);
+            target.drained_by = Some(drained.actor.clone());
+            target.drained_reason.clone_from(&drained.reason);
+        }
+    }
 }

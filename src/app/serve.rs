@@ -143,6 +143,7 @@ impl App {
                 log: seam.clone(),
                 live: live.clone(),
                 evaluator: evaluator.clone(),
+                resolver: Arc::new(delivery::System),
                 metrics: metrics.clone(),
                 signals: signals.clone(),
                 node: node.clone(),

@@ -111,6 +111,20 @@ use `stagepost replay --state review`.")]
 Nothing is sent to the upstream meanwhile, and no delivery dies because of it. It ends by itself, after an hour at most,
 or with a restart; the breaker is closed then.")]
     Rehearse(RehearseArgs),
+    /// Take one of several targets of an upstream out: no new attempts, those under way finish
+    #[command(after_help = "Examples:
+  stagepost drain billing http://10.0.0.2:3000 --reason 'new kernel'
+  stagepost drain billing 10.0.0.2:3000
+  stagepost undrain billing 10.0.0.2:3000
+
+It stays out through restarts and reloads until `stagepost undrain`; `stagepost status` shows it and the attempts that are
+still under way. The last target that works is refused without --force: without any target nothing is sent, and nothing
+is given up for that.")]
+    Drain(DrainArgs),
+    /// Let a drained target of an upstream have attempts again
+    #[command(after_help = "Examples:
+  stagepost undrain billing http://10.0.0.2:3000")]
+    Undrain(UndrainArgs),
     /// The last 1,000 refused requests
     #[command(after_help = "Examples:
   stagepost refused
@@ -315,6 +329,32 @@ pub(super) struct RehearseArgs {
     /// For this time, at most 1h
     #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, required_unless_present = "stop")]
     pub(super) for_ms: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    pub(super) target: UndrainArgs,
+    /// Why; recorded and shown by `status`
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Even if no other target works
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndrainArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The upstream
+    pub(super) upstream: String,
+    /// The target: its url, or its host and port
+    #[arg(value_name = "TARGET")]
+    pub(super) url: String,
     /// One JSON object
     #[arg(long)]
     pub(super) json: bool,

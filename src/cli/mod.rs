@@ -126,6 +126,8 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Resolve(args) => command::resolve(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Rehearse(args) => simple::rehearse(args, host, terminal),
+        Verb::Drain(args) => simple::drain(args, host, terminal),
+        Verb::Undrain(args) => simple::undrain(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),

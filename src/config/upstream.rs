@@ -110,6 +110,7 @@ pub(super) fn one(
     let answers = failure::read(section);
     let sign = sign::read(section);
     let cloudevents = cloudevents::read(section);
+    let dns_refresh = section.duration("dns_refresh", "30s");
     let guard = guard(section, target.as_ref());
     if batch.is_some() {
         sink::check_alone(section);
@@ -141,6 +142,7 @@ pub(super) fn one(
         batch,
         answers,
         cloudevents,
+        dns_refresh,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
     Some(upstream)

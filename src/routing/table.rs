@@ -267,6 +267,8 @@ pub struct Upstream {
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
     pub cloudevents: Option<CloudEvents>,
+    /// How long the addresses of its name are good for; zero: for one connection.
+    pub dns_refresh: Duration,
     /// Which addresses its name may lead to; None: any.
     pub guard: Option<super::PublicOnly>,
 }
@@ -297,6 +299,7 @@ impl Upstream {
             answers: None,
             sign: None,
             cloudevents: None,
+            dns_refresh: Duration::from_secs(30),
             guard: None,
         }
     }

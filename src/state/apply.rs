@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::{EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
+use super::{Drained, EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Diversion, Reason, Seq},
@@ -38,6 +38,8 @@ pub enum Note {
     Stopped(Key),
     /// An upstream is held or released.
     Gate(UpstreamId),
+    /// A target of an upstream is drained or gets attempts again.
+    Drained(UpstreamId),
 }
 
 impl State {
@@ -275,6 +277,12 @@ impl State {
                     self.delete(event, entry, note)?;
                 }
             }
+            Action::DrainTarget { upstream, target, reason } => {
+                let (seq, since, actor) = (entry.pos.seq, entry.time, command.actor);
+                let drained = Drained { target: target.clone(), seq, since, reason, actor };
+                self.drain(&upstream, &target, Some(drained), note);
+            }
+            Action::UndrainTarget { upstream, target } => self.drain(&upstream, &target, None, note),
             // The engine's, as long as the process lives.
             Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
         }
@@ -288,6 +296,14 @@ impl State {
             upstream.hold = hold;
         }
         note(Note::Gate(id));
+    }
+
+    fn drain(&mut self, upstream: &str, target: &str, drained: Option<Drained>, note: &mut impl FnMut(Note)) {
+        let id = self.intern(upstream);
+        if let Some(upstream) = self.upstream_mut(id) {
+            upstream.drain(target, drained);
+        }
+        note(Note::Drained(id));
     }
 
     /// The same change for many deliveries; those that it makes no sense for stay as they are.

@@ -126,20 +126,7 @@ impl State {
             }
             expiry.carry.push(self.carry_order(log, *event)?);
         }
-        expiry.upkeep = self
-            .upstreams
-            .iter()
-            .filter_map(|upstream| {
-                let hold = upstream.hold.as_ref().filter(|hold| hold.seq < before)?;
-                let action = Action::HoldUpstream {
-                    upstream: (&*upstream.name).into(),
-                    until_ms: hold.until.map(Timestamp::as_millis),
-                    reason: hold.reason.clone(),
-                };
-                let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
-                Some(NewEntry { kind: Kind::Command, payload })
-            })
-            .collect();
+        expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before)).collect();
         Ok(expiry)
     }
 
@@ -238,6 +225,22 @@ impl State {
         }
         Ok(order)
     }
+}
+
+/// An upstream's commands that still count and stand before this entry.
+fn upkeep(upstream: &Upstream, before: Seq) -> Vec<NewEntry> {
+    let name = || Box::from(&*upstream.name);
+    let hold = upstream.hold.iter().filter(|hold| hold.seq < before).map(|hold| {
+        let until_ms = hold.until.map(Timestamp::as_millis);
+        let action = Action::HoldUpstream { upstream: name(), until_ms, reason: hold.reason.clone() };
+        Command { actor: hold.actor.clone(), action }
+    });
+    let drained = upstream.drained.iter().filter(|drained| drained.seq < before).map(|drained| {
+        let (target, reason) = (drained.target.clone(), drained.reason.clone());
+        Command { actor: drained.actor.clone(), action: Action::DrainTarget { upstream: name(), target, reason } }
+    });
+    let entry = |command: Command| NewEntry { kind: Kind::Command, payload: entry::encode_json(&command) };
+    hold.chain(drained).map(entry).collect()
 }
 
 /// The reason an entry gives for a delivery that is dead, held, in review or superseded, with its text.

@@ -1,6 +1,6 @@
 //! Owns the manifest: the one small file that says which runs belong to the state, and everything that is no record.
 //!
-//! Format: the 8 bytes `SPSTATE2`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
+//! Format: the 8 bytes `SPSTATE3`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
 //! a length before them), then the CRC32C of all before it, little-endian. A reader that finds anything else throws
 //! the state away: it is derived.
 
@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use roaring::RoaringTreemap;
 
-use super::{Hold, Layers, Pauses, State, Timeline, Upstream};
+use super::{Drained, Hold, Layers, Pauses, State, Timeline, Upstream};
 use crate::{
     clock::Timestamp,
     event::Version,
     log::entry::{Reader, Writer},
 };
 
-const MAGIC: &[u8; 8] = b"SPSTATE2";
+const MAGIC: &[u8; 8] = b"SPSTATE3";
 
 /// Encodes all of the state but its records. The names of the runs come last, see [`finish`].
 #[must_use]
@@ -99,6 +99,14 @@ fn put_upstream(out: &mut Writer, upstream: &Upstream) {
         out.option(hold.reason.as_deref(), |out, reason| out.text(reason));
         out.text(&hold.actor);
     });
+    out.number(upstream.drained.len() as u64);
+    for drained in &upstream.drained {
+        out.text(&drained.target);
+        out.number(drained.seq);
+        out.number(drained.since.as_millis());
+        out.option(drained.reason.as_deref(), |out, reason| out.text(reason));
+        out.text(&drained.actor);
+    }
     out.number(u64::from(upstream.pauses.causes));
     out.number(upstream.pauses.since.as_millis());
     out.number(upstream.pauses.past.len() as u64);
@@ -138,6 +146,15 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
             actor: from.text()?.into(),
         })
     })?;
+    for _ in 0..from.count()? {
+        upstream.drained.push(Drained {
+            target: from.text()?,
+            seq: from.number()?,
+            since: from.time()?,
+            reason: from.option(Reader::text)?.map(String::from),
+            actor: from.text()?.into(),
+        });
+    }
     upstream.pauses = Pauses {
         causes: u8::try_from(from.number()?).ok()?,
         since: Timestamp::from_millis(from.number()?),
@@ -186,6 +203,9 @@ mod tests {
             reason: None,
             actor: "uid 0 (root)".into(),
         });
+        let reason = Some("new kernel".to_owned());
+        let (target, since, actor) = ("http://a:1".into(), Timestamp::from_millis(5), "uid 0 (root)".into());
+        upstream.drain("http://a:1", Some(Drained { target, seq: 9, since, reason, actor }));
         upstream.pauses.set(Cause::Held, true, Timestamp::from_millis(4));
         state
     }
@@ -197,6 +217,7 @@ mod tests {
         assert_eq!(runs, [3, 1]);
         assert_eq!(encode(&state), body);
         assert_eq!(state.upstream(0).unwrap().hold, sample().upstream(0).unwrap().hold);
+        assert_eq!(state.upstream(0).unwrap().drained, sample().upstream(0).unwrap().drained);
     }
 
     #[test]

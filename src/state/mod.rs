@@ -42,7 +42,7 @@ pub use record::{EVENT, Key, NEVER, Record, UpstreamId};
 use roaring::RoaringTreemap;
 pub use store::{Frozen, Store, StoreError, Written};
 pub use timeline::Timeline;
-pub use upstream::{Cause, Hold, Pauses, Upstream};
+pub use upstream::{Cause, Drained, Hold, Pauses, Upstream};
 pub use view::{DeliveryView, EventView, Listed, UpstreamStats, deliveries};
 
 use crate::{event::Seq, log::run::RunError};

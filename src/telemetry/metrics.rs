@@ -398,6 +398,12 @@ pub struct UpstreamMetrics {
     pub settlements_refused: Counter,
     /// Attempts that dialled nothing, because the guard takes none of the upstream's addresses.
     pub addresses_refused: Counter,
+    /// Times that a name of its was looked up.
+    pub lookups: Counter,
+    /// Of these, in vain.
+    pub lookups_failed: Counter,
+    /// Addresses that its names have.
+    pub addresses: Gauge,
     /// Events in one request or one write, where several go together.
     pub batch_items: Histogram<Count>,
     /// Batches that were halved because the upstream did not take them whole.
@@ -421,6 +427,8 @@ pub struct UpstreamMetrics {
 pub struct TargetMetrics {
     /// 1 if it gets attempts, 0 if it is left out.
     pub up: Gauge,
+    /// 1 if an operator took it out.
+    pub drained: Gauge,
     /// Attempts under way.
     pub in_flight: Gauge,
     /// Times that it was left out for its answers to deliveries.

@@ -95,12 +95,56 @@ pub struct Upstream {
 pub struct UpstreamTarget {
     /// As configured.
     pub url: String,
-    /// `up`, `ejected` or `unhealthy`.
+    /// `up`, `ejected`, `unhealthy` or `drained`.
     pub state: String,
     /// When an ejected one comes back.
     pub ejected_until: Option<Timestamp>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// When an operator took it out; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<Timestamp>,
+    /// Who did; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_by: Option<String>,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_reason: Option<String>,
+}
+
+/// What `stagepost drain` and `undrain` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Which upstream.
+    pub upstream: String,
+    /// Which target: its url, or its host and port.
+    pub target: String,
+    /// It gets attempts again.
+    #[serde(default)]
+    pub undo: bool,
+    /// Even if no other target works.
+    #[serde(default)]
+    pub force: bool,
+    /// In the operator's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What became of [`Drain`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Which upstream.
+    pub upstream: String,
+    /// Which target, by its url.
+    pub target: String,
+    /// It gets no new attempts.
+    pub drained: bool,
+    /// That was not so before.
+    pub changed: bool,
+    /// Attempts that were under way at it.
+    pub in_flight: u64,
+    /// Other targets that work.
+    pub left: u64,
 }
 
 /// What `stagepost rehearse` asks for.

@@ -96,6 +96,22 @@ pub enum Action {
         /// For how long.
         for_ms: u64,
     },
+    /// A target of an upstream gets no new attempts.
+    DrainTarget {
+        /// The upstream's name.
+        upstream: Box<str>,
+        /// The target's url as configured.
+        target: Box<str>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// It gets attempts again.
+    UndrainTarget {
+        /// The upstream's name.
+        upstream: Box<str>,
+        /// The target's url.
+        target: Box<str>,
+    },
     /// Ends a rehearsal before its time.
     EndRehearsal {
         /// Of which upstream.
