@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
+    access::{Role, Scope, Token, Tokens},
+    logins::LoginLimit,
     ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
     wire,
 };
@@ -108,6 +110,7 @@ pub(crate) struct Fake {
     carried: Mutex<BTreeMap<Seq, Seq>>,
     commands: Mutex<Vec<Command>>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
+    metrics: Arc<crate::telemetry::Metrics>,
     /// The state can't be read now.
     pub(crate) rebuilding: std::sync::atomic::AtomicBool,
 }
@@ -325,6 +328,24 @@ impl Reads for Fake {
 }
 
 impl Ports for Fake {
+    fn tokens(&self) -> Arc<Tokens> {
+        let limit = LoginLimit { count: 3, per: std::time::Duration::from_secs(60) };
+        let part = || Scope::new(Some(vec!["stripe".into()]), Some(vec!["billing".into()]));
+        let token = |name, role, scope| Token::new(name, role, scope, format!("secret of {name}").as_bytes());
+        let tokens = vec![
+            token("ops", Role::Operate, Scope::default()),
+            token("eyes", Role::View, Scope::default()),
+            token("part", Role::Operate, part()),
+            token("glimpse", Role::View, part()),
+        ];
+        Arc::new(Tokens::new(tokens, limit))
+    }
+    fn metered(&self) -> Arc<crate::telemetry::Metrics> {
+        self.metrics.clone()
+    }
+    fn steady(&self) -> Timestamp {
+        self.clock()
+    }
     fn status(&self) -> wire::Status {
         let upstream =
             |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
@@ -378,7 +399,7 @@ impl Ports for Fake {
         Ok(vec!["today".into()])
     }
     fn metrics(&self) -> String {
-        crate::telemetry::Metrics::default().render()
+        self.metrics.render()
     }
     fn ready(&self) -> Result<(), String> {
         Err("the log is full".into())

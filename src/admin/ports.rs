@@ -1,13 +1,17 @@
 //! Owns the ports: what the admin side asks of the rest of the process, implemented by `app`.
 //!
-//! Promises that nothing here is called on an async thread: every call may read the disk or wait for the committer.
+//! Promises that nothing here is called on an async thread, unless it says that it never blocks: every other call may
+//! read the disk or wait for the committer.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::wire;
+use super::{
+    access::{Scope, Tokens, WHOLE},
+    wire,
+};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, EventId, Seq, Status},
@@ -16,6 +20,7 @@ use crate::{
         entry::{Command, Fault, Target},
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    telemetry::Metrics,
 };
 
 /// The most events in one question for their states.
@@ -92,6 +97,16 @@ pub trait Reads: Send + Sync {
     /// Wall time.
     fn now(&self) -> Timestamp;
 
+    /// What is shown and touched at all: of the log, only events of its sources.
+    fn scope(&self) -> &Scope {
+        &WHOLE
+    }
+
+    /// Whether filters may look at what is hidden when it is shown.
+    fn sees_hidden(&self) -> bool {
+        true
+    }
+
     /// The states of events; as many as were asked for, in that order. Never asked for more than [`VIEWS_MAX`]. A
     /// planned delivery without a record is delivered at the first attempt unless it still waits.
     ///
@@ -142,6 +157,15 @@ pub trait Reads: Send + Sync {
 
 /// What only a running instance can do.
 pub trait Ports: Reads + 'static {
+    /// The tokens that are valid now. Never blocks.
+    fn tokens(&self) -> Arc<Tokens>;
+
+    /// Where requests are counted. Never blocks.
+    fn metered(&self) -> Arc<Metrics>;
+
+    /// Steady time. Never blocks.
+    fn steady(&self) -> Timestamp;
+
     /// The figures of `stagepost status`.
     fn status(&self) -> wire::Status;
 

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire::Text;
+use super::{ports::Reads, wire::Text};
 use crate::{
     event::Event,
     log::{Log, ReadError, read_body},
@@ -85,6 +85,18 @@ impl Hidden {
             .collect();
         (shown, hidden)
     }
+}
+
+/// An event with the values of hidden headers replaced.
+pub(super) fn without_hidden(reads: &dyn Reads, event: &Event) -> Event {
+    let hidden = Hidden::new(reads.hidden_headers(), false);
+    let mut shown = event.clone();
+    for (name, value) in &mut shown.headers {
+        if hidden.hides(name) {
+            *value = HeaderValue::from_static(HIDDEN);
+        }
+    }
+    shown
 }
 
 /// The body of an event as it may be shown: as stored, or with `reveal` off without the credentials of its scheme.

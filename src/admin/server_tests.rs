@@ -3,7 +3,10 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::admin::{fake::Fake, wire};
+use crate::admin::{
+    fake::Fake,
+    wire::{self, Act, Query, Reply},
+};
 
 async fn ask(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin), request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -36,12 +39,12 @@ async fn over_socket(fake: Fake, request: &str) -> (String, Arc<Fake>) {
 async fn the_tcp_address_has_probes_and_metrics_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve_tcp(listener, Arc::new(Fake::default())));
+    let server = tokio::spawn(serve_tcp(listener, None, Arc::new(Fake::default())));
     for (request, status, part) in [
         (get("/livez"), "200", "ok"),
         (get("/readyz"), "503", "the log is full"),
         (get("/metrics"), "200", "# TYPE stagepost_requests_total counter"),
-        (get("/v1/status"), "404", "problem+json"),
+        (get("/v1/status"), "401", "problem+json"),
         (post("/metrics", ""), "405", ""),
     ] {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -7,14 +7,29 @@ mod status;
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
 /// Bytes from outside: text if they are UTF-8, else `{"base64": "…"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Text {
     /// UTF-8.
@@ -47,7 +62,7 @@ impl Text {
 }
 
 /// An event in `log --json`, generic over what it tells about a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Line<D = Delivery> {
     pub id: String,
@@ -79,7 +94,7 @@ pub struct Line<D = Delivery> {
 }
 
 /// A delivery in `log --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Delivery {
     pub upstream: String,
@@ -90,7 +105,7 @@ pub struct Delivery {
 }
 
 /// `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Show {
     #[serde(flatten)]
@@ -112,7 +127,7 @@ pub struct Show {
 }
 
 /// How a request was verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Verification {
     pub scheme: String,
@@ -122,7 +137,7 @@ pub struct Verification {
 }
 
 /// A delivery in `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct ShownDelivery {
     pub upstream: String,
@@ -142,7 +157,7 @@ pub struct ShownDelivery {
 }
 
 /// One attempt in `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Attempt {
     pub number: u32,
@@ -156,7 +171,7 @@ pub struct Attempt {
 }
 
 /// What an attempt sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Sent {
     pub url: String,
@@ -167,7 +182,7 @@ pub struct Sent {
 }
 
 /// How an attempt was signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Signed {
     /// `standard-webhooks`, `hmac`, or the scheme of the event's source.
     pub scheme: String,
@@ -176,7 +191,7 @@ pub struct Signed {
 }
 
 /// A reload that took effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// Hash of what is active now.
     pub hash: String,
@@ -187,14 +202,14 @@ pub struct Reloaded {
 }
 
 /// A reload that was refused; the old configuration is still active.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadRefused {
     /// All problems, each with file, line and key.
     pub problems: Vec<String>,
 }
 
 /// One blocked key in `keys --json`: its first delivery failed, is held, or is dead and parks the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedKey {
     /// Its upstream.
     pub upstream: String,
@@ -217,7 +232,7 @@ pub struct BlockedKey {
 }
 
 /// One refused request in `refused --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// Ascending; what `-f` follows.
     pub number: u64,
@@ -240,7 +255,7 @@ pub struct Refused {
 }
 
 /// FILTERS of the contract, section 5. All that are given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filters {
     /// The source's name.
@@ -287,7 +302,7 @@ impl Filters {
 }
 
 /// The question of `stagepost log`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Query {
     /// Which events.
     pub filters: Filters,
@@ -298,7 +313,7 @@ pub struct Query {
 }
 
 /// One line of the answer to [`Query`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "almost all of them are events, and none waits anywhere")]
 pub enum Reply {
@@ -311,7 +326,7 @@ pub enum Reply {
 }
 
 /// What an operator does to deliveries or events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// Makes deliveries due again.
@@ -341,7 +356,7 @@ impl Verb {
 }
 
 /// A command as the CLI asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Act {
     /// What.
     pub verb: Verb,
@@ -368,7 +383,7 @@ pub struct Act {
 }
 
 /// What a command did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Acted {
     /// The upstream that was held or released as a whole.
     pub upstream: Option<String>,
@@ -393,7 +408,7 @@ pub struct Acted {
 }
 
 /// A request in `quarantine list --json`: an event's names where it has the same things.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Quarantined {
     /// Its id in quarantine.
     pub id: String,
@@ -418,7 +433,7 @@ pub struct Quarantined {
 }
 
 /// Which requests of the quarantine: by id, or by what all of the filters take.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pick {
     /// By id.
     pub ids: Vec<String>,
@@ -437,7 +452,7 @@ impl Pick {
 }
 
 /// The question of `stagepost quarantine recheck`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Recheck {
     /// Which; nothing said means all, unless they are to be admitted.
     pub pick: Pick,
@@ -446,7 +461,7 @@ pub struct Recheck {
 }
 
 /// The question of `stagepost quarantine delete`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Discard {
     /// Which.
     pub pick: Pick,
@@ -455,7 +470,7 @@ pub struct Discard {
 }
 
 /// What today's configuration says about a request in quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rechecked {
     /// Its id in quarantine.
     pub id: String,
@@ -474,7 +489,7 @@ pub struct Rechecked {
 }
 
 /// One line of an answer about the quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QuarantineReply {
     /// A request.
@@ -490,7 +505,7 @@ pub enum QuarantineReply {
 }
 
 /// What is wrong, in an error answer (`application/problem+json`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,

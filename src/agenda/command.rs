@@ -91,7 +91,8 @@ impl Agenda {
             Action::HoldUpstream { .. }
             | Action::ReleaseUpstream { .. }
             | Action::Rehearse { .. }
-            | Action::EndRehearsal { .. } => 0,
+            | Action::EndRehearsal { .. }
+            | Action::Noted { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

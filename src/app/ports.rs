@@ -10,7 +10,7 @@ use http::HeaderName;
 
 use super::{probe::Probe, reads, reload::Running, status::Samples};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, wire},
     agenda::{
         Blocked,
         core::key_text,
@@ -27,6 +27,7 @@ use crate::{
         read_event,
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    telemetry::Metrics,
 };
 
 /// Events in one question to the agenda.
@@ -115,6 +116,18 @@ impl Reads for Instance {
 }
 
 impl Ports for Instance {
+    fn tokens(&self) -> Arc<Tokens> {
+        self.running.tokens.load_full()
+    }
+
+    fn metered(&self) -> Arc<Metrics> {
+        self.running.metrics.clone()
+    }
+
+    fn steady(&self) -> Timestamp {
+        self.running.clock.steady()
+    }
+
     fn status(&self) -> wire::Status {
         let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
         let stats = self.running.log.stats();

@@ -1,4 +1,4 @@
-//! Owns the keys of `[server]`, `[store]`, `[admin]`, `[diagnostics]` and `[privacy]`, with their defaults.
+//! Owns the keys of `[server]`, `[store]`, `[diagnostics]` and `[privacy]`, with their defaults.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,10 +6,8 @@ use http::HeaderName;
 
 use super::{
     door::networks,
-    reader::{Section, quoted},
-    settings::{
-        Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
-    },
+    reader::Section,
+    settings::{Access, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
 };
 use crate::routing::{Limits, Privacy, QuarantinePolicy, Unmatched};
 
@@ -134,31 +132,6 @@ pub(super) fn store(section: Section<'_>) -> StoreSettings {
     }
     section.finish();
     settings
-}
-
-/// `[admin]`. The socket stands in the data directory unless the configuration says otherwise.
-pub(super) fn admin(section: Section<'_>, store: &StoreSettings, listen: &[ListenSettings]) -> AdminSettings {
-    let socket = section.path("socket").unwrap_or_else(|| {
-        let socket = store.path.join("admin.sock");
-        section.print("socket", &quoted(&socket.to_string_lossy()));
-        socket
-    });
-    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-        section.problem("socket", format!("is longer than {SOCKET_PATH_BYTES_MAX} bytes, the limit for a Unix socket"));
-    }
-    let socket_group = section.text("socket_group").map(str::to_owned);
-    let address = section.expanded("address").and_then(|text| section.accept("address", socket_address(&text)));
-    if let Some(address) = address {
-        section.print("address", &quoted(&address.to_string()));
-        if address.port() != 0 && listen.iter().any(|listen| listen.address == address.to_string()) {
-            section.problem("address", "is an address of [[listen]] too; senders and operators need one each");
-        }
-        if !address.ip().is_loopback() {
-            section.warn("address", "is not a loopback address: whoever reaches it reads what it serves");
-        }
-    }
-    section.finish();
-    AdminSettings { socket, socket_group, address }
 }
 
 /// `[diagnostics]`.

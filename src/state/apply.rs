@@ -275,8 +275,8 @@ impl State {
                     self.delete(event, entry, note)?;
                 }
             }
-            // The engine's, as long as the process lives.
-            Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
+            // The engine's, as long as the process lives; and what changes nothing.
+            Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } => {}
         }
         Ok(Some(()))
     }

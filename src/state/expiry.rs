@@ -136,7 +136,7 @@ impl State {
                     until_ms: hold.until.map(Timestamp::as_millis),
                     reason: hold.reason.clone(),
                 };
-                let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
+                let payload = entry::encode_json(&Command::new(hold.actor.clone(), action));
                 Some(NewEntry { kind: Kind::Command, payload })
             })
             .collect();

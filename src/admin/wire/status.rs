@@ -1,12 +1,13 @@
 //! Owns the forms of `stagepost status`: upstreams, their targets, the store.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
 use crate::clock::Timestamp;
 
 /// `status --json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Status {
     pub version: String,
@@ -22,7 +23,7 @@ pub struct Status {
 }
 
 /// What is missing of a source's events, by the numbers that its sender gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gaps {
     /// The source.
     pub source: String,
@@ -35,7 +36,7 @@ pub struct Gaps {
 }
 
 /// The active configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct ConfigInfo {
     pub hash: String,
@@ -43,7 +44,7 @@ pub struct ConfigInfo {
 }
 
 /// An upstream's figures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Upstream {
     pub name: String,
@@ -91,7 +92,7 @@ pub struct Upstream {
 }
 
 /// One of several targets of an upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamTarget {
     /// As configured.
     pub url: String,
@@ -104,7 +105,7 @@ pub struct UpstreamTarget {
 }
 
 /// What `stagepost rehearse` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rehearse {
     /// Which upstream.
     pub upstream: String,
@@ -115,7 +116,7 @@ pub struct Rehearse {
 }
 
 /// What became of [`Rehearse`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rehearsed {
     /// Which upstream.
     pub upstream: String,
@@ -126,7 +127,7 @@ pub struct Rehearsed {
 }
 
 /// The log's figures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Store {
     pub bytes: u64,
@@ -139,7 +140,7 @@ pub struct Store {
 }
 
 /// What was refused after reading and kept apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Quarantine {
     pub count: u64,

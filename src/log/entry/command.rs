@@ -20,10 +20,37 @@ pub struct Target {
 /// An operator's command, stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// Who: `uid 1000 (alice)`, `relay` for what the relay does by itself.
+    /// Who: `uid 1000 (alice)`, `token ops`, `relay` for what the relay does by itself.
     pub actor: String,
     /// What.
     pub action: Action,
+    /// From where: `socket`, `signal`, a client's address. None for what the relay does by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// In the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What was asked for, if that is more than its targets say: the filters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Which entry of a command that needs several; 0 is the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub piece: u64,
+    /// Deliveries or events that all its entries are about; 0 if its targets say it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub total: u64,
+}
+
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Command {
+    /// A command without anything that is optional.
+    #[must_use]
+    pub fn new(actor: impl Into<String>, action: Action) -> Self {
+        Self { actor: actor.into(), action, origin: None, reason: None, asked: None, piece: 0, total: 0 }
+    }
 }
 
 /// What an operator did.
@@ -101,10 +128,19 @@ pub enum Action {
         /// Of which upstream.
         upstream: Box<str>,
     },
+    /// Changes no delivery: it stands here for the record alone.
+    Noted {
+        /// What was done, in a word: `reload`, `reveal`, `login_failed`.
+        what: Box<str>,
+        /// To what, as shown to operators: ids, names; the first of them.
+        targets: Vec<Box<str>>,
+        /// How many there were.
+        count: u64,
+    },
 }
 
 /// How attempts fail in a rehearsal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// An answer with this status and no body.
