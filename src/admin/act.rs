@@ -84,9 +84,9 @@ pub fn act(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<Acted, Act
         let by_id = asked.verb == Verb::Release && !asked.ids.is_empty();
         let let_go = targets.chunks(PAGE).filter(|_| by_id).map(|some| Action::LetGo { targets: some.to_vec() });
         let let_go: Vec<Action> = let_go.collect();
-        let all = let_go.into_iter().chain(actions(asked, ports, targets, false));
-        let all = all.chain(actions(asked, ports, created, true));
-        let words = in_words(&asked.filters, asked.all, asked.to.as_deref());
+        let all = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
+        let all = all.chain(let_go);
+        let words = in_words(&asked.ids, &asked.filters, asked.all, asked.to.as_deref());
         for (piece, action) in (0..).zip(all) {
             let total = acted.count;
             let command = Command { piece, total, asked: words.clone(), ..spoken(asked, caller, action) };
@@ -141,16 +141,15 @@ fn spoken(asked: &Act, caller: &Caller, action: Action) -> Command {
     Command { reason: asked.reason.clone(), ..caller.command(action) }
 }
 
-/// What was asked for besides ids, for the record.
-pub(super) fn in_words(filters: &Filters, all: bool, to: Option<&str>) -> Option<String> {
+/// What was asked for, for the record: the first ids, the filters.
+pub(super) fn in_words(ids: &[String], filters: &Filters, all: bool, to: Option<&str>) -> Option<String> {
     let filters = serde_json::to_value(filters).ok()?;
     let given = filters.as_object()?.iter().filter(|(_, value)| !value.is_null());
-    let mut words: Vec<String> = given
-        .map(|(name, value)| match value.as_str() {
-            Some(text) => format!("--{name} {text:?}"),
-            None => format!("--{name} {value}"),
-        })
-        .collect();
+    let given = given.map(|(name, value)| match value.as_str() {
+        Some(text) => format!("--{name} {text:?}"),
+        None => format!("--{name} {value}"),
+    });
+    let mut words: Vec<String> = ids.iter().take(SAMPLE).cloned().chain(given).collect();
     words.extend(all.then(|| "--all".to_owned()));
     words.extend(to.map(|to| format!("--to {to}")));
     let mut text: String = words.join(" ");

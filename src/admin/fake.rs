@@ -274,6 +274,7 @@ impl Reads for Fake {
                     records.get(&key).cloned().unwrap_or_else(|| delivery(name, Status::Delivered))
                 })
                 .collect(),
+            planned: false,
             deleted: self.deleted.lock().unwrap().contains(&planned.event),
             duplicates: 0,
         };
@@ -299,6 +300,10 @@ impl Reads for Fake {
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
         Ok(self.carried.lock().unwrap().get(&event).copied())
     }
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        let carried = self.carried.lock().unwrap();
+        Ok(carried.range(..before).rev().take(limit).map(|(event, at)| (*event, *at)).collect())
+    }
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         if expression == "(" {
             return Err("unexpected end".into());
@@ -318,9 +323,22 @@ impl Reads for Fake {
     fn hidden_headers(&self) -> Vec<HeaderName> {
         Vec::new()
     }
+    fn masked(&self, _: &Event, body: Bytes) -> Result<Bytes, String> {
+        match &body[..] {
+            b"sesame" => Ok(Bytes::from_static(b"[hidden]")),
+            b"undecodable" => Err("it can't be decoded".into()),
+            _ => Ok(body),
+        }
+    }
     fn quarantine(&self) -> Arc<Quarantine> {
         let empty = || Arc::new(Quarantine::open_for_reading(std::path::Path::new("/nowhere")));
         self.quarantine.clone().unwrap_or_else(empty)
+    }
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        let entries = self.log.entries.lock().unwrap();
+        let commands = entries.values().rev().filter(|entry| entry.kind == Kind::Command).map(|entry| entry.pos.seq);
+        let commands = commands.filter(|seq| before.is_none_or(|before| *seq < before));
+        Ok(commands.take(limit).map(|seq| (seq, seq)).collect())
     }
     fn config_hash(&self, _: u64) -> Option<String> {
         Some("c0ffee".into())
@@ -355,6 +373,7 @@ impl Ports for Fake {
         Err(wire::ReloadRefused { problems: vec!["stagepost.toml:3: source.stripe: no path".into()] })
     }
     fn command(&self, command: Command) -> Result<(), String> {
+        self.log.push(Kind::Command, entry::encode_command(&command, self.clock()));
         self.commands.lock().unwrap().push(command);
         Ok(())
     }
@@ -391,6 +410,20 @@ impl Ports for Fake {
             status: 401,
         };
         if after < 1 { vec![one] } else { Vec::new() }
+    }
+    fn sources(&self) -> Vec<wire::Source> {
+        let source = |name: &str| wire::Source { name: name.into(), path: "/x".into(), ..Default::default() };
+        vec![source("stripe"), source("other")]
+    }
+    fn routes(&self) -> Vec<wire::Route> {
+        let route = |name: &str, to: &str| wire::Route { name: name.into(), to: vec![to.into()], ..Default::default() };
+        vec![route("paid", "billing"), route("all", "crm")]
+    }
+    fn segments(&self) -> Vec<wire::Segment> {
+        vec![wire::Segment::default()]
+    }
+    fn configuration(&self) -> wire::Configuration {
+        wire::Configuration { hash: "c0ffee".into(), ..Default::default() }
     }
     fn upstreams(&self) -> Vec<Box<str>> {
         vec!["billing".into(), "crm".into()]

@@ -9,7 +9,7 @@ use memchr::memmem;
 use super::{
     access::Scope,
     ports::{DeliveryView, EventView, Reads, RouteFilter},
-    privacy::{without_credentials, without_hidden},
+    privacy::{shown_body, without_hidden},
     wire::Filters,
 };
 use crate::event::{DeliveryState, Event, EventState, Reason};
@@ -165,7 +165,7 @@ impl Compiled {
         if !reads.sees_hidden() {
             // Who may not see a credential must not find it by asking for its letters either.
             let shown = without_hidden(reads, event);
-            return self.takes_shown(&shown, without_credentials(&event.verification.scheme, body, false), reads);
+            return self.takes_shown(&shown, shown_body(reads, event, body, false)?, reads);
         }
         self.takes_shown(event, body, reads)
     }

@@ -139,7 +139,7 @@ pub(super) fn plans(entry: &Entry) -> Vec<(Seq, Plan)> {
     planned.events.iter().map(|event| (event.event, plan(&event.targets, event.ignored))).collect()
 }
 
-fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
+pub(super) fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
     let mut found = None;
     forward(log, seq, &mut |entry| match plans(entry).into_iter().find(|(event, _)| *event == seq) {
         Some((_, plan)) => {

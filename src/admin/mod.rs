@@ -8,6 +8,8 @@
 mod access;
 mod act;
 mod api;
+mod audit;
+mod deliveries;
 mod explain;
 mod filter;
 mod find;
@@ -30,6 +32,7 @@ pub(crate) mod fake;
 
 pub use access::{Caller, Role, Scope, Token, Tokens};
 pub use act::{SELECTED_MAX, act};
+pub use audit::{AuditFilter, audited};
 pub use explain::{explain, for_ever};
 pub use filter::{Compiled, FilterError};
 pub use find::{FindError, Found, find};
@@ -37,10 +40,10 @@ pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use logins::LoginLimit;
 pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
-pub use privacy::{Hidden, body};
+pub use privacy::{BodyError, Hidden, body};
 #[cfg(test)]
 pub(crate) use quarantine::tests as quarantine_tests;
-pub use quarantine::{QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
+pub use quarantine::{KeptBodyError, QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
 pub use reload::reload_by_signal;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};

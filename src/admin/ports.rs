@@ -56,6 +56,8 @@ pub struct EventView {
     pub deliveries: Vec<DeliveryView>,
     /// An operator deleted it: it is to be treated as if it were not there.
     pub deleted: bool,
+    /// Routing has decided, as far as the state knows.
+    pub planned: bool,
     /// Resends so far.
     pub duplicates: u64,
 }
@@ -133,6 +135,12 @@ pub trait Reads: Send + Sync {
     /// As for [`Reads::views`].
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String>;
 
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
+
     /// Compiles an expression to a filter.
     ///
     /// # Errors
@@ -148,8 +156,21 @@ pub trait Reads: Send + Sync {
     /// Header names, lower case, that are hidden besides the built-in list.
     fn hidden_headers(&self) -> Vec<HeaderName>;
 
+    /// A body without what the configuration hides in bodies.
+    ///
+    /// # Errors
+    /// It can't be decoded, in words: what is in it is not known.
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String>;
+
     /// The refused requests that are kept.
     fn quarantine(&self) -> Arc<Quarantine>;
+
+    /// Where commands of operators stand in the log, newest first, those before `before`, at most `limit`: own number
+    /// and place.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
 
     /// The hash of the configuration of a generation.
     fn config_hash(&self, generation: u64) -> Option<String>;
@@ -200,6 +221,18 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String>;
+
+    /// The configured sources.
+    fn sources(&self) -> Vec<wire::Source>;
+
+    /// The configured routes.
+    fn routes(&self) -> Vec<wire::Route>;
+
+    /// The stored segments, oldest first.
+    fn segments(&self) -> Vec<wire::Segment>;
+
+    /// The active configuration.
+    fn configuration(&self) -> wire::Configuration;
 
     /// The names of the configured upstreams.
     fn upstreams(&self) -> Vec<Box<str>>;

@@ -14,7 +14,7 @@ use super::{
     act::in_words,
     filter::{Compiled, FilterError, StatusFilter},
     ports::{Ports, Reads},
-    privacy::{Hidden, without_credentials},
+    privacy::{Hidden, shown_body},
     wire::{self, Acted, Discard, Filters, Pick, QuarantineReply, Quarantined, Recheck, Rechecked},
 };
 use crate::{
@@ -70,6 +70,17 @@ impl Wanted {
     }
 }
 
+/// Why a body in quarantine is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptBodyError {
+    /// It can't be read.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    /// It can't be told what to hide in it.
+    #[error("{0}: reveal it")]
+    Unknown(String),
+}
+
 /// One step through what was picked.
 enum Picked {
     /// A request.
@@ -107,8 +118,19 @@ pub fn kept_listed(
     limit: usize,
     emit: &mut dyn FnMut(QuarantineReply) -> ControlFlow<()>,
 ) {
+    kept_listed_before(reads, wanted, u64::MAX, limit, emit);
+}
+
+/// The same, of those with numbers below `before`.
+pub(super) fn kept_listed_before(
+    reads: &dyn Reads,
+    wanted: &Wanted,
+    before: u64,
+    limit: usize,
+    emit: &mut dyn FnMut(QuarantineReply) -> ControlFlow<()>,
+) {
     let (quarantine, mut left) = (reads.quarantine(), limit);
-    let newest_first = quarantine.ids().into_iter().rev();
+    let newest_first = quarantine.ids().into_iter().rev().filter(|id| id.pos.seq < before);
     if left == 0 {
         return;
     }
@@ -170,13 +192,13 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
     })
 }
 
-/// The body of one request, as it was received.
+/// The body of one request, as it was received, or as it may be shown.
 ///
 /// # Errors
-/// See [`KeptError`].
-pub fn quarantined_body(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<Bytes, KeptError> {
+/// See [`KeptBodyError`].
+pub fn quarantined_body(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<Bytes, KeptBodyError> {
     let event = read(reads, id)?.event;
-    Ok(without_credentials(&event.verification.scheme, body_of(&event), reveal))
+    shown_body(reads, &event, body_of(&event), reveal).map_err(KeptBodyError::Unknown)
 }
 
 /// A request that the caller may see.
@@ -227,7 +249,7 @@ impl Selected {
 /// A command about what was picked, for the record.
 pub(super) fn recorded(caller: &Caller, what: &str, pick: &Pick) -> Command {
     let targets = pick.ids.iter().take(SAMPLE).map(|id| id.as_str().into()).collect();
-    let asked = in_words(&pick.filters, pick.all, None);
+    let asked = in_words(&[], &pick.filters, pick.all, None);
     Command { asked, ..caller.noted(what, targets, pick.ids.len() as u64) }
 }
 

@@ -92,6 +92,10 @@ impl Reads for Scoped {
         self.ports.stored_at(event)
     }
 
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.ports.carried(before, limit)
+    }
+
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         self.ports.filter(expression)
     }
@@ -108,8 +112,16 @@ impl Reads for Scoped {
         self.ports.hidden_headers()
     }
 
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
+        self.ports.masked(event, body)
+    }
+
     fn quarantine(&self) -> Arc<Quarantine> {
         self.ports.quarantine()
+    }
+
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.ports.audited(before, limit)
     }
 
     fn config_hash(&self, generation: u64) -> Option<String> {
@@ -166,6 +178,35 @@ impl Ports for Scoped {
             keys.retain(|key| key.event.parse().is_ok_and(|id| find(self, id).is_ok()));
         }
         Ok(keys)
+    }
+
+    fn sources(&self) -> Vec<wire::Source> {
+        let mut sources = self.ports.sources();
+        sources.retain(|source| self.scope.takes_source(&source.name));
+        sources
+    }
+
+    fn routes(&self) -> Vec<wire::Route> {
+        let mut routes = self.ports.routes();
+        for route in &mut routes {
+            if let Some(sources) = &mut route.sources {
+                sources.retain(|name| self.scope.takes_source(name));
+            }
+            route.to.retain(|name| self.scope.takes_upstream(name));
+        }
+        let is_left = |names: Option<&Vec<String>>| names.is_none_or(|names| !names.is_empty());
+        routes.retain(|route| {
+            is_left(route.sources.as_ref()) && (!self.scope.limits_upstreams() || is_left(Some(&route.to)))
+        });
+        routes
+    }
+
+    fn segments(&self) -> Vec<wire::Segment> {
+        self.ports.segments()
+    }
+
+    fn configuration(&self) -> wire::Configuration {
+        self.ports.configuration()
     }
 
     fn upstreams(&self) -> Vec<Box<str>> {

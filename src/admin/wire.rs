@@ -2,6 +2,7 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod parts;
 mod status;
 
 use std::borrow::Cow;
@@ -10,6 +11,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use self::parts::{
+    Audited, AuditedPage, Configuration, DeliveriesPage, EventsPage, ListedDelivery, QuarantinePage, Route, Routes,
+    Segment, Segments, Source, Sources, Upstreams,
+};
 pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
@@ -303,12 +308,15 @@ impl Filters {
 
 /// The question of `stagepost log`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// Which events.
+    #[serde(default)]
     pub filters: Filters,
     /// How many, counted from the newest.
     pub limit: u64,
     /// Go on with what comes; oldest first.
+    #[serde(default)]
     pub follow: bool,
 }
 
@@ -357,26 +365,32 @@ impl Verb {
 
 /// A command as the CLI asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Act {
     /// What.
     pub verb: Verb,
     /// Which events, by id.
+    #[serde(default)]
     pub ids: Vec<String>,
     /// Which, by filter.
+    #[serde(default)]
     pub filters: Filters,
     /// Everything, on purpose.
+    #[serde(default)]
     pub all: bool,
     /// Replay to this upstream instead of the event's own.
     pub to: Option<String>,
     /// Replay: microseconds between two deliveries.
     pub interval_us: Option<u64>,
     /// Replay: a fresh idempotency key.
+    #[serde(default)]
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
     /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
+    #[serde(default)]
     pub dry_run: bool,
     /// Only events before this sequence number: what a dry run has counted, nothing newer.
     pub before: Option<u64>,
@@ -434,6 +448,7 @@ pub struct Quarantined {
 
 /// Which requests of the quarantine: by id, or by what all of the filters take.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Pick {
     /// By id.
     pub ids: Vec<String>,
@@ -453,19 +468,24 @@ impl Pick {
 
 /// The question of `stagepost quarantine recheck`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Recheck {
     /// Which; nothing said means all, unless they are to be admitted.
+    #[serde(default)]
     pub pick: Pick,
     /// Append those that are taken to the log, and remove them from quarantine.
+    #[serde(default)]
     pub admit: bool,
 }
 
 /// The question of `stagepost quarantine delete`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Discard {
     /// Which.
     pub pick: Pick,
     /// Count, change nothing.
+    #[serde(default)]
     pub dry_run: bool,
 }
 

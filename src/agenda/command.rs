@@ -92,7 +92,8 @@ impl Agenda {
             | Action::ReleaseUpstream { .. }
             | Action::Rehearse { .. }
             | Action::EndRehearsal { .. }
-            | Action::Noted { .. } => 0,
+            | Action::Noted { .. }
+            | Action::Past { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

@@ -203,6 +203,7 @@ impl App {
             quarantine,
             probe,
             samples: Arc::new(Samples::default()),
+            sled: log.clone(),
             node,
         });
         let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];

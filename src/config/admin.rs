@@ -45,6 +45,14 @@ pub(super) fn read(
         .into_iter()
         .filter_map(|(name, token)| read_token(name, token, names))
         .collect();
+    for (index, token) in tokens.iter().enumerate() {
+        let is_same = |other: &&TokenSettings| other.secret.expose() == token.secret.expose();
+        if let Some(other) = tokens.iter().take(index).find(is_same) {
+            let message =
+                format!("is the secret of the token {}, too; each needs its own, since it says who asks", other.name);
+            section.cx.problem(&section.place, &format!("admin.token.{}.secret", token.name), message);
+        }
+    }
     if let Some(address) = address {
         section.print("address", &quoted(&address.to_string()));
         if address.port() != 0 && listen.iter().any(|listen| listen.address == address.to_string()) {
@@ -69,7 +77,11 @@ pub(super) fn read(
 
 fn read_token(name: &str, section: Section<'_>, names: &Names<'_>) -> Option<TokenSettings> {
     check_name(&section, "", name);
-    let role = section.choice("role", "", &[("view", TokenRole::View), ("operate", TokenRole::Operate)]);
+    if !section.has("role") {
+        section.problem("role", "is missing; write \"view\" or \"operate\"");
+    }
+    let roles = [("view", TokenRole::View), ("operate", TokenRole::Operate)];
+    let role = section.has("role").then(|| section.choice("role", "view", &roles)).flatten();
     if !section.has("secret") {
         section.problem("secret", "is missing; name one, such as \"file:/etc/stagepost/admin.token\"");
     }

@@ -9,7 +9,10 @@ use super::{
     reader::Section,
     settings::{Access, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
 };
-use crate::routing::{Limits, Privacy, QuarantinePolicy, Unmatched};
+use crate::{
+    expr::Mask,
+    routing::{Limits, Privacy, QuarantinePolicy, Unmatched},
+};
 
 /// The longest path of a Unix socket on Linux, in bytes.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -156,8 +159,11 @@ pub(super) fn privacy(section: Section<'_>) -> Privacy {
     let hide_headers: Vec<HeaderName> =
         words.iter().filter_map(|(word, _)| header_name(&section, "hide_headers", word)).collect();
     section.print_words("hide_headers", hide_headers.iter().map(HeaderName::as_str));
+    let words = section.words("hide").unwrap_or_default();
+    let hide: Vec<Mask> = words.iter().filter_map(|(word, _)| section.accept("hide", Mask::parse(word))).collect();
+    section.print_words("hide", hide.iter().map(ToString::to_string));
     section.finish();
-    Privacy { hide_headers }
+    Privacy { hide_headers, hide }
 }
 
 /// A header's name, in any case.

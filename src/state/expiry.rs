@@ -136,10 +136,17 @@ impl State {
                     until_ms: hold.until.map(Timestamp::as_millis),
                     reason: hold.reason.clone(),
                 };
-                let payload = entry::encode_json(&Command::new(hold.actor.clone(), action));
+                // It is the hold that counts, not that somebody gave it: that has its own record.
+                let command = Command { piece: 1, ..Command::new(hold.actor.clone(), action) };
+                let payload = entry::encode_json(&command);
                 Some(NewEntry { kind: Kind::Command, payload })
             })
             .collect();
+        let (records, is_more) = self.audit.carry(log, before);
+        expiry.upkeep.extend(records);
+        if is_more && expiry.next.is_none() {
+            expiry.next = Some(before);
+        }
         Ok(expiry)
     }
 
@@ -199,6 +206,7 @@ impl State {
     }
 
     fn forget_all_but_the_dead(&mut self, first: Seq) {
+        self.audit.forget(first);
         let sets = self.upstreams.iter_mut();
         let sets = sets.flat_map(|upstream| {
             upstream.newest.forget(first);

@@ -186,7 +186,7 @@ impl Checker {
                 self.deleted.extend(events);
             }
             // The simulation's operators rehearse nothing, and the log's side of it is nothing but a record.
-            Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } => {}
+            Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
         }
         Ok(())
     }

@@ -16,7 +16,12 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     admin::{
-        act::ActError, filter::FilterError, find::FindError, ports::QueryError, quarantine::QuarantineError,
+        act::ActError,
+        filter::FilterError,
+        find::FindError,
+        ports::QueryError,
+        privacy::BodyError,
+        quarantine::{KeptBodyError, QuarantineError},
         wire::Problem,
     },
     event::IdError,
@@ -134,6 +139,24 @@ impl From<QuarantineError> for Refusal {
         match error {
             QuarantineError::Io(_) | QuarantineError::Unrecorded(_) => Self::unavailable(error.to_string()),
             _ => Self::bad(error.to_string()),
+        }
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Read(error) => error.into(),
+            BodyError::Unknown(_) => Self::forbidden(error.to_string()),
+        }
+    }
+}
+
+impl From<KeptBodyError> for Refusal {
+    fn from(error: KeptBodyError) -> Self {
+        match error {
+            KeptBodyError::Kept(error) => error.into(),
+            KeptBodyError::Unknown(_) => Self::forbidden(error.to_string()),
         }
     }
 }

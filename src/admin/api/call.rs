@@ -17,6 +17,7 @@ use crate::{
         ports::Ports,
         wire::Filters,
     },
+    clock::Timestamp,
     event::EventId,
 };
 
@@ -68,6 +69,16 @@ impl Call {
     /// A number of the query. Its range was checked.
     pub(in crate::admin) fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
+    }
+
+    /// A time of the query.
+    pub(in crate::admin) fn time(&self, name: &str) -> Option<Timestamp> {
+        Timestamp::parse_rfc3339(self.text(name)?)
+    }
+
+    /// How many things may be on the page.
+    pub(in crate::admin) fn limit(&self) -> usize {
+        usize::try_from(self.number("limit").unwrap_or(super::PAGE)).unwrap_or(usize::MAX)
     }
 
     /// A flag of the query; false if it is not given.

@@ -5,21 +5,25 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
-use super::{Answer, Call, Content, REVEAL, Refusal, Route, bytes, channel, json, lines, of, send};
+use super::{
+    Answer, Call, Content, DEAD, DELIVERIES, FILTERS, PAGES, REVEAL, Refusal, Route, bytes, channel, json, lines, of,
+    send,
+};
 use crate::{
     admin::{
         access::Role,
+        deliveries::deliveries,
         explain::explain,
-        filter::Compiled,
+        filter::{Compiled, recorded},
         find::{Found, find},
         line::{listed, reply},
-        list::follow_once,
+        list::{Item, follow_once, page},
         ports::Ports,
         privacy,
         show::show,
-        wire::{Query, Reply, Show},
+        wire::{DeliveriesPage, EventsPage, Query, Reply, Show},
     },
-    event::Seq,
+    event::{DeliveryState, Seq},
 };
 
 /// How often a follower looks whether the log has grown.
@@ -28,7 +32,24 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Events that a follower sees before it waits, at most: they are collected.
 const COLLECTED_MAX: usize = 10_000;
 
+/// Notes on one page.
+const NOTES_MAX: usize = 100;
+
 pub(super) const ROUTES: &[Route] = &[
+    Route::get("/v1/events", "events", "Events, newest first, in pages.", events)
+        .query(&[FILTERS, PAGES])
+        .gives(Content::Json(of::<EventsPage>)),
+    Route::get(
+        "/v1/deliveries",
+        "deliveries",
+        "Deliveries that are dead, held or in review, oldest first.",
+        listed_by_state,
+    )
+    .query(&[DELIVERIES, PAGES])
+    .gives(Content::Json(of::<DeliveriesPage>)),
+    Route::get("/v1/dead", "dead", "Dead letters: deliveries that were given up, oldest first.", dead)
+        .query(&[DEAD, PAGES])
+        .gives(Content::Json(of::<DeliveriesPage>)),
     Route::post("/v1/log", "log", "Streams events, newest first; or follows what comes, oldest first.", log)
         .role(Role::View)
         .takes(of::<Query>)
@@ -42,6 +63,35 @@ pub(super) const ROUTES: &[Route] = &[
     Route::get("/v1/events/{id}/explain", "event_explain", "Why one event is where it is, in sentences.", explained)
         .gives(Content::Json(of::<Vec<String>>)),
 ];
+
+fn events(call: &Call) -> Result<Answer, Refusal> {
+    let wanted = Compiled::new(call.filters()?, &*call.ports)?;
+    let (log, limit, mut last) = (call.ports.log(), call.limit(), None);
+    let mut answer = EventsPage::default();
+    let stopped = page(&*call.ports, &wanted, call.cursor().unwrap_or(Seq::MAX), &mut |item| {
+        if let Item::Event(found) = &item {
+            last = Some(found.event.id.pos.seq);
+        }
+        match reply(&*log, item) {
+            Reply::Event(line) => answer.events.push(line),
+            Reply::Note(note) | Reply::Failed(note) if answer.notes.len() < NOTES_MAX => answer.notes.push(note),
+            Reply::Note(_) | Reply::Failed(_) => {}
+        }
+        if answer.events.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    let next = stopped.or(last.filter(|_| answer.events.len() >= limit));
+    answer.next = next.map(|next| format!("{next:x}"));
+    Ok(json(&answer))
+}
+
+fn dead(call: &Call) -> Result<Answer, Refusal> {
+    Ok(json(&deliveries(&*call.ports, DeliveryState::Dead, call.text("upstream"), call.cursor(), call.limit())?))
+}
+
+fn listed_by_state(call: &Call) -> Result<Answer, Refusal> {
+    let state = call.text("state").and_then(recorded).unwrap_or(DeliveryState::Dead);
+    Ok(json(&deliveries(&*call.ports, state, call.text("upstream"), call.cursor(), call.limit())?))
+}
 
 fn found(call: &Call) -> Result<Found, Refusal> {
     Ok(find(&*call.ports, call.id()?)?)
@@ -60,7 +110,7 @@ fn body(call: &Call) -> Result<Answer, Refusal> {
     if reveals {
         call.note("reveal", &found.event.id.to_string())?;
     }
-    Ok(bytes(privacy::body(&*call.ports.log(), &found.event, reveals)?))
+    Ok(bytes(privacy::body(&*call.ports, &found.event, reveals)?))
 }
 
 fn explained(call: &Call) -> Result<Answer, Refusal> {

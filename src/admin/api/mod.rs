@@ -13,6 +13,7 @@ mod events;
 mod instance;
 mod openapi;
 mod param;
+mod parts;
 mod quarantine;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use self::call::variables;
 pub(super) use self::{
     answer::{Answer, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
     call::Call,
-    param::{NUMBERS, Param, REVEAL, UPSTREAM},
+    param::{DEAD, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, Param, REVEAL, TRAIL, UPSTREAM},
 };
 use super::{
     access::{Caller, Role},
@@ -40,7 +41,7 @@ use std::sync::Arc;
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All routes, in groups. Of two that take the same path the first counts.
-const GROUPS: &[&[Route]] = &[instance::ROUTES, events::ROUTES, commands::ROUTES, quarantine::ROUTES];
+const GROUPS: &[&[Route]] = &[instance::ROUTES, events::ROUTES, commands::ROUTES, parts::ROUTES, quarantine::ROUTES];
 
 /// All routes.
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {

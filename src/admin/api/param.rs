@@ -111,3 +111,37 @@ pub(in crate::admin) const NUMBERS: &[Param] =
 
 /// One upstream.
 pub(in crate::admin) const UPSTREAM: &[Param] = &[optional("upstream", Kind::Text, "Of this upstream only.")];
+
+/// Which deliveries.
+pub(in crate::admin) const DELIVERIES: &[Param] = &[
+    Param {
+        name: "state",
+        kind: Kind::OneOf(&["dead", "held", "review"]),
+        about: "The state; of others no list is kept: ask for events.",
+        required: true,
+    },
+    optional("upstream", Kind::Text, "Of this upstream only."),
+];
+
+/// Which dead letters.
+pub(in crate::admin) const DEAD: &[Param] = UPSTREAM;
+
+/// Which requests in quarantine.
+pub(in crate::admin) const KEPT: &[Param] = &[
+    optional("source", Kind::Text, "The source that refused it."),
+    optional("tenant", Kind::Text, "Whose request it is."),
+    optional("status", Kind::Text, "The answer's status: `401`, `4xx`."),
+    optional("reason", Kind::Text, "Why it was refused."),
+    optional("since", Kind::Time, "Received then or later."),
+    optional("until", Kind::Time, "Received before."),
+    optional("grep", Kind::Text, "A text in headers, path, query or decoded body."),
+    optional("where", Kind::Text, "A jq expression that is true."),
+];
+
+/// Which deeds.
+pub(in crate::admin) const TRAIL: &[Param] = &[
+    optional("since", Kind::Time, "Done then or later."),
+    optional("until", Kind::Time, "Done before."),
+    optional("actor", Kind::Text, "By whom: a part of the name."),
+    optional("action", Kind::Text, "What was done, in a word: `replay`, `reveal`, `login_failed`."),
+];

@@ -1,13 +1,28 @@
 //! Owns the routes about refused requests that are kept.
 
-use super::{Answer, Call, Content, REVEAL, Refusal, Route, bytes, json, of, send, streamed};
-use crate::admin::{
-    access::Role,
-    quarantine::{Selected, Wanted, delete, kept_listed, quarantined_body, quarantined_show, recheck, recorded},
-    wire::{Acted, Discard, QuarantineReply, Query, Recheck, Show},
+use std::ops::ControlFlow;
+
+use super::{Answer, Call, Content, KEPT, PAGES, REVEAL, Refusal, Route, bytes, json, of, send, streamed};
+
+use crate::{
+    admin::{
+        access::Role,
+        quarantine::{
+            Selected, Wanted, delete, kept_listed, kept_listed_before, quarantined_body, quarantined_show, recheck,
+            recorded,
+        },
+        wire::{Acted, Discard, QuarantinePage, QuarantineReply, Query, Recheck, Show},
+    },
+    event::EventId,
 };
 
+/// Notes on one page.
+const NOTES_MAX: usize = 100;
+
 pub(super) const ROUTES: &[Route] = &[
+    Route::get("/v1/quarantine", "quarantine", "Refused requests that are kept, newest first, in pages.", in_pages)
+        .query(&[KEPT, PAGES])
+        .gives(Content::Json(of::<QuarantinePage>)),
     Route::post("/v1/quarantine/list", "quarantine_list", "Streams what is in quarantine, newest first.", listed)
         .role(Role::View)
         .takes(of::<Query>)
@@ -25,6 +40,24 @@ pub(super) const ROUTES: &[Route] = &[
         .query(&[REVEAL])
         .gives(Content::Bytes),
 ];
+
+fn in_pages(call: &Call) -> Result<Answer, Refusal> {
+    let wanted = Wanted::new(call.filters()?, &*call.ports)?;
+    let (limit, before) = (call.limit(), call.cursor().unwrap_or(u64::MAX));
+    let mut page = QuarantinePage::default();
+    kept_listed_before(&*call.ports, &wanted, before, limit, &mut |reply| {
+        match reply {
+            QuarantineReply::Kept(kept) => page.requests.push(kept),
+            QuarantineReply::Note(note) if page.notes.len() < NOTES_MAX => page.notes.push(note),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    let last = page.requests.last().filter(|_| page.requests.len() >= limit);
+    let last = last.and_then(|last| last.id.parse::<EventId>().ok());
+    page.next = last.map(|last| format!("{:x}", last.pos.seq));
+    Ok(json(&page))
+}
 
 fn listed(call: &Call) -> Result<Answer, Refusal> {
     let query: Query = call.json()?;

@@ -106,6 +106,7 @@ pub struct UpstreamTarget {
 
 /// What `stagepost rehearse` asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Rehearse {
     /// Which upstream.
     pub upstream: String,

@@ -137,6 +137,74 @@ pub enum Action {
         /// How many there were.
         count: u64,
     },
+    /// What a command was, without its effect: its own entry went with its segment.
+    Past {
+        /// Its own sequence number.
+        seq: Seq,
+        /// When it was given, milliseconds since the epoch.
+        at_ms: u64,
+        /// What it was, in a word.
+        was: Box<str>,
+        /// To what, as far as it says that in words.
+        targets: Vec<Box<str>>,
+        /// How many deliveries or events it was about.
+        count: u64,
+    },
+}
+
+impl Action {
+    /// What it is, in a word.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        match self {
+            Self::HoldUpstream { .. } => "hold_upstream",
+            Self::ReleaseUpstream { .. } => "release_upstream",
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Replay { .. } => "replay",
+            Self::LetGo { .. } => "let_go",
+            Self::Resolve { .. } => "resolve",
+            Self::Delete { .. } => "delete",
+            Self::Rehearse { .. } => "rehearse",
+            Self::EndRehearsal { .. } => "end_rehearsal",
+            Self::Noted { what, .. } => what,
+            Self::Past { was, .. } => was,
+        }
+    }
+}
+
+impl Command {
+    /// What it was done to, as far as it says that in words: upstreams, ids, names.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Box<str>> {
+        match &self.action {
+            Action::HoldUpstream { upstream, .. }
+            | Action::ReleaseUpstream { upstream }
+            | Action::Rehearse { upstream, .. }
+            | Action::EndRehearsal { upstream } => vec![upstream.clone()],
+            Action::Noted { targets, .. } | Action::Past { targets, .. } => targets.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many deliveries, events or things it is about, with all of its pieces.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.action {
+            _ if self.total > 0 => self.total,
+            Action::Hold { targets, .. }
+            | Action::Release { targets }
+            | Action::Replay { targets, .. }
+            | Action::LetGo { targets }
+            | Action::Resolve { targets, .. } => targets.len() as u64,
+            Action::Delete { events } => events.len() as u64,
+            Action::Noted { count, .. } | Action::Past { count, .. } => *count,
+            Action::HoldUpstream { .. }
+            | Action::ReleaseUpstream { .. }
+            | Action::Rehearse { .. }
+            | Action::EndRehearsal { .. } => 1,
+        }
+    }
 }
 
 /// How attempts fail in a rehearsal.
