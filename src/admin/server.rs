@@ -153,7 +153,11 @@ enum Who {
 
 async fn respond(ports: Arc<dyn Ports>, who: Who, request: Request<Incoming>) -> Answer {
     let lookup = api::find(request.method(), request.uri().path());
-    let is_open = matches!(&lookup, Lookup::Route(route, _) if route.role == Role::Nobody);
+    let is_open = match &lookup {
+        Lookup::Route(route, _) => route.role == Role::Nobody,
+        Lookup::Methods(_, role) => *role == Role::Nobody,
+        Lookup::Nothing => false,
+    };
     let caller = match who {
         Who::Known(caller) => caller,
         // What is open needs no token, and a wrong one does no harm there.

@@ -243,3 +243,43 @@ fn the_address_speaks_tls_if_it_has_a_certificate_and_takes_a_renewed_one() {
     let plain = exchange(TcpStream::connect(("127.0.0.1", port)).unwrap(), &request);
     assert!(plain.is_err(), "{plain:?}");
 }
+
+/// The words of a line of shell; quotes are undone.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut letters) = (vec![String::new()], line.chars());
+    while let Some(letter) = letters.next() {
+        match letter {
+            ' ' => words.push(String::new()),
+            quote @ ('"' | '\'') => {
+                words.last_mut().unwrap().extend(letters.by_ref().take_while(|letter| *letter != quote));
+            }
+            other => words.last_mut().unwrap().push(other),
+        }
+    }
+    words
+}
+
+#[test]
+fn the_examples_of_the_documentation_with_curl_are_answered() {
+    let upstream = Upstream::start();
+    let api = Api::start("", &all_to(&upstream));
+    let text = include_str!("../../docs/api.md");
+    let mut asked = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("$ curl ")) {
+        let words = words(&line.replace("$STAGEPOST_ADMIN_TOKEN", OPS));
+        let after = |name: &str| words.iter().position(|word| word == name).map(|at| words[at + 1].clone());
+        let url = words.iter().find(|word| word.starts_with("http://")).unwrap();
+        let path = url.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap();
+        let mut request = after("-d").map_or_else(|| Request::get(&path), |body| Request::post(&path, body));
+        if let Some((name, value)) = after("-H").as_deref().and_then(|header| header.split_once(": ")) {
+            request = request.header(name, value);
+        }
+        let answer = match after("--unix-socket") {
+            Some(_) => api.relay.ask_admin(&path),
+            None => exchange(TcpStream::connect(("127.0.0.1", api.port)).unwrap(), &request).unwrap(),
+        };
+        assert_eq!(answer.status, 200, "{line}: {}", answer.text());
+        asked += 1;
+    }
+    assert!(asked >= 6, "only {asked} examples were found");
+}

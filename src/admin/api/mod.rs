@@ -170,24 +170,25 @@ impl Route {
 /// What there is for a method and a path.
 pub(super) enum Lookup {
     Route(&'static Route, Vec<String>),
-    /// The path takes these methods.
-    Methods(String),
+    /// The path takes these methods, the least of them for this role.
+    Methods(String, Role),
     Nothing,
 }
 
 /// Looks a route up.
 pub(super) fn find(method: &Method, path: &str) -> Lookup {
-    let mut allowed: Vec<&'static str> = Vec::new();
+    let (mut allowed, mut role): (Vec<&'static str>, Role) = (Vec::new(), Role::Operate);
     for route in routes() {
         let Some(variables) = variables(route.path, path) else { continue };
         if route.way.takes(method) {
             return Lookup::Route(route, variables);
         }
+        role = role.min(route.role);
         if !allowed.contains(&route.way.allow()) {
             allowed.push(route.way.allow());
         }
     }
-    if allowed.is_empty() { Lookup::Nothing } else { Lookup::Methods(allowed.join(", ")) }
+    if allowed.is_empty() { Lookup::Nothing } else { Lookup::Methods(allowed.join(", "), role) }
 }
 
 /// Whether a caller may use a route.
@@ -205,7 +206,8 @@ pub(super) enum Verdict {
 pub(super) fn allowed(caller: &Caller, lookup: &Lookup) -> Verdict {
     let (role, reach) = match lookup {
         Lookup::Route(route, _) => (route.role, route.reach),
-        Lookup::Methods(_) | Lookup::Nothing => (Role::View, Reach::Parts),
+        Lookup::Methods(_, role) => ((*role).min(Role::View), Reach::Parts),
+        Lookup::Nothing => (Role::View, Reach::Parts),
     };
     match caller.role {
         Role::Nobody if role > Role::Nobody => Verdict::Unknown,
@@ -225,7 +227,7 @@ pub(super) async fn answer(
     let (route, variables) = match lookup {
         Lookup::Route(route, variables) => (route, variables),
         Lookup::Nothing => return Refusal::new(StatusCode::NOT_FOUND, "there is nothing here").answer(),
-        Lookup::Methods(allow) => {
+        Lookup::Methods(allow, _) => {
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("use {allow}"));
             let allow = HeaderValue::from_str(&allow).unwrap_or(HeaderValue::from_static("GET"));
             return refusal.with_header(header::ALLOW, allow).answer();

@@ -386,7 +386,7 @@ fn doubtful_things_are_warned_about() {
         [
             "stagepost.toml: route: routes a and r change the same events differently for upstream u: such deliveries die; \
              join the routes or add conditions",
-            "stagepost.toml:4: admin.address: is not a loopback address: whoever reaches it reads what it serves",
+            "stagepost.toml:4: admin.address: is not a loopback address: whoever reaches it reads the metrics",
             "stagepost.toml:5: source.a.verify: no check at all: whoever reaches 0.0.0.0:1 can post here",
             "stagepost.toml:8: source.b: no route takes its events: they are stored and go nowhere; add to = [\"…\"]",
             "stagepost.toml:8: source.b.verify: no check at all: whoever reaches 0.0.0.0:1 can post here",
