@@ -3,18 +3,22 @@
 //! Promises that the last target which works is taken out only if that is said on purpose.
 
 use super::{
+    access::Caller,
     act::ActError,
     ports::Ports,
     wire::{Drain, Draining, UpstreamTarget},
 };
-use crate::log::entry::{Action, Command};
+use crate::log::entry::Action;
 
-/// Takes a target out, or in again. `actor` is recorded with it.
+/// Takes a target out, or in again. `caller` is recorded with it.
 ///
 /// # Errors
 /// [`ActError::Usage`], [`ActError::Refused`].
-pub fn drain(ports: &dyn Ports, asked: &Drain, actor: &str) -> Result<Draining, ActError> {
+pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draining, ActError> {
     let usage = |text: String| Err(ActError::Usage(text));
+    if caller.scope.limits_sources() {
+        return Err(ActError::NotAllowed("a target is for all sources: this token is limited to some".to_owned()));
+    }
     let name = &asked.upstream;
     let Some(upstream) = ports.status().upstreams.into_iter().find(|found| found.name == *name) else {
         return usage(format!("no upstream is named {name:?}"));
@@ -45,7 +49,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, actor: &str) -> Result<Draining, 
             true => Action::UndrainTarget { upstream, target },
             false => Action::DrainTarget { upstream, target, reason: asked.reason.clone() },
         };
-        ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        ports.command(caller.command(action)).map_err(ActError::Refused)?;
     }
     Ok(Draining {
         upstream: name.clone(),
@@ -77,29 +81,30 @@ mod tests {
     }
 
     fn error(asked: &Drain) -> String {
-        drain(&Fake::default(), asked, "me").unwrap_err().to_string()
+        drain(&Fake::default(), asked, &Caller::local("me")).unwrap_err().to_string()
     }
 
     #[test]
     fn a_target_is_meant_by_its_url_or_by_host_and_port() {
         let fake = Fake::default();
         let url = "http://a:1/base";
-        assert_eq!(drain(&fake, &asked(url), "me").unwrap().target, url);
-        let done = drain(&fake, &Drain { reason: Some("kernel".into()), ..asked("a:1") }, "me").unwrap();
+        assert_eq!(drain(&fake, &asked(url), &Caller::local("me")).unwrap().target, url);
+        let done =
+            drain(&fake, &Drain { reason: Some("kernel".into()), ..asked("a:1") }, &Caller::local("me")).unwrap();
         assert_eq!((&*done.target, done.drained, done.changed, done.left), (url, true, true, 1));
         let expected =
             Action::DrainTarget { upstream: "crm".into(), target: url.into(), reason: Some("kernel".into()) };
-        assert_eq!(fake.commands()[1], Command { actor: "me".into(), action: expected });
+        assert_eq!(fake.commands()[1].action, expected);
         assert!(error(&asked("a")).contains("http://b:1, http://c:1"), "{}", error(&asked("a")));
     }
 
     #[test]
     fn what_is_done_already_is_no_command() {
         let fake = Fake::default();
-        assert!(!drain(&fake, &asked("c:1"), "me").unwrap().changed);
-        assert!(!drain(&fake, &Drain { undo: true, ..asked("b:1") }, "me").unwrap().changed);
+        assert!(!drain(&fake, &asked("c:1"), &Caller::local("me")).unwrap().changed);
+        assert!(!drain(&fake, &Drain { undo: true, ..asked("b:1") }, &Caller::local("me")).unwrap().changed);
         assert!(fake.commands().is_empty());
-        let back = drain(&fake, &Drain { undo: true, ..asked("c:1") }, "me").unwrap();
+        let back = drain(&fake, &Drain { undo: true, ..asked("c:1") }, &Caller::local("me")).unwrap();
         assert!(back.changed && !back.drained && fake.commands().len() == 1);
     }
 
@@ -107,7 +112,7 @@ mod tests {
     fn the_last_that_works_stays_unless_it_is_forced_and_an_upstream_with_one_url_is_held() {
         assert!(error(&asked("b:1")).contains("--force"), "{}", error(&asked("b:1")));
         assert!(error(&asked("b:1")).contains("http://a:1/base is unhealthy"));
-        assert!(drain(&Fake::default(), &Drain { force: true, ..asked("b:1") }, "me").unwrap().changed);
+        assert!(drain(&Fake::default(), &Drain { force: true, ..asked("b:1") }, &Caller::local("me")).unwrap().changed);
         assert!(error(&Drain { upstream: "billing".into(), ..asked("a:1") }).contains("hold --upstream billing"));
         assert!(error(&Drain { upstream: "nobody".into(), ..asked("a:1") }).contains("no upstream"));
     }

@@ -1,13 +1,17 @@
 //! Owns the ports: what the admin side asks of the rest of the process, implemented by `app`.
 //!
-//! Promises that nothing here is called on an async thread: every call may read the disk or wait for the committer.
+//! Promises that nothing here is called on an async thread, unless it says that it never blocks: every other call may
+//! read the disk or wait for the committer.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::wire;
+use super::{
+    access::{Scope, Tokens, WHOLE},
+    wire,
+};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, EventId, Seq, Status},
@@ -16,6 +20,7 @@ use crate::{
         entry::{Command, Fault, Target},
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    telemetry::Metrics,
 };
 
 /// The most events in one question for their states.
@@ -51,6 +56,8 @@ pub struct EventView {
     pub deliveries: Vec<DeliveryView>,
     /// An operator deleted it: it is to be treated as if it were not there.
     pub deleted: bool,
+    /// Routing has decided, as far as the state knows.
+    pub planned: bool,
     /// Resends so far.
     pub duplicates: u64,
 }
@@ -92,6 +99,16 @@ pub trait Reads: Send + Sync {
     /// Wall time.
     fn now(&self) -> Timestamp;
 
+    /// What is shown and touched at all: of the log, only events of its sources.
+    fn scope(&self) -> &Scope {
+        &WHOLE
+    }
+
+    /// Whether filters may look at what is hidden when it is shown.
+    fn sees_hidden(&self) -> bool {
+        true
+    }
+
     /// The states of events; as many as were asked for, in that order. Never asked for more than [`VIEWS_MAX`]. A
     /// planned delivery without a record is delivered at the first attempt unless it still waits.
     ///
@@ -118,6 +135,12 @@ pub trait Reads: Send + Sync {
     /// As for [`Reads::views`].
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String>;
 
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
+
     /// Compiles an expression to a filter.
     ///
     /// # Errors
@@ -133,8 +156,21 @@ pub trait Reads: Send + Sync {
     /// Header names, lower case, that are hidden besides the built-in list.
     fn hidden_headers(&self) -> Vec<HeaderName>;
 
+    /// A body without what the configuration hides in bodies.
+    ///
+    /// # Errors
+    /// It can't be decoded, in words: what is in it is not known.
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String>;
+
     /// The refused requests that are kept.
     fn quarantine(&self) -> Arc<Quarantine>;
+
+    /// Where commands of operators stand in the log, newest first, those before `before`, at most `limit`: own number
+    /// and place.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
 
     /// The hash of the configuration of a generation.
     fn config_hash(&self, generation: u64) -> Option<String>;
@@ -142,6 +178,15 @@ pub trait Reads: Send + Sync {
 
 /// What only a running instance can do.
 pub trait Ports: Reads + 'static {
+    /// The tokens that are valid now. Never blocks.
+    fn tokens(&self) -> Arc<Tokens>;
+
+    /// Where requests are counted. Never blocks.
+    fn metered(&self) -> Arc<Metrics>;
+
+    /// Steady time. Never blocks.
+    fn steady(&self) -> Timestamp;
+
     /// The figures of `stagepost status`.
     fn status(&self) -> wire::Status;
 
@@ -176,6 +221,18 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String>;
+
+    /// The configured sources.
+    fn sources(&self) -> Vec<wire::Source>;
+
+    /// The configured routes.
+    fn routes(&self) -> Vec<wire::Route>;
+
+    /// The stored segments, oldest first.
+    fn segments(&self) -> Vec<wire::Segment>;
+
+    /// The active configuration.
+    fn configuration(&self) -> wire::Configuration;
 
     /// The names of the configured upstreams.
     fn upstreams(&self) -> Vec<Box<str>>;

@@ -93,7 +93,9 @@ impl Agenda {
             | Action::DrainTarget { .. }
             | Action::UndrainTarget { .. }
             | Action::Rehearse { .. }
-            | Action::EndRehearsal { .. } => 0,
+            | Action::EndRehearsal { .. }
+            | Action::Noted { .. }
+            | Action::Past { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

@@ -555,7 +555,7 @@ impl Core {
 
     /// A command by the relay itself.
     pub(super) fn relay(&mut self, action: Action) {
-        let payload = entry::encode_command(&Command { actor: "relay".into(), action }, self.now);
+        let payload = entry::encode_command(&Command::new("relay", action), self.now);
         self.out.append.push(NewEntry { kind: Kind::Command, payload });
     }
 

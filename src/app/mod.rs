@@ -5,6 +5,7 @@
 
 mod janitor;
 mod links;
+mod parts;
 mod ports;
 mod probe;
 mod reads;

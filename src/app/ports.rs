@@ -8,15 +8,16 @@ use std::{
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::{probe::Probe, reads, reload::Running, status::Samples};
+use super::{parts, probe::Probe, reads, reload::Running, status::Samples};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, wire},
     agenda::{
         Blocked,
         core::key_text,
         plan::{NoAnswer, Routes, Verdict},
     },
     clock::Timestamp,
+    config,
     delivery::TargetView,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
@@ -25,9 +26,11 @@ use crate::{
         Log,
         entry::{Command, Fault, Target},
         read_event,
+        sled::SledLog,
     },
     quarantine::{Judgement, Purpose, Quarantine},
     state::Drained,
+    telemetry::Metrics,
 };
 
 /// Events in one question to the agenda.
@@ -46,6 +49,8 @@ pub(super) struct Instance {
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) probe: Arc<Probe>,
     pub(super) samples: Arc<Samples>,
+    /// The log, as its engine knows it.
+    pub(super) sled: Arc<SledLog>,
     pub(super) node: Arc<str>,
 }
 
@@ -86,6 +91,10 @@ impl Reads for Instance {
         Ok(view.map(|view| view.stored_at).filter(|at| *at != event))
     }
 
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.running.agenda.carried(before, limit).map_err(|error| error.to_string())
+    }
+
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         reads::filter(expression, self.evaluator.clone())
     }
@@ -105,8 +114,20 @@ impl Reads for Instance {
         current.config.privacy.hide_headers.clone()
     }
 
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
+        let hide = {
+            let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.config.privacy.hide.clone()
+        };
+        reads::masked(&hide, event, body)
+    }
+
     fn quarantine(&self) -> Arc<Quarantine> {
         self.quarantine.clone()
+    }
+
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.running.agenda.audited(before, limit).map_err(|error| error.to_string())
     }
 
     fn config_hash(&self, generation: u64) -> Option<String> {
@@ -116,6 +137,18 @@ impl Reads for Instance {
 }
 
 impl Ports for Instance {
+    fn tokens(&self) -> Arc<Tokens> {
+        self.running.tokens.load_full()
+    }
+
+    fn metered(&self) -> Arc<Metrics> {
+        self.running.metrics.clone()
+    }
+
+    fn steady(&self) -> Timestamp {
+        self.running.clock.steady()
+    }
+
     fn status(&self) -> wire::Status {
         let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
         let stats = self.running.log.stats();
@@ -180,6 +213,24 @@ impl Ports for Instance {
         let blocked = self.running.agenda.blocked_keys(upstream).map_err(|error| error.to_string())?;
         let routes = Routes::new(self.running.live.snapshot());
         Ok(blocked.into_iter().filter_map(|blocked| self.blocked_key(blocked, &routes)).collect())
+    }
+
+    fn sources(&self) -> Vec<wire::Source> {
+        parts::sources(&self.running.live.snapshot(), &self.running.metrics)
+    }
+
+    fn routes(&self) -> Vec<wire::Route> {
+        parts::routes(&self.running.live.snapshot())
+    }
+
+    fn segments(&self) -> Vec<wire::Segment> {
+        self.sled.segments().into_iter().map(parts::segment).collect()
+    }
+
+    fn configuration(&self) -> wire::Configuration {
+        let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (hash, text) = (current.config.hash.clone(), config::effective(&current.config).to_owned());
+        wire::Configuration { hash, loaded_at: current.loaded_at, text }
     }
 
     fn upstreams(&self) -> Vec<Box<str>> {

@@ -5,12 +5,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
+
 use super::watch::{Changed, Watched};
 use crate::{
-    admin::wire::{ReloadRefused, Reloaded},
+    admin::{
+        LoginLimit, Role, Scope, Token, Tokens,
+        wire::{ReloadRefused, Reloaded},
+    },
     agenda::Agenda,
     clock::{Clock, Timestamp},
-    config::{self, Config, Loaded, Problems},
+    config::{self, AdminSettings, Config, Loaded, Problems, TokenRole},
     delivery::Engine,
     keys::Keys,
     log::{
@@ -61,6 +66,22 @@ pub(super) struct Running {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) current: Mutex<Current>,
+    /// Who may do what at the operators' address.
+    pub(super) tokens: ArcSwap<Tokens>,
+}
+
+/// The tokens of a configuration.
+pub(super) fn tokens(settings: &AdminSettings) -> Tokens {
+    let (count, per) = settings.failed_logins;
+    let tokens = settings.tokens.iter().map(|token| {
+        let role = match token.role {
+            TokenRole::View => Role::View,
+            TokenRole::Operate => Role::Operate,
+        };
+        let scope = Scope::new(token.sources.clone(), token.upstreams.clone());
+        Token::new(&token.name, role, scope, token.secret.expose())
+    });
+    Tokens::new(tokens.collect(), LoginLimit { count, per })
 }
 
 /// What is running now.
@@ -122,6 +143,7 @@ impl Running {
         self.activated(&table);
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());
+        self.tokens.store(Arc::new(tokens(&config.admin)));
         self.live.swap(table);
         self.engine.configure();
         self.agenda.configured();

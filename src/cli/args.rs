@@ -138,6 +138,14 @@ is given up for that.")]
   stagepost quarantine recheck --source stripe --since 2h --admit
   stagepost quarantine delete --until 7d --yes")]
     Quarantine(Box<QuarantineArgs>),
+    /// What operators did: who, from where, what, why
+    #[command(after_help = "Examples:
+  stagepost audit
+  stagepost audit --since 1d --actor alice
+  stagepost audit --action reveal --json
+
+Newest first. The newest 10,000 are kept, whatever becomes of the events that they were about.")]
+    Audit(AuditArgs),
     /// Check the stored log; report damage by id
     #[command(after_help = "Examples:
   stagepost verify --data /var/lib/stagepost
@@ -369,6 +377,30 @@ pub(super) struct RefusedArgs {
     pub(super) follow: bool,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Done then or later
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Done before
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// By whom: a part of the name
+    #[arg(long, value_name = "TEXT")]
+    pub(super) actor: Option<String>,
+    /// What was done, in a word
+    #[arg(long, value_name = "WORD")]
+    pub(super) action: Option<String>,
+    /// How many
+    #[arg(short = 'n', value_name = "N", default_value_t = 50)]
+    pub(super) count: u64,
+    /// One JSON object a line
+    #[arg(long)]
     pub(super) json: bool,
 }
 
@@ -630,12 +662,6 @@ pub(super) struct FilterArgs {
 impl FilterArgs {
     /// The filters with their times resolved.
     pub(super) fn resolve(&self, now: Timestamp) -> Result<Filters, Failure> {
-        let time = |name: &str, text: &Option<String>| match text {
-            None => Ok(None),
-            Some(text) => units::time(text, now).map(Some).ok_or_else(|| {
-                Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))
-            }),
-        };
         Ok(Filters {
             source: self.source.clone(),
             upstream: self.upstream.clone(),
@@ -645,8 +671,8 @@ impl FilterArgs {
             state: self.state.clone(),
             status: self.status.clone(),
             reason: self.reason.clone(),
-            since: time("since", &self.since)?,
-            until: time("until", &self.until)?,
+            since: units::moment("since", self.since.as_deref(), now)?,
+            until: units::moment("until", self.until.as_deref(), now)?,
             grep: self.grep.clone(),
             expression: self.expression.clone(),
         })

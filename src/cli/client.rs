@@ -121,6 +121,18 @@ impl<'a> Client<'a> {
     }
 }
 
+/// A path with the parameters that are given.
+pub(super) fn query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let query = query.finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
 fn encoded(body: &impl Serialize) -> Result<Bytes, Failure> {
     serde_json::to_vec(body).map(Bytes::from).map_err(|error| Failure::new(Exit::Io, error.to_string()))
 }

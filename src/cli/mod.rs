@@ -6,6 +6,7 @@
 
 mod args;
 pub mod ask;
+mod audit;
 mod client;
 mod command;
 mod diagnose;
@@ -131,6 +132,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
+        Verb::Audit(args) => audit::audit(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),
         Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
         Verb::Send(args) => send::send(args, host, terminal),

@@ -12,7 +12,10 @@ use super::{
     TurnPolicy, Types, WaitPolicy,
     index::{self, Index},
 };
-use crate::{expr::Expr, verify::Verifier};
+use crate::{
+    expr::{Expr, Mask},
+    verify::Verifier,
+};
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
 pub struct Table {
@@ -387,6 +390,8 @@ pub struct Limits {
 pub struct Privacy {
     /// Header names, lower case, besides the built-in list.
     pub hide_headers: Vec<HeaderName>,
+    /// What is hidden in bodies.
+    pub hide: Vec<Mask>,
 }
 
 /// A source found for a request.

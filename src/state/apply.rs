@@ -235,6 +235,7 @@ impl State {
 
     fn command(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
         let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return Ok(None) };
+        self.audit.note(entry.pos.seq, &command);
         // Due times are steady time; the entry's own time steps with the wall clock.
         let at = entry::command_time(&entry.payload).unwrap_or(entry.time);
         match command.action {
@@ -283,8 +284,8 @@ impl State {
                 self.drain(&upstream, &target, Some(drained), note);
             }
             Action::UndrainTarget { upstream, target } => self.drain(&upstream, &target, None, note),
-            // The engine's, as long as the process lives.
-            Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
+            // The engine's, as long as the process lives; and what changes nothing.
+            Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
         }
         Ok(Some(()))
     }

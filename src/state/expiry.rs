@@ -127,6 +127,11 @@ impl State {
             expiry.carry.push(self.carry_order(log, *event)?);
         }
         expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before)).collect();
+        let (records, is_more) = self.audit.carry(log, before);
+        expiry.upkeep.extend(records);
+        if is_more && expiry.next.is_none() {
+            expiry.next = Some(before);
+        }
         Ok(expiry)
     }
 
@@ -186,6 +191,7 @@ impl State {
     }
 
     fn forget_all_but_the_dead(&mut self, first: Seq) {
+        self.audit.forget(first);
         let sets = self.upstreams.iter_mut();
         let sets = sets.flat_map(|upstream| {
             upstream.newest.forget(first);
@@ -233,13 +239,17 @@ fn upkeep(upstream: &Upstream, before: Seq) -> Vec<NewEntry> {
     let hold = upstream.hold.iter().filter(|hold| hold.seq < before).map(|hold| {
         let until_ms = hold.until.map(Timestamp::as_millis);
         let action = Action::HoldUpstream { upstream: name(), until_ms, reason: hold.reason.clone() };
-        Command { actor: hold.actor.clone(), action }
+        (hold.actor.clone(), action)
     });
     let drained = upstream.drained.iter().filter(|drained| drained.seq < before).map(|drained| {
         let (target, reason) = (drained.target.clone(), drained.reason.clone());
-        Command { actor: drained.actor.clone(), action: Action::DrainTarget { upstream: name(), target, reason } }
+        (drained.actor.clone(), Action::DrainTarget { upstream: name(), target, reason })
     });
-    let entry = |command: Command| NewEntry { kind: Kind::Command, payload: entry::encode_json(&command) };
+    // It is the state that counts, not that somebody asked for it: that has its own record.
+    let entry = |(actor, action): (String, Action)| {
+        let command = Command { piece: 1, ..Command::new(actor, action) };
+        NewEntry { kind: Kind::Command, payload: entry::encode_json(&command) }
+    };
     hold.chain(drained).map(entry).collect()
 }
 

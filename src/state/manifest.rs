@@ -34,6 +34,12 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         out.number(*seq);
         out.number(time.as_millis());
     }
+    let audited = state.audit.iter();
+    out.number(audited.len() as u64);
+    for (own, at) in audited {
+        out.number(own);
+        out.number(at);
+    }
     out.number(state.upstreams.len() as u64);
     for upstream in &state.upstreams {
         put_upstream(&mut out, upstream);
@@ -73,6 +79,10 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
     state.carried = take_set(&mut from)?;
     let samples = (0..from.count()?).map(|_| Some((from.number()?, from.time()?))).collect::<Option<_>>()?;
     state.timeline = Timeline::from_samples(samples)?;
+    for _ in 0..from.count()? {
+        let (own, at) = (from.number()?, from.number()?);
+        state.audit.put(own, at);
+    }
     for _ in 0..from.count()? {
         let upstream = take_upstream(&mut from)?;
         let id = state.intern(&upstream.name);
@@ -189,6 +199,8 @@ mod tests {
         state.unplanned.insert_range(10..20);
         state.deleted.insert(5);
         state.timeline.note(1, Timestamp::from_millis(9));
+        state.audit.put(3, 3);
+        state.audit.put(4, 4241);
         let id = state.intern("billing");
         let upstream = state.upstream_mut(id).unwrap();
         upstream.waiting.insert_range(1 << 33..(1 << 33) + 1000);

@@ -16,6 +16,7 @@
 //! Deliberately absent: what is due, who is in flight, routing. That is `agenda`.
 
 mod apply;
+mod audit;
 mod expiry;
 mod manifest;
 mod newest;
@@ -34,6 +35,7 @@ mod view;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub use apply::Note;
+pub use audit::{AUDITED_MAX, Audit};
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
 pub use newest::{NEWEST_MAX, Newest};
 pub use offline::{Offline, OfflineError, replay};
@@ -63,6 +65,7 @@ pub struct State {
     early: RoaringTreemap,
     deleted: RoaringTreemap,
     carried: RoaringTreemap,
+    audit: Audit,
     upstreams: Vec<Upstream>,
     ids: HashMap<Arc<str>, UpstreamId>,
     timeline: Timeline,
@@ -88,6 +91,7 @@ impl State {
             early: RoaringTreemap::new(),
             deleted: RoaringTreemap::new(),
             carried: RoaringTreemap::new(),
+            audit: Audit::default(),
             upstreams: Vec::new(),
             ids: HashMap::new(),
             timeline: Timeline::default(),
@@ -157,6 +161,16 @@ impl State {
             return Ok(event);
         }
         Ok(self.layers.get(Key::new(event, EVENT))?.and_then(|record| record.reason_at).unwrap_or(event))
+    }
+
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn carried_before(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, StateError> {
+        let older = before.checked_sub(1).map_or(0, |last| self.carried.rank(last));
+        let events = (0..older).rev().take(limit).filter_map(|index| self.carried.select(index));
+        events.map(|event| Ok((event, self.stored_at(event)?))).collect()
     }
 
     /// The record of a delivery; one that waits for its first attempt gets the record it would have.

@@ -194,7 +194,7 @@ fn a_replay_is_due_when_it_was_given_however_the_wall_clock_has_stepped() {
         Action::Replay { targets: vec![target(event, "a")], new_key: false, interval_us: None, created: false };
     let given = s(1);
     log.at(s(3_600));
-    let payload = entry::encode_command(&entry::Command { actor: "uid 0 (root)".into(), action }, given);
+    let payload = entry::encode_command(&entry::Command::new("uid 0 (root)", action), given);
     let stored = log.put(Kind::Command, payload);
     assert!(log.read(stored).unwrap().time > given, "the log's time is that of the wall");
     assert_eq!(status(&rebuilt(&log), event, "a"), Some(Status::Pending { due: given }));

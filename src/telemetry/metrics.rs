@@ -206,6 +206,40 @@ pub struct Metrics {
     pub quarantine_bytes: Gauge,
     /// Refused requests that are not in quarantine (any more), by index of [`QuarantineDrop`].
     pub quarantine_drops: [Counter; QuarantineDrop::ALL.len()],
+    /// Requests to the admin address that were refused, by index of [`AdminRefusal`].
+    pub admin_refusals: [Counter; AdminRefusal::ALL.len()],
+}
+
+/// Why a request to the admin address was refused before it was looked at; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdminRefusal {
+    /// It shows no token.
+    NoToken,
+    /// Its token is not one.
+    WrongToken,
+    /// Too many wrong ones came from there.
+    TooManyFailures,
+    /// Its token's role is too small.
+    Role,
+    /// Its token is limited to sources or upstreams.
+    Scope,
+}
+
+impl AdminRefusal {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 5] = [Self::NoToken, Self::WrongToken, Self::TooManyFailures, Self::Role, Self::Scope];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::WrongToken => "wrong_token",
+            Self::TooManyFailures => "too_many_failures",
+            Self::Role => "role",
+            Self::Scope => "scope",
+        }
+    }
 }
 
 /// Why a refused request is not in quarantine (any more); a metric label.
@@ -473,6 +507,19 @@ impl UpstreamMetrics {
 }
 
 impl Metrics {
+    /// The counter of requests to the admin address that were refused for this reason.
+    #[must_use]
+    pub const fn admin_refused(&self, why: AdminRefusal) -> &Counter {
+        let [no_token, wrong_token, too_many_failures, role, scope] = &self.admin_refusals;
+        match why {
+            AdminRefusal::NoToken => no_token,
+            AdminRefusal::WrongToken => wrong_token,
+            AdminRefusal::TooManyFailures => too_many_failures,
+            AdminRefusal::Role => role,
+            AdminRefusal::Scope => scope,
+        }
+    }
+
     /// The counter of requests that are not in quarantine for this reason.
     #[must_use]
     pub const fn quarantine_drop(&self, why: QuarantineDrop) -> &Counter {

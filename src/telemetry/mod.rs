@@ -10,6 +10,6 @@ mod render;
 pub mod systemd;
 
 pub use metrics::{
-    ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
-    QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency,
+    Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics,
-    TargetMetrics, UpstreamMetrics,
+    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale,
+    SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -98,6 +98,15 @@ impl Metrics {
             "Expressions stopped at a limit.",
             self.expressions_killed.get(),
         );
+        let name = "stagepost_admin_refused_total";
+        out.family(
+            name,
+            "counter",
+            "Requests to the admin address that were refused for want of a token, or of its rights.",
+        );
+        for why in AdminRefusal::ALL {
+            out.sample(name, &[("reason", why.as_str())], self.admin_refused(why).get());
+        }
         out.single(
             "stagepost_last_reload_success",
             "gauge",

@@ -15,6 +15,8 @@ mod harness;
 
 mod admin;
 mod answers;
+mod api;
+mod api_schema;
 mod bad_input;
 mod batches;
 mod cloudevents;

@@ -1,12 +1,13 @@
 //! Owns the forms of `stagepost status`: upstreams, their targets, the store.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
 use crate::clock::Timestamp;
 
 /// `status --json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Status {
     pub version: String,
@@ -22,7 +23,7 @@ pub struct Status {
 }
 
 /// What is missing of a source's events, by the numbers that its sender gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gaps {
     /// The source.
     pub source: String,
@@ -35,7 +36,7 @@ pub struct Gaps {
 }
 
 /// The active configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct ConfigInfo {
     pub hash: String,
@@ -43,7 +44,7 @@ pub struct ConfigInfo {
 }
 
 /// An upstream's figures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Upstream {
     pub name: String,
@@ -91,7 +92,7 @@ pub struct Upstream {
 }
 
 /// One of several targets of an upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamTarget {
     /// As configured.
     pub url: String,
@@ -113,7 +114,7 @@ pub struct UpstreamTarget {
 }
 
 /// What `stagepost drain` and `undrain` ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drain {
     /// Which upstream.
     pub upstream: String,
@@ -131,7 +132,7 @@ pub struct Drain {
 }
 
 /// What became of [`Drain`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Draining {
     /// Which upstream.
     pub upstream: String,
@@ -148,7 +149,8 @@ pub struct Draining {
 }
 
 /// What `stagepost rehearse` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Rehearse {
     /// Which upstream.
     pub upstream: String,
@@ -159,7 +161,7 @@ pub struct Rehearse {
 }
 
 /// What became of [`Rehearse`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rehearsed {
     /// Which upstream.
     pub upstream: String,
@@ -170,7 +172,7 @@ pub struct Rehearsed {
 }
 
 /// The log's figures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Store {
     pub bytes: u64,
@@ -183,7 +185,7 @@ pub struct Store {
 }
 
 /// What was refused after reading and kept apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Quarantine {
     pub count: u64,
