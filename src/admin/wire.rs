@@ -2,6 +2,7 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod plan;
 mod status;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use self::plan::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary};
 pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;

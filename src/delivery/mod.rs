@@ -22,6 +22,7 @@ mod headers;
 mod lane;
 mod pace;
 mod policy;
+pub mod preview;
 mod proxy;
 mod ratelimit;
 mod rehearse;
