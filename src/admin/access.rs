@@ -109,6 +109,12 @@ impl Caller {
         Self { name: name.into(), origin: "socket".into(), role: Role::Operate, scope: Arc::default() }
     }
 
+    /// Whether it is somebody on the operators' socket.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        &*self.origin == "socket"
+    }
+
     /// Somebody who has shown nothing.
     #[must_use]
     pub fn nobody(origin: impl Into<Arc<str>>) -> Self {

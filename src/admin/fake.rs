@@ -439,6 +439,9 @@ impl Ports for Fake {
     fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
         Ok(vec!["today".into()])
     }
+    fn trial(&self, _: Option<&std::path::Path>) -> Result<Box<dyn super::ports::Trial>, Vec<String>> {
+        Err(vec!["stagepost.toml:3: source.stripe: no path".into()])
+    }
     fn metrics(&self) -> String {
         self.metrics.render()
     }

@@ -17,6 +17,7 @@ mod find;
 mod line;
 mod list;
 mod logins;
+mod plan;
 mod ports;
 mod privacy;
 mod quarantine;
@@ -40,7 +41,9 @@ pub use find::{FindError, Found, find};
 pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use logins::LoginLimit;
-pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
+pub use ports::{
+    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, Trial, VIEWS_MAX,
+};
 pub use privacy::{BodyError, Hidden, body};
 #[cfg(test)]
 pub(crate) use quarantine::tests as quarantine_tests;

@@ -3,7 +3,7 @@
 //! Promises that nothing here is called on an async thread, unless it says that it never blocks: every other call may
 //! read the disk or wait for the committer.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -176,6 +176,30 @@ pub trait Reads: Send + Sync {
     fn config_hash(&self, generation: u64) -> Option<String>;
 }
 
+/// A configuration that is tried.
+pub trait Trial: Send {
+    /// Its hash.
+    fn hash(&self) -> &str;
+
+    /// What it is warned about.
+    fn warnings(&self) -> &[String];
+
+    /// How a stored request would fare under it in another way than it does under the active one.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn compare(&self, event: &Event, body: &Bytes) -> Result<Compared, String>;
+}
+
+/// How a request would fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// What would be different.
+    pub differences: Vec<wire::Difference>,
+    /// It can't be verified again.
+    pub unverified: bool,
+}
+
 /// What only a running instance can do.
 pub trait Ports: Reads + 'static {
     /// The tokens that are valid now. Never blocks.
@@ -242,6 +266,13 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
+
+    /// A configuration, to be tried against stored requests; the one of this file, or the one that a reload would read.
+    /// Nothing becomes active.
+    ///
+    /// # Errors
+    /// The problems of the configuration.
+    fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>>;
 
     /// The metrics in the Prometheus text format.
     fn metrics(&self) -> String;

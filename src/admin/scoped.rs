@@ -4,14 +4,14 @@
 //! upstream that the scope leaves out, so that no question has to remember that. What concerns the whole instance is
 //! refused before it comes here (`api::Reach`).
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     access::{Caller, Role, Scope, Tokens},
     find::find,
-    ports::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
+    ports::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Trial},
     wire,
 };
 use crate::{
@@ -219,6 +219,10 @@ impl Ports for Scoped {
         let mut names = self.ports.routed(event, body)?;
         names.retain(|name| self.scope.takes_upstream(name));
         Ok(names)
+    }
+
+    fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {
+        self.ports.trial(file)
     }
 
     fn metrics(&self) -> String {

@@ -3,6 +3,7 @@
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
 mod parts;
+mod plan;
 mod status;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ pub use self::parts::{
     Audited, AuditedPage, Configuration, DeliveriesPage, EventsPage, ListedDelivery, QuarantinePage, Route, Routes,
     Segment, Segments, Source, Sources, Upstreams,
 };
+pub use self::plan::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary};
 pub use self::status::{
     ConfigInfo, Drain, Draining, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget,
 };

@@ -3,6 +3,7 @@
 //! Promises that nothing is accepted before the log is recovered, that a stop loses nothing that was begun, and that
 //! a poisoned log ends the process with an error. Deliberately absent: decisions. Each belongs to a stage.
 
+mod decide;
 mod janitor;
 mod links;
 mod parts;
@@ -12,6 +13,7 @@ mod reads;
 mod reload;
 mod serve;
 mod status;
+mod trial;
 mod watch;
 
 pub use reads::OfflineReads;

@@ -1,6 +1,7 @@
 //! Owns the answers of a running instance to its operators: each is a question to the stage that knows.
 
 use std::{
+    path::Path,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -8,14 +9,10 @@ use std::{
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::{parts, probe::Probe, reads, reload::Running, status::Samples};
+use super::{decide::decide, parts, probe::Probe, reads, reload::Running, status::Samples, trial::Pair};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, wire},
-    agenda::{
-        Blocked,
-        core::key_text,
-        plan::{NoAnswer, Routes, Verdict},
-    },
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, Trial, wire},
+    agenda::{Blocked, core::key_text, plan::Routes},
     clock::Timestamp,
     config,
     delivery::TargetView,
@@ -241,29 +238,20 @@ impl Ports for Instance {
 
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
         let routes = Routes::new(self.running.live.snapshot());
-        let mut with_body = event.clone();
-        with_body.body = crate::event::Body::Inline(Bytes::copy_from_slice(body));
-        let later = |why: &str| Err(format!("the routes' filters can't be evaluated now: {why}"));
-        match routes.plan(&with_body, &self.evaluator, &[]) {
-            Verdict::Decided(decision) => Ok(decision.targets),
-            Verdict::Later(why) => later(&why),
-            Verdict::Ask(questions) => {
-                let table = &routes.table;
-                let mut answers = Vec::new();
-                for index in questions {
-                    let Some(when) = table.routes.get(index).and_then(|route| route.when.as_ref()) else { continue };
-                    let input = crate::agenda::plan::input(&with_body, body);
-                    let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
-                    let answer = handle.block_on(self.evaluator.eval(when, &input)).map(|output| output.truthy());
-                    answers.push((index, answer.map_err(NoAnswer::from)));
-                }
-                match routes.plan(&with_body, &self.evaluator, &answers) {
-                    Verdict::Decided(decision) => Ok(decision.targets),
-                    Verdict::Later(why) => later(&why),
-                    Verdict::Ask(_) => later("they need the pool of evaluators again"),
-                }
-            }
-        }
+        decide(&routes, &self.evaluator, event, body).map(|decision| decision.targets)
+    }
+
+    fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {
+        let (before, after) = self.running.candidate(file)?;
+        let warnings = after.warnings.iter().map(ToString::to_string).collect();
+        Ok(Box::new(Pair {
+            before: Routes::new(before),
+            after: Routes::new(Arc::new(after.table)),
+            warnings,
+            evaluator: self.evaluator.clone(),
+            log: self.running.log.clone(),
+            now: self.running.clock.steady(),
+        }))
     }
 
     fn metrics(&self) -> String {

@@ -1,7 +1,7 @@
 //! Owns reloading: a new configuration becomes the running one as a whole, or nothing changes.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -158,6 +158,17 @@ impl Running {
         };
         tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
         Ok(Reloaded { hash, changed: !report.is_empty(), messages })
+    }
+
+    /// The active table, and a configuration that is only to be looked at: the one of this file, or the one that a reload
+    /// would read. Blocks on the file system.
+    pub(super) fn candidate(&self, file: Option<&Path>) -> Result<(Arc<Table>, Loaded), Vec<String>> {
+        let loaded = match file {
+            Some(file) => config::load(file),
+            None => self.origin.load(),
+        };
+        let problems = |Problems(problems): Problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Ok((self.live.snapshot(), loaded.map_err(problems)?))
     }
 
     /// Tells that a path is gone, and what it had today.

@@ -170,6 +170,16 @@ those of events by when they came.")]
 
 The exit status is 0 if the answer is the one to be expected: a success, or the refusal that was asked for.")]
     Send(SendArgs),
+    /// What a configuration would change for requests that are stored
+    #[command(after_help = "Examples:
+  stagepost plan
+  stagepost plan new.toml -n 5000
+  stagepost plan new.toml --source stripe --since 1d --json
+
+Without FILE the instance's own configuration is tried as it stands on disk: what a reload would make active. Each request is
+verified, routed and transformed under both configurations; nothing is sent, and nothing becomes active. The instance reads
+the file, and has to be able to.")]
+    Plan(PlanArgs),
     /// Begin with a provider: configuration, what to do there, and the first event
     #[command(after_help = "Examples:
   stagepost init stripe --to http://127.0.0.1:3000
@@ -267,6 +277,23 @@ pub(super) struct LogArgs {
     /// Go on with what comes, oldest first
     #[arg(short, long, help_heading = "Options")]
     pub(super) follow: bool,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    #[command(flatten)]
+    pub(super) filters: FilterArgs,
+    /// The configuration that is tried
+    #[arg(value_name = "FILE", help_heading = "Options")]
+    pub(super) file: Option<PathBuf>,
+    /// How many of the newest requests
+    #[arg(short = 'n', value_name = "N", default_value_t = 1000, help_heading = "Options")]
+    pub(super) count: u64,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
     pub(super) json: bool,

@@ -17,6 +17,7 @@ mod init;
 mod instance;
 mod keys;
 mod log;
+mod plan;
 mod print;
 mod quarantine;
 mod recipes;
@@ -136,6 +137,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Verify(args) => simple::verify(args, host, terminal),
         Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
         Verb::Send(args) => send::send(args, host, terminal),
+        Verb::Plan(args) => plan::plan(args, host, terminal),
         Verb::Init(args) => init::init(args, host, terminal),
         Verb::Bench(args) => drill::bench(args, terminal),
         Verb::Torture(args) => drill::torture(args, terminal),

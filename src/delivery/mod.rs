@@ -23,6 +23,7 @@ mod lane;
 mod names;
 mod pace;
 mod policy;
+pub mod preview;
 mod proxy;
 mod ratelimit;
 mod rehearse;

@@ -31,6 +31,7 @@ mod operator;
 mod order;
 mod pace;
 mod permission;
+mod plan;
 mod quarantine;
 mod restart;
 mod routing;
