@@ -18,6 +18,8 @@ mod quarantine;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -35,7 +37,6 @@ use super::{
     ports::Ports,
     scoped::Scoped,
 };
-use std::sync::Arc;
 
 /// Room for 100,000 ids.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -233,7 +234,7 @@ pub(super) async fn answer(
             return refusal.with_header(header::ALLOW, allow).answer();
         }
     };
-    let ports = Scoped::new(ports, &caller);
+    let ports = Scoped::for_caller(ports, &caller);
     let query = request.uri().query().unwrap_or_default();
     let mut call = match Call::new(route, ports, caller, variables, query) {
         Ok(call) => call,
