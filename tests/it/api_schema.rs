@@ -46,9 +46,10 @@ fn schemathesis_finds_no_fault_and_no_answer_that_the_document_does_not_describe
         let listed = relay.cli(&["quarantine", "--json"]).done().lines();
         Some(listed.first()?["id"].as_str()?.to_owned())
     });
+    // One worker: with two of them Python 3.11 itself fails now and then (ast.parse is not safe for threads there).
     let done = Command::new(schemathesis())
         .args(["run", &format!("http://127.0.0.1:{port}/v1/openapi.json"), "--checks", CHECKS])
-        .args(["--header", "Authorization: Bearer 0123456789abcdef", "--workers", "2", "--seed", "1"])
+        .args(["--header", "Authorization: Bearer 0123456789abcdef", "--workers", "1", "--seed", "1"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--max-time", "60", "--no-color"])
         .env("SCHEMATHESIS_HOOKS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/hooks.py"))
         .env("STAGEPOST_EVENT", &dead)
