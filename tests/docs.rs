@@ -75,7 +75,7 @@ fn checked(text: &str) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stagepost"));
     for name in text.split("env:").skip(1) {
         let name: String = name.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
-        command.env(name, "a secret of the tests");
+        command.env(&name, format!("a secret of the tests called {name}"));
     }
     let output = command.arg("check").arg("--config").arg(&path).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -47,18 +47,19 @@ fn secret_of(name: &str) -> String {
     }
 }
 
-/// `stagepost check` of a file, every secret of the environment that it names being there.
-fn check(path: &Path, secret: &str) -> Output {
+/// `stagepost check` of a file, every secret of the environment that it names being there, as `secret` makes it of its name.
+fn check(path: &Path, secret: impl Fn(&str) -> String) -> Output {
     let text = fs::read_to_string(path).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_stagepost"));
     for name in text.split("env:").skip(1) {
-        command.env(name.split('"').next().unwrap(), secret);
+        let name = name.split('"').next().unwrap();
+        command.env(name, secret(name));
     }
     command.arg("check").arg("--config").arg(path).output().unwrap()
 }
 
 fn checked(preset: &Preset, path: &Path) -> Output {
-    check(path, &secret_of(preset.name))
+    check(path, |_| secret_of(preset.name))
 }
 
 #[test]
@@ -66,7 +67,7 @@ fn every_example_is_a_configuration_that_only_lacks_the_files_it_names() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
     for file in fs::read_dir(examples).unwrap() {
         let path = file.unwrap().path();
-        let output = check(&path, "0123456789-of-the-tests");
+        let output = check(&path, |name| format!("0123456789-of-the-tests-{name}"));
         let said = String::from_utf8_lossy(&output.stderr);
         let problems = said.lines().filter(|line| line.starts_with("stagepost: ") || line.starts_with("  "));
         let more: Vec<&str> = problems.filter(|line| !line.contains("No such file or directory")).collect();

@@ -154,7 +154,8 @@ pub(super) fn in_words(ids: &[String], filters: &Filters, all: bool, to: Option<
     words.extend(to.map(|to| format!("--to {to}")));
     let mut text: String = words.join(" ");
     if text.len() > ASKED_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(ASKED_BYTES_MAX));
+        let end = (0..=ASKED_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
         text.push('…');
     }
     Some(text).filter(|text| !text.is_empty())

@@ -34,7 +34,7 @@ pub(super) struct Scoped {
 
 impl Scoped {
     /// The instance as this caller sees it.
-    pub(super) fn new(ports: Arc<dyn Ports>, caller: &Caller) -> Arc<dyn Ports> {
+    pub(super) fn for_caller(ports: Arc<dyn Ports>, caller: &Caller) -> Arc<dyn Ports> {
         let sees_hidden = caller.role >= Role::Operate;
         if caller.scope.is_whole() && sees_hidden {
             return ports;

@@ -112,10 +112,7 @@ fn limited(
 ) -> Option<Vec<Box<str>>> {
     let words = section.words(key)?;
     if words.is_empty() {
-        section.problem(
-            key,
-            format!("is empty, so that the token could see nothing; name a {what}, or remove it for all"),
-        );
+        section.problem(key, "is empty, so that the token could see nothing; name at least one, or remove it for all");
     }
     for (word, _) in words.iter().filter(|(word, _)| !is_known(word)) {
         section.problem(key, format!("no {what} is named \"{word}\"; {}", suggestion(word, known.iter().copied())));

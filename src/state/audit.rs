@@ -105,7 +105,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{
+        clock::Timestamp,
+        event::Change,
+        log::entry::Target,
+        state::{Forgetting, Keep, testing::TestLog},
+    };
 
     fn command(actor: &str) -> Command {
         Command::new(actor, Action::ReleaseUpstream { upstream: "a".into() })
@@ -136,5 +144,48 @@ mod tests {
         assert_eq!(audit.iter().next(), Some((1, 1)));
         audit.put(1, 20_001);
         assert_eq!(audit.iter().next(), Some((1, 20_001)));
+    }
+
+    #[test]
+    fn what_operators_did_is_kept_without_its_effect_when_its_segment_goes() {
+        let log = TestLog::new();
+        let event = log.accept("s");
+        log.plan(event, &["a"]);
+        log.attempt(event, "a", 1, Change::Delivered);
+        let targets = vec![Target { event, upstream: "a".into() }];
+        let replay = log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
+        log.attempt(event, "a", 2, Change::Delivered);
+        let noted: Vec<Seq> = (0..CARRIED_AT_ONCE)
+            .map(|_| log.command(Action::Noted { what: "reveal".into(), targets: vec!["ID".into()], count: 1 }))
+            .collect();
+        let before = log.end();
+        let mut state = State::new(log.log_id());
+        replay_log(&mut state, &*log);
+        let keep = Keep { settled: Duration::ZERO, dead: Duration::ZERO };
+        let (mut from, mut questions) = (Some(0), 0);
+        while let Some(at) = from {
+            let expiry = state.plan_expiry(&*log, at..before, Timestamp::from_millis(u64::MAX), keep, 100).unwrap();
+            log.put_all(expiry.upkeep);
+            replay_log(&mut state, &*log);
+            (from, questions) = (expiry.next, questions + 1);
+        }
+        assert_eq!(questions, 2, "{CARRIED_AT_ONCE} at once");
+        log.expire(before);
+        while !state.forget(before, &mut Forgetting::default(), 100).unwrap() {}
+
+        let mut rebuilt = State::new(log.log_id());
+        replay_log(&mut rebuilt, &*log);
+        let owns = |state: &State| state.audited(None, 1_000).into_iter().map(|(own, _)| own).collect::<Vec<_>>();
+        let expected: Vec<Seq> = std::iter::once(replay).chain(noted).rev().collect();
+        assert_eq!((owns(&state), owns(&rebuilt)), (expected.clone(), expected));
+        assert!(rebuilt.upstreams().iter().all(|upstream| upstream.oldest().is_none()), "nothing is replayed again");
+        let (_, at) = state.audited(None, 1_000).pop().unwrap();
+        let command: Command = entry::decode_json(&log.read(at).unwrap().payload).unwrap();
+        assert_eq!((command.action.word(), command.count(), &*command.actor), ("replay", 1, "uid 0 (root)"));
+        assert!(state.audit.carry(&*log, log.end()).0.len() <= CARRIED_AT_ONCE);
+    }
+
+    fn replay_log(state: &mut State, log: &dyn Log) {
+        crate::state::replay(state, log, &mut |_| {}).unwrap();
     }
 }

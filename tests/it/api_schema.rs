@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{Answer, Relay, Request, Upstream, all_to, free_port};
+use crate::harness::{Answer, Relay, Request, Upstream, all_to, free_port, wait_for};
 
 /// Checks that need nothing to be known but the document.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
@@ -28,7 +28,9 @@ fn schemathesis_finds_no_fault_and_no_answer_that_the_document_does_not_describe
     // It shows wrong tokens, too, to see that they are refused.
     let relay = Relay::start(&format!(
         "[admin]\naddress = \"127.0.0.1:{port}\"\nfailed_logins = \"100000/s\"\n\
-         token.ops = {{ role = \"operate\", secret = \"literal:0123456789abcdef\" }}\n{}",
+         token.ops = {{ role = \"operate\", secret = \"literal:0123456789abcdef\" }}\n\
+         [source.signed]\npath = \"/signed\"\nto = []\n\
+         verify = {{ scheme = \"hmac\", header = \"X-Signature\", secrets = [\"literal:x\"] }}\n{}",
         all_to(&upstream)
     ));
     upstream.answer(Answer::Status(422));
@@ -39,12 +41,19 @@ fn schemathesis_finds_no_fault_and_no_answer_that_the_document_does_not_describe
         let id = relay.accept("/hooks/fine", format!(r#"{{"n":{n}}}"#));
         relay.wait_for_state(&id, "delivered");
     }
-    relay.send(&Request::new("TRACE", "/hooks/refused"));
+    assert_eq!(relay.send(&Request::post("/signed", "{}").header("X-Signature", "00")).status, 401);
+    let kept = wait_for("the request is in quarantine", || {
+        let listed = relay.cli(&["quarantine", "--json"]).done().lines();
+        Some(listed.first()?["id"].as_str()?.to_owned())
+    });
+    // One worker: with two of them Python 3.11 itself fails now and then (ast.parse is not safe for threads there).
     let done = Command::new(schemathesis())
         .args(["run", &format!("http://127.0.0.1:{port}/v1/openapi.json"), "--checks", CHECKS])
-        .args(["--header", "Authorization: Bearer 0123456789abcdef", "--workers", "2", "--seed", "1"])
+        .args(["--header", "Authorization: Bearer 0123456789abcdef", "--workers", "1", "--seed", "1"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--max-time", "60", "--no-color"])
         .env("SCHEMATHESIS_HOOKS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/hooks.py"))
+        .env("STAGEPOST_EVENT", &dead)
+        .env("STAGEPOST_KEPT", &kept)
         .current_dir(relay.directory())
         .output()
         .unwrap();

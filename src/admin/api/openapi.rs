@@ -3,7 +3,7 @@
 //! Promises to be a function of the table and of the types that are really read and written. Deliberately absent: any
 //! description that stands twice.
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings, transform::RecursiveTransform};
 use serde_json::{Map, Value, json};
 
 use super::{Content, Role, Route, Way, of, routes};
@@ -13,13 +13,14 @@ use crate::admin::wire::Problem;
 const SCHEMAS: &str = "/components/schemas";
 
 /// An event's id.
-const ID: &str = "^[0-7][0-9A-Za-z]{25}$";
+const ID: &str = "^[0-7][0-9A-TV-Za-tv-z]{25}$";
 
 /// The document.
 pub(in crate::admin) fn document() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = SCHEMAS.into();
         settings.meta_schema = None;
+        settings.transforms.push(Box::new(RecursiveTransform(pairs_as_lists)));
     });
     let mut read = settings.clone().for_deserialize().into_generator();
     let mut written = settings.for_serialize().into_generator();
@@ -58,6 +59,13 @@ pub(in crate::admin) fn document() -> Value {
             },
         },
     })
+}
+
+/// Many readers of such documents don't know `prefixItems`: a pair becomes a list of two that takes either.
+fn pairs_as_lists(schema: &mut Schema) {
+    if let Some(Value::Array(items)) = schema.remove("prefixItems") {
+        schema.insert("items".to_owned(), json!({"anyOf": items}));
+    }
 }
 
 fn operation(route: &Route, read: &mut SchemaGenerator, written: &mut SchemaGenerator) -> Value {

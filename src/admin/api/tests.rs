@@ -23,3 +23,18 @@ fn routes_are_told_apart() {
         assert!(seen.insert((route.id, String::new())), "{} stands twice", route.id);
     }
 }
+
+#[test]
+fn a_path_that_is_written_as_it_is_goes_before_one_with_a_variable() {
+    let at = |method: Method, path: &str| match find(&method, path) {
+        Lookup::Route(route, _) => route.id.to_owned(),
+        Lookup::Methods(allow, _) => allow,
+        Lookup::Nothing => "nothing".to_owned(),
+    };
+    assert_eq!(at(Method::GET, "/v1/quarantine/X"), "quarantined");
+    assert_eq!(at(Method::POST, "/v1/quarantine/list"), "quarantine_list");
+    assert_eq!(at(Method::GET, "/v1/quarantine/list"), "POST");
+    assert_eq!(at(Method::HEAD, "/livez"), "live");
+    assert_eq!(at(Method::DELETE, "/v1/status"), "GET, HEAD");
+    assert_eq!(at(Method::GET, "/v1"), "nothing");
+}

@@ -65,7 +65,7 @@ fn tokens_that_protect_nothing_or_reach_nothing_are_refused() {
         ),
         (
             format!("{address}\ntoken.ops = {{ role = 'view', {secret}, upstreams = [] }}"),
-            "admin.token.ops.upstreams: is empty, so that the token could see nothing; name a upstream, or remove it for all",
+            "admin.token.ops.upstreams: is empty, so that the token could see nothing; name at least one, or remove it for all",
         ),
         (
             format!("{address}\ntoken.'a b' = {{ role = 'view', {secret} }}"),
