@@ -93,9 +93,10 @@ fn read(own: Seq, entry: &Entry) -> Option<Audited> {
         _ => None,
     };
     let said = match &command.action {
-        Action::HoldUpstream { reason, .. } | Action::Hold { reason, .. } | Action::Resolve { reason, .. } => {
-            reason.clone()
-        }
+        Action::HoldUpstream { reason, .. }
+        | Action::Hold { reason, .. }
+        | Action::Resolve { reason, .. }
+        | Action::DrainTarget { reason, .. } => reason.clone(),
         Action::Rehearse { fault, for_ms, .. } => Some(format!("{fault} for {} s", for_ms / 1_000)),
         _ => None,
     };
