@@ -137,14 +137,27 @@ impl Checker {
         if let Some(attempt) = &attempted.attempt {
             known.attempts = attempt.number;
         }
+        let diverted = match &attempted.change {
+            Change::Divert(diversion) if !overtaken && matches!(known.is, Is::Pending | Is::Held) => {
+                Some((key.0, diversion.to.to_string()))
+            }
+            _ => None,
+        };
         known.is = match (known.is, &attempted.change) {
             (is @ (Is::Pending | Is::Held), _) if overtaken => is,
-            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore | Change::Supersede(_)) => Is::Settled,
+            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore | Change::Supersede(_) | Change::Divert(_)) => {
+                Is::Settled
+            }
             (Is::Pending | Is::Held, Change::Die(_)) => Is::Dead,
             (is @ (Is::Pending | Is::Held), Change::Retry(_) | Change::Postpone(_)) => is,
             (Is::Pending | Is::Held, Change::Hold(_)) => Is::Held,
             (is, change) => return Err(format!("{key:?} is {is:?} and was attempted: {change:?}")),
         };
+        if let Some(to) = diverted {
+            // Once: a second diversion finds it there, whatever became of it.
+            self.deliveries.entry(to).or_insert(Known { out_of_order: true, ..BLANK });
+            self.superseded.insert(key);
+        }
         Ok(())
     }
 

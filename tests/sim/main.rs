@@ -11,10 +11,12 @@
 mod checker;
 mod order;
 mod pieces;
+mod starving;
 mod table;
 mod world;
 
-use world::{Sabotage, World};
+use pieces::Sabotage;
+use world::World;
 
 /// Turns of one history before everything is let drain.
 const TURNS: usize = 500;
@@ -58,6 +60,8 @@ fn the_checker_notices_what_it_is_there_for() {
         Sabotage::DispatchTwice,
         Sabotage::ForgetOrder,
         Sabotage::ForgetVersions,
+        Sabotage::ForgetReturned,
+        Sabotage::CloseWindow,
     ] {
         let noticed = (1..30).filter(|seed| run(*seed, sabotage).is_err()).count();
         assert!(noticed > 0, "{sabotage:?} went unnoticed: the simulation proves nothing");

@@ -7,14 +7,58 @@ use http::{HeaderMap, Method};
 use stagepost::{
     agenda::{Bell, Feed},
     clock::Timestamp,
-    event::{Scheme, Seq},
-    log::entry::{Accepting, Target},
+    event::{Change, Job, Scheme, Seq},
+    log::{
+        Acked,
+        entry::{Accepting, Target},
+    },
     routing::{Route, Table, TableParts},
     telemetry::Metrics,
 };
+use tokio::sync::oneshot;
 
 /// Bytes between the committer and the agenda: few, so that it overflows and the log is read instead.
 const FEED_BYTES: usize = 3_000;
+
+/// What is broken on purpose, to see that the checker notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    None,
+    /// A restart takes the end of the log for applied without applying it.
+    ForgetAtRestart,
+    /// The engine claims a delivery that it never made.
+    SettleWithoutSending,
+    /// A job is handed to the engine twice.
+    DispatchTwice,
+    /// The agenda is not told that there is an order.
+    ForgetOrder,
+    /// Deliveries are stored without their versions.
+    ForgetVersions,
+    /// The agenda is not told that a job came back.
+    ForgetReturned,
+    /// The agenda is told that an upstream takes nothing, whatever it takes.
+    CloseWindow,
+}
+
+/// A send whose answer is awaited.
+pub struct Sending {
+    pub answer: oneshot::Receiver<Acked>,
+    pub body: Vec<u8>,
+    pub key: u64,
+    pub at: Timestamp,
+}
+
+/// What the engine does with a job, and when.
+pub enum Fate {
+    Settle(Change, bool),
+    Return,
+}
+
+pub struct Working {
+    pub job: Job,
+    pub at: Timestamp,
+    pub fate: Fate,
+}
 
 /// The table that the agenda is given.
 pub fn told(forget: bool, table: &Arc<Table>) -> Arc<Table> {

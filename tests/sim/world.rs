@@ -6,6 +6,12 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    checker::{Checker, Is, Key},
+    pieces::{Fate, Sabotage, Sending, Working, accepted, feed, target, told},
+    starving::{Around, Starving},
+    table::{Mode, PLAIN, SOURCES, UPSTREAMS, table},
+};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use stagepost::{
@@ -16,23 +22,16 @@ use stagepost::{
         read_events,
     },
     clock::{Clock, ManualClock, Timestamp},
-    event::{Attempt, Change, Job, Outcome, Reason, Sent, Seq, Turn},
+    event::{Attempt, Change, Diversion, Job, Outcome, Reason, Sent, Seq, Turn},
     expr::{self, EvalError, Evaluator},
     jitter::Jitter,
     log::{
-        Acked, Append, Appended, Class, DedupeKey, Done, Entry, Kind, Log, NewEntry,
+        Append, Appended, Class, DedupeKey, Done, Entry, Kind, Log, NewEntry,
         entry::{self, Action, Attempted, Command, Target},
         memory::MemoryLog,
     },
     routing::Table,
     state::{Key as StateKey, NEVER, State, UpstreamId, replay},
-};
-use tokio::sync::oneshot;
-
-use crate::{
-    checker::{Checker, Is, Key},
-    pieces::{accepted, feed, target, told},
-    table::{Mode, PLAIN, SOURCES, UPSTREAMS, table},
 };
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -42,42 +41,6 @@ const DEDUPE: Duration = Duration::from_secs(3_600);
 
 /// Everything must have its end within so many rounds of letting time pass.
 const DRAIN_ROUNDS: usize = 3_000;
-
-/// What is broken on purpose, to see that the checker notices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    None,
-    /// A restart takes the end of the log for applied without applying it.
-    ForgetAtRestart,
-    /// The engine claims a delivery that it never made.
-    SettleWithoutSending,
-    /// A job is handed to the engine twice.
-    DispatchTwice,
-    /// The agenda is not told that there is an order.
-    ForgetOrder,
-    /// Deliveries are stored without their versions.
-    ForgetVersions,
-}
-
-/// A send whose answer is awaited.
-struct Sending {
-    answer: oneshot::Receiver<Acked>,
-    body: Vec<u8>,
-    key: u64,
-    at: Timestamp,
-}
-
-/// What the engine does with a job, and when.
-enum Fate {
-    Settle(Change, bool),
-    Return,
-}
-
-struct Working {
-    job: Job,
-    at: Timestamp,
-    fate: Fate,
-}
 
 pub struct World {
     random: Jitter,
@@ -103,12 +66,15 @@ pub struct World {
     questions: Vec<Question>,
     working: Vec<Working>,
     windows: BTreeMap<String, usize>,
+    /// What the agenda was told last; 0 where it may think otherwise since.
+    told: BTreeMap<String, usize>,
     keys: BTreeMap<u64, (Seq, Timestamp)>,
     ignored: BTreeSet<Key>,
     next_key: u64,
     uncommitted: bool,
     draining: bool,
     checker: Checker,
+    starving: Starving,
     trace: Sha256,
     /// The history is printed as it happens.
     spoken: bool,
@@ -151,12 +117,14 @@ impl World {
             questions: Vec::new(),
             working: Vec::new(),
             windows: BTreeMap::new(),
+            told: BTreeMap::new(),
             keys: BTreeMap::new(),
             ignored: BTreeSet::new(),
             next_key: 0,
             uncommitted: false,
             draining: false,
             checker: Checker::default(),
+            starving: Starving::default(),
             trace: Sha256::new(),
             spoken: std::env::var_os("STAGEPOST_SIM_TRACE").is_some(),
         }
@@ -217,6 +185,7 @@ impl World {
             self.core.window(upstream, 64);
             self.core.paused(upstream, false, self.now());
             self.windows.insert(upstream.into(), 64);
+            self.told.insert(upstream.into(), 64);
             self.command(Action::ReleaseUpstream { upstream: upstream.into() });
         }
         for _ in 0..DRAIN_ROUNDS {
@@ -321,6 +290,7 @@ impl World {
                     format!("  applied {} {:?} {attempted:?}", entry.pos.seq, entry.kind)
                 });
                 self.checker.applied(entry)?;
+                self.starving.applied(entry, &self.checker);
             }
         }
         let told = told(self.sabotage == Sabotage::ForgetOrder, &self.table);
@@ -346,7 +316,15 @@ impl World {
         if self.log.end() <= self.core.state().next && !self.uncommitted {
             self.core.end_old_leases(now).map_err(|why| why.to_string())?;
         }
-        Ok(())
+        let reading = self.orders.iter().filter_map(|order| self.read_for(order)).collect();
+        let around = Around {
+            now: now.as_millis(),
+            live: &self.live,
+            windows: &self.told,
+            reading: &reading,
+            ordered: matches!(self.mode, Mode::Ordered | Mode::Otherwise),
+        };
+        self.starving.stepped(&self.checker, &around)
     }
 
     /// Searches the stored records of an upstream, as the upkeep does.
@@ -400,12 +378,19 @@ impl World {
         let now = self.now();
         let about = (now.as_millis(), &*self.table, self.plain);
         self.checker.dispatched(&job, window, live, about)?;
+        self.starving.dispatched(&job)?;
         if self.sabotage == Sabotage::DispatchTwice && self.up_to(50) == 0 {
             self.checker.dispatched(&job, window, live, about)?;
         }
         let soon = now.after(Duration::from_millis(self.up_to(3_000)));
         let retry = now.after(Duration::from_millis(1_000 + self.up_to(60_000)));
         let (at, fate) = match if self.draining { 0 } else { self.up_to(20) } {
+            // Only to where the event does not go anyway.
+            0 if upstream == "a" && &*job.event.source == "one" && !self.draining => {
+                let reason = Reason::new("diverted");
+                let diversion = Diversion { to: "b".into(), due: retry, reason };
+                (soon, Fate::Settle(Change::Divert(Box::new(diversion)), true))
+            }
             0..9 => (soon, Fate::Settle(Change::Delivered, true)),
             9..12 => (soon, Fate::Settle(Change::Retry(retry), true)),
             12..14 => (soon, Fate::Settle(Change::Die(Reason::new("refused")), true)),
@@ -444,7 +429,19 @@ impl World {
             }
         }
         let now = self.now();
+        if let Some(upstream) = self.read_for(&order) {
+            self.starving.read(&upstream, now.as_millis());
+        }
         self.core.loaded(order.purpose, read, now).unwrap();
+    }
+
+    /// The upstream that events are read for.
+    fn read_for(&self, order: &ReadOrder) -> Option<String> {
+        let id = match order.purpose {
+            Purpose::Fresh(id, _) | Purpose::Retry(id) | Purpose::Replay(id) | Purpose::Keys(id) => id,
+            Purpose::Plan | Purpose::Revive => return None,
+        };
+        self.core.state().upstream(id).map(|upstream| upstream.name.to_string())
     }
 
     /// The pool answers one question.
@@ -487,7 +484,12 @@ impl World {
             let key: Key = (job.event.id.pos.seq, job.upstream.to_string());
             self.checker.in_flight.remove(&key);
             match fate {
-                Fate::Return => self.core.returned(key.0, &key.1, now).map_err(|why| why.to_string())?,
+                Fate::Return => {
+                    self.starving.returned(&key);
+                    if self.sabotage != Sabotage::ForgetReturned {
+                        self.core.returned(key.0, &key.1, now).map_err(|why| why.to_string())?;
+                    }
+                }
                 Fate::Settle(change, attempted) => self.settle(&job, key, change, attempted),
             }
         }
@@ -576,6 +578,7 @@ impl World {
             next = last.pos.seq + 1;
             for entry in &entries {
                 self.checker.applied(entry)?;
+                self.starving.applied(entry, &self.checker);
             }
         }
         self.log = self.log.after_crash();
@@ -606,7 +609,9 @@ impl World {
         self.questions.clear();
         self.working.clear();
         self.windows.clear();
+        self.told.clear();
         self.checker.crashed();
+        self.starving.crashed();
         self.compare()
     }
 
@@ -630,6 +635,7 @@ impl World {
                 self.live.push(upstream);
             }
         }
+        self.told.insert(upstream.into(), 0);
         self.swap_table();
         self.step()
     }
@@ -645,11 +651,13 @@ impl World {
         let upstream = UPSTREAMS[self.up_to(3) as usize];
         let window = [0, 1, 4, 16, 64][self.up_to(5) as usize];
         let now = self.now();
-        self.core.window(upstream, window);
+        let told = if self.sabotage == Sabotage::CloseWindow { 0 } else { window };
+        self.core.window(upstream, told);
         self.core.paused(upstream, window == 0, now);
         // What is under way beyond a window that shrank is finished.
         let under_way = self.checker.in_flight.iter().filter(|(_, name)| name == upstream).count();
         self.windows.insert(upstream.into(), window.max(under_way));
+        self.told.insert(upstream.into(), window);
     }
 
     /// The wall clock steps, up to an hour back or ahead.
