@@ -30,7 +30,7 @@ pub const PATH: &str = "/hooks/figures";
 pub const CONNECTIONS: u64 = 64;
 
 /// A source whose events go nowhere.
-fn stored_only() -> String {
+pub fn stored_only() -> String {
     format!("[source.figures]\npath = \"{PATH}\"\n{}\n[[route]]\nname = \"none\"\nto = []\n", verified())
 }
 
@@ -60,7 +60,7 @@ pub fn seconds(options: &Options, standard: u64) -> Duration {
 }
 
 /// Acks a second of 64 connections that wait for each answer.
-fn peak(home: &Home, clock: &Clock, first: u64, duration: Duration) -> Report {
+pub fn peak(home: &Home, clock: &Clock, first: u64, duration: Duration) -> Report {
     let running = Load { first, ..load(home, clock, Pace::Closed) }.start();
     pause(duration);
     all_accepted(running.stop())

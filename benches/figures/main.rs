@@ -4,10 +4,10 @@
 //! ```text
 //! cargo build --release && cargo bench --bench figures -- all
 //! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | order | proxy |
-//! idle
+//! listing | idle
 //! ```
 //!
-//! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart), `--keys N` (dedupe),
+//! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart, listing), `--keys N` (dedupe),
 //! `--rate N` (requests a second instead of half of the peak), `--segment SIZE` (store.segment_size), `--keep` (leaves
 //! the data directory), `--timeline` (prints when latencies were long, and when segments and checkpoints ended). The binary is `$STAGEPOST_BINARY` or `target/release/stagepost`; data goes below
 //! `$BENCH_DIR` or `target`.
@@ -28,6 +28,7 @@
 )]
 
 mod figures;
+mod listing;
 mod load;
 mod order;
 mod relay;
@@ -50,7 +51,7 @@ pub struct Options {
 
 type Measure = fn(&Options);
 
-const FIGURES: [(&str, Measure); 9] = [
+const FIGURES: [(&str, Measure); 10] = [
     ("idle", figures::idle),
     ("ack-latency", figures::ack_latency),
     ("delivery-latency", figures::delivery_latency),
@@ -60,6 +61,7 @@ const FIGURES: [(&str, Measure); 9] = [
     ("fairness", figures::fairness),
     ("order", order::order),
     ("proxy", waiting::proxy),
+    ("listing", listing::listing),
 ];
 
 fn main() {
