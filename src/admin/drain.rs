@@ -39,7 +39,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, actor: &str) -> Result<Draining, 
         ));
     }
     let was_drained = target.state == "drained";
-    if was_drained != !asked.undo {
+    if was_drained == asked.undo {
         let (upstream, target) = (name.as_str().into(), target.url.as_str().into());
         let action = match asked.undo {
             true => Action::UndrainTarget { upstream, target },
@@ -51,7 +51,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, actor: &str) -> Result<Draining, 
         upstream: name.clone(),
         target: target.url.clone(),
         drained: !asked.undo,
-        changed: was_drained != !asked.undo,
+        changed: was_drained == asked.undo,
         in_flight: target.in_flight,
         left: left as u64,
     })
