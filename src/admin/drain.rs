@@ -43,7 +43,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draini
         ));
     }
     let was_drained = target.state == "drained";
-    if was_drained != !asked.undo {
+    if was_drained == asked.undo {
         let (upstream, target) = (name.as_str().into(), target.url.as_str().into());
         let action = match asked.undo {
             true => Action::UndrainTarget { upstream, target },
@@ -55,7 +55,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draini
         upstream: name.clone(),
         target: target.url.clone(),
         drained: !asked.undo,
-        changed: was_drained != !asked.undo,
+        changed: was_drained == asked.undo,
         in_flight: target.in_flight,
         left: left as u64,
     })

@@ -40,8 +40,11 @@ pub(crate) struct Names {
     resolver: Arc<dyn Resolve>,
     clock: Clock,
     metrics: Arc<UpstreamMetrics>,
-    known: Mutex<HashMap<(Box<str>, u16), Arc<Name>>>,
+    known: Mutex<Known>,
 }
+
+/// By host and port.
+type Known = HashMap<(Box<str>, u16), Arc<Name>>;
 
 /// One name.
 struct Name {
