@@ -11,7 +11,7 @@ use crate::{
     agenda::{Agenda, Dispatch},
     delivery::{self, Awaited, Engine, Proxied, Signals},
     event::{EventId, Job, Seq},
-    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest},
+    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Kept, Passed, Proxy, ProxyError, SafeRequest},
     log::{Log, ReadError, find_answer, read_answer, read_whole},
     routing::{OnDuplicate, OnError, WaitPolicy, topic_of},
 };
@@ -104,6 +104,10 @@ impl Proxy for ThroughEngine {
                 None
             })
         })
+    }
+
+    fn keep(&self, event: EventId, answer: Kept) {
+        self.engine.keep(event.pos.seq, answer.status, answer.headers, answer.body);
     }
 
     fn forward(&self, request: SafeRequest) -> Forwarding {

@@ -8,6 +8,7 @@
 
 mod batch;
 mod build;
+mod cache;
 mod cloudevents;
 mod context;
 mod door;

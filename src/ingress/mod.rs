@@ -11,6 +11,8 @@ mod admit;
 mod again;
 mod body;
 mod budget;
+mod cache;
+mod cached;
 mod certificate;
 mod challenge;
 mod client;
@@ -38,7 +40,7 @@ use bytes::Bytes;
 pub use client::Caller;
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest};
+pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Kept, Passed, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
@@ -47,6 +49,7 @@ use tokio::sync::Semaphore;
 use self::{
     admit::Progress,
     budget::Budget,
+    cache::Caches,
     door::Doors,
     reply::{Refusal, Taken},
     spool::Spool,
@@ -111,6 +114,7 @@ pub struct Ingress {
     refused: Refused,
     sequences: Sequences,
     tenants: Tenants,
+    caches: Caches,
     /// Event ids that are looked up to find a loop.
     lookups: Arc<Semaphore>,
 }
@@ -145,6 +149,7 @@ impl Ingress {
             refused: Refused::default(),
             sequences: Sequences::open(setup.sequence_file),
             tenants: Tenants::open(setup.tenant_file),
+            caches: Caches::default(),
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
         }))
     }
@@ -186,7 +191,14 @@ impl Ingress {
 
 impl Ingress {
     fn doors(&self, table: Arc<Table>) -> Doors {
-        Doors::new(table, &self.metrics, &self.sequences, &self.tenants)
+        let stands = door::Stands {
+            metrics: &self.metrics,
+            sequences: &self.sequences,
+            tenants: &self.tenants,
+            caches: &self.caches,
+            clock: &self.clock,
+        };
+        Doors::new(table, &stands)
     }
 }
 

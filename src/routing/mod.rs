@@ -3,6 +3,7 @@
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
 mod batch;
+mod cache;
 mod challenge;
 mod changes;
 mod cloudevents;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
+pub use cache::CachePolicy;
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};

@@ -17,6 +17,7 @@ mod admin;
 mod answers;
 mod bad_input;
 mod batches;
+mod cache;
 mod cloudevents;
 mod config;
 mod delivery;
