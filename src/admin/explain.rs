@@ -23,7 +23,9 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
     told.extend(topics(show));
     for found in &show.event.deliveries {
         told.push(delivery(show, found, now));
-        if let Some(last) = found.attempts.last().filter(|_| found.state != "delivered") {
+        // An upgraded connection's one attempt says how it ended.
+        let is_telling = |last: &&Attempt| found.state != "delivered" || last.status == Some(101);
+        if let Some(last) = found.attempts.last().filter(is_telling) {
             told.push(tried(last));
         }
         told.extend(found.attempts.last().and_then(signed));

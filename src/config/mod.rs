@@ -40,6 +40,7 @@ mod tls;
 mod topic;
 mod tree;
 mod units;
+mod upgrade;
 mod upstream;
 mod verify;
 mod wait;

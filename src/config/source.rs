@@ -12,7 +12,7 @@ use super::{
     route,
     server::{Server, header_name, positive},
     tree::Value,
-    units,
+    units, upgrade,
     verify::{self, About},
     wait,
 };
@@ -66,6 +66,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let waits = section.choice("mode", "store", &[("store", false), ("proxy", true)]).unwrap_or(false);
     let wait = wait::read(&section, waits);
     let cache = cache::read(&section, waits, methods.as_deref());
+    let upgrade = upgrade::read(&section, methods.as_deref());
     let dedupe = dedupe(&section, preset);
     let event_type = event_type(&section, preset);
     let types = types(&section, event_type.is_some());
@@ -110,6 +111,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         record_safe,
         wait,
         cache,
+        upgrade,
         reply_timeout,
         quarantine,
         guard,

@@ -19,7 +19,7 @@ use super::{
     limits,
     proxy::{Expected, ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
-    secret_path, select,
+    secret_path, select, upgrade,
     wait::Waits,
 };
 use crate::{
@@ -311,7 +311,8 @@ impl Gate {
     ) -> Result<Taken, Refusal> {
         let (received_at, begun) = (admitted.received_at, self.ingress.clock.elapsed());
         let ask = Ask { head, body: &body, captures: &captures, source, received_at, now: received_at, item: None };
-        let looked = self.consult(doors, &ask).await;
+        let upgrade = upgrade::place(doors, source, head)?;
+        let looked = if upgrade.is_some() { None } else { self.consult(doors, &ask).await };
         if let Some(cached) = looked.as_ref().and_then(|looked| looked.noted(None)) {
             admitted.extras.get_or_insert_default().cached = Some(cached);
         }
@@ -351,7 +352,7 @@ impl Gate {
             extras: admitted.extras,
             body: Body::Inline(body),
         };
-        let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone() };
+        let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone(), upgrade };
         let left = source.reply_timeout.saturating_sub(waited);
         let answer = tokio::time::timeout(left, self.ingress.proxy.forward(request));
         match answer.await {

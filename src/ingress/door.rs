@@ -1,10 +1,14 @@
 //! Owns the metric handles of a routing table: resolved once when a table comes into force, then only counted.
 
-use std::{collections::HashMap, sync::Arc, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, atomic::AtomicUsize},
+};
 
 use super::{
     cache::{Cache, Caches},
     sequence::{Sequence, Sequences},
+    upgrade::Upgrades,
 };
 use crate::{
     clock::Clock,
@@ -30,6 +34,8 @@ pub(super) struct Door {
     standing: Option<Arc<Standing>>,
     /// Answers that are kept.
     cache: Option<Arc<Cache>>,
+    /// Connections that are upgraded.
+    upgrades: Arc<AtomicUsize>,
 }
 
 /// What outlives a table.
@@ -38,6 +44,7 @@ pub(super) struct Stands<'a> {
     pub(super) sequences: &'a Sequences,
     pub(super) tenants: &'a Tenants,
     pub(super) caches: &'a Caches,
+    pub(super) upgrades: &'a Upgrades,
     pub(super) clock: &'a Clock,
 }
 
@@ -51,10 +58,11 @@ impl Doors {
             let metrics = stands.metrics.source(&source.name);
             let cache = source.cache.as_ref();
             let cache = cache.map(|policy| stands.caches.of(&source.name, policy, stands.clock, &metrics.cache));
+            let upgrades = stands.upgrades.of(&source.name);
             if let Some(sequence) = &sequence {
                 sequence.show(&metrics);
             }
-            (key(source), Arc::new(Door { standing, cache, ..Door::new(metrics, &source.types, sequence) }))
+            (key(source), Arc::new(Door { standing, cache, upgrades, ..Door::new(metrics, &source.types, sequence) }))
         };
         let by_source = table.sources.iter().map(door).collect();
         stands.caches.keep(|name| table.source(name).is_some_and(|source| source.cache.is_some()));
@@ -74,12 +82,17 @@ impl Door {
             let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
             (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
-        Self { metrics, named, other, sequence, standing: None, cache: None }
+        Self { metrics, named, other, sequence, standing: None, cache: None, upgrades: Arc::default() }
     }
 
     /// What is used up of the source's limits.
     pub(super) fn standing(&self) -> Option<&Standing> {
         self.standing.as_deref()
+    }
+
+    /// How many connections are upgraded.
+    pub(super) fn upgrades(&self) -> Arc<AtomicUsize> {
+        self.upgrades.clone()
     }
 
     /// The answers that are kept for equal requests.

@@ -31,6 +31,7 @@ mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod wait;
 
 use std::{convert::Infallible, error::Error, io, path::PathBuf, sync::Arc};
@@ -45,6 +46,7 @@ pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
 use tokio::sync::Semaphore;
+pub use upgrade::Upgrading;
 
 use self::{
     admit::Progress,
@@ -53,6 +55,7 @@ use self::{
     door::Doors,
     reply::{Refusal, Taken},
     spool::Spool,
+    upgrade::Upgrades,
 };
 use crate::{
     clock::Clock,
@@ -115,6 +118,7 @@ pub struct Ingress {
     sequences: Sequences,
     tenants: Tenants,
     caches: Caches,
+    upgrades: Upgrades,
     /// Event ids that are looked up to find a loop.
     lookups: Arc<Semaphore>,
 }
@@ -150,6 +154,7 @@ impl Ingress {
             sequences: Sequences::open(setup.sequence_file),
             tenants: Tenants::open(setup.tenant_file),
             caches: Caches::default(),
+            upgrades: Upgrades::default(),
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
         }))
     }
@@ -196,6 +201,7 @@ impl Ingress {
             sequences: &self.sequences,
             tenants: &self.tenants,
             caches: &self.caches,
+            upgrades: &self.upgrades,
             clock: &self.clock,
         };
         Doors::new(table, &stands)

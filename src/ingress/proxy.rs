@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 
+use super::upgrade::Upgrading;
 use crate::{
     event::{Event, EventId},
     routing::{OnDuplicate, Source, Table, WaitPolicy},
@@ -22,6 +23,8 @@ pub struct SafeRequest {
     pub source: Arc<Source>,
     /// The snapshot of the routing table that decides where it goes.
     pub table: Arc<Table>,
+    /// It is to become a WebSocket connection; dropped when that is over.
+    pub upgrade: Option<Upgrading>,
 }
 
 /// An answer on its way.

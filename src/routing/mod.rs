@@ -26,6 +26,7 @@ mod targets;
 mod tests;
 mod topic;
 mod turns;
+mod upgrade;
 mod wait;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub use table::{
 pub use targets::{Balance, EJECTED_MAX, EjectPolicy, HealthCheck, Member, TARGETS_MAX, Targets, TargetsError};
 pub use topic::{Subscriber, TYPE_BYTES_MAX, Topic, Types, TypesError, subscriber_name, topic_of};
 pub use turns::{NoShare, Priority, Share, TurnPolicy};
+pub use upgrade::UpgradePolicy;
 pub use wait::{OnError, WaitPolicy};
 
 /// The live table: read by everyone, swapped by reload.

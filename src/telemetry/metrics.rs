@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::CacheMetrics;
+use super::{CacheMetrics, UpgradeMetrics};
 
 /// A number that only grows.
 #[derive(Default)]
@@ -350,6 +350,8 @@ pub struct SourceMetrics {
     pub answered: [Counter; ANSWERED.len()],
     /// Answers that are kept for equal requests.
     pub cache: Arc<CacheMetrics>,
+    /// Connections that became WebSocket connections.
+    pub upgrades: Arc<UpgradeMetrics>,
     /// Receipt of the head to the head of the answer, where the sender waits for an upstream's.
     pub reply: Histogram,
     /// Receipt of the head to the answer.

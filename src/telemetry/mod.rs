@@ -9,9 +9,11 @@ pub mod diagnostics;
 mod metrics;
 mod render;
 pub mod systemd;
+mod upgrade;
 
 pub use cache::{CacheMetrics, CacheResult};
 pub use metrics::{
     ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
     QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
+pub use upgrade::UpgradeMetrics;

@@ -4,6 +4,7 @@
 //! of different families are not one snapshot: each counter is read on its own.
 
 mod cache;
+mod upgrade;
 
 use std::{
     fmt::Write as _,
@@ -176,6 +177,7 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
         }
     }
     cache::render(out, all);
+    upgrade::render(out, all);
     out.family("stagepost_reply_seconds", "histogram", "Receipt of the head to the head of an awaited answer.");
     for (source, metrics) in all {
         out.histogram("stagepost_reply_seconds", &[("source", source)], &metrics.reply);

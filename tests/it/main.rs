@@ -50,4 +50,5 @@ mod tls;
 mod verification;
 mod waiting;
 mod waiting_streams;
+mod websocket;
 mod zero_config;

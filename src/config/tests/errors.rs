@@ -90,6 +90,22 @@ fn limits_that_limit_nothing_or_name_nothing_are_refused() {
 }
 
 #[test]
+fn an_upgrade_that_can_not_begin_is_refused() {
+    for (line, expected) in [
+        (
+            "upgrade = true\nmethods = ['POST']",
+            "source.x.upgrade: has no effect: a WebSocket begins with a GET, which methods does not list; add it there",
+        ),
+        ("upgrade = 'yes'", "source.x.upgrade: takes true or false, not a string"),
+        ("upgrade = { max = 0 }", "source.x.upgrade.max: takes a whole number from 1 to 1000000"),
+        ("upgrade = { idle_timeout = '0s' }", "source.x.upgrade.idle_timeout: must be longer than zero"),
+        ("upgrade = { idle = '1s' }", "source.x.upgrade.idle: unknown key; known here: idle_timeout, max"),
+    ] {
+        check_line("[source.x]", line, expected);
+    }
+}
+
+#[test]
 fn a_cache_that_keeps_nothing_or_knows_no_key_is_refused() {
     for (line, expected) in [
         (
