@@ -183,6 +183,8 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[source.NAME.sequence]", "[source.app.sequence]\n"),
     ("[source.NAME.schema]", "[source.app.schema]\n"),
     ("[source.NAME.dedupe]", "[source.app.dedupe]\n"),
+    ("[source.NAME.upgrade]", "[source.app.upgrade]\n"),
+    ("[source.NAME.cache]", "[source.app.cache]\n"),
     ("[source.NAME.reply]", "[source.app.reply]\n"),
     ("[upstream.NAME]", "[upstream.billing]\n"),
     ("[upstream.NAME.concurrency]", "[upstream.billing.concurrency]\n"),

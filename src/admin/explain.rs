@@ -16,13 +16,16 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         1 => told.push("It was sent once more and recognised as a duplicate.".to_owned()),
         more => told.push(format!("It was sent {more} more times and recognised as a duplicate.")),
     }
+    told.extend(cached(show));
     if show.event.deliveries.is_empty() {
         told.push(without_delivery(show));
     }
     told.extend(topics(show));
     for found in &show.event.deliveries {
         told.push(delivery(show, found, now));
-        if let Some(last) = found.attempts.last().filter(|_| found.state != "delivered") {
+        // An upgraded connection's one attempt says how it ended.
+        let is_telling = |last: &&Attempt| found.state != "delivered" || last.status == Some(101);
+        if let Some(last) = found.attempts.last().filter(is_telling) {
             told.push(tried(last));
         }
         told.extend(found.attempts.last().and_then(signed));
@@ -56,9 +59,18 @@ fn verified(show: &Show) -> String {
     }
 }
 
+fn cached(show: &Show) -> Option<String> {
+    let first = match show.cached.as_ref()?.event.as_deref() {
+        Some(event) => format!("event {event} got"),
+        None => "an equal request got".to_owned(),
+    };
+    Some(format!("Its sender got the answer that {first} before, from the source's cache."))
+}
+
 fn without_delivery(show: &Show) -> String {
     let event = &show.event;
     match event.state.as_str() {
+        "ignored" if show.cached.is_some() => "Nothing was sent for it.".to_owned(),
         "ignored" if matches!(event.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE") => {
             format!("A {} request is handed through once and never delivered from the log.", event.method)
         }
@@ -123,6 +135,13 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
             format!("It went to another upstream in place of {upstream}, {tries}{why}.")
         }
         "superseded" => format!("Another took its place for {upstream}{why}."),
+        "ignored"
+            if show.cached.as_ref().is_some_and(|cached| cached.upstream.as_deref() == Some(upstream.as_str())) =>
+        {
+            format!(
+                "{upstream} was not asked again. `stagepost replay {id} --upstream {upstream}` sends it all the same."
+            )
+        }
         "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
         other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),
     }
@@ -206,6 +225,7 @@ mod tests {
         },
         Status, Timestamp, Upstream, explain,
     };
+    use crate::admin::wire::Cached;
     use crate::{
         admin::ports::DeliveryView,
         event::{Reason, Status as Delivered},
@@ -276,5 +296,17 @@ mod tests {
         assert!(text(&fake).contains("has not decided yet"));
         fake.plan(&[(id, &[])]);
         assert!(text(&fake).contains("No route wanted it"));
+    }
+
+    #[test]
+    fn an_event_whose_sender_got_a_kept_answer_says_whose_it_was() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        fake.set(id, delivery("billing", Delivered::Ignored));
+        let mut shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+        shown.cached = Some(Cached { event: Some("E1".into()), upstream: Some("billing".into()) });
+        let text = explain(&shown, &Status::default(), fake.clock()).join("\n");
+        assert!(text.contains("event E1 got before") && text.contains("billing was not asked again"), "{text}");
     }
 }

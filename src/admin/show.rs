@@ -38,6 +38,10 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
         },
         schema_version: event.extras.as_deref().and_then(|extras| extras.schema_version.as_deref()).map(str::to_owned),
         answered: Some(answered(&*log, event)?.to_owned()),
+        cached: event.extras.as_deref().and_then(|extras| extras.cached.as_ref()).map(|cached| wire::Cached {
+            event: cached.event.as_deref().map(str::to_owned),
+            upstream: cached.upstream.as_deref().map(str::to_owned),
+        }),
         duplicates: found.view.duplicates,
         config: reads.config_hash(event.config_generation),
         scheme: event.scheme.as_str().to_owned(),
@@ -49,6 +53,7 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
 /// Who answered the sender. What an upstream said is sought in the log where a sender waited for it.
 fn answered(log: &dyn Log, event: &Event) -> Result<&'static str, ReadError> {
     Ok(match &event.extras {
+        Some(extras) if extras.cached.is_some() => "cache",
         _ if event.method.is_safe() => "proxied",
         Some(extras) if extras.awaited => {
             if find_answer(log, event.id.pos.seq)?.is_some() {

@@ -125,6 +125,9 @@ pub struct Show {
     pub verification: Verification,
     pub schema_version: Option<String>,
     pub answered: Option<String>,
+    /// Whose answer its sender got once more. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached: Option<Cached>,
     pub duplicates: u64,
     pub config: Option<String>,
     /// `http` or `https`: how the sender reached us.
@@ -133,6 +136,15 @@ pub struct Show {
     pub planned: bool,
     /// Headers whose values are not shown.
     pub hidden: Vec<String>,
+}
+
+/// Whose answer was given once more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cached {
+    /// The event that was answered first, if it was stored.
+    pub event: Option<String>,
+    /// The upstream that was not asked again; None for GET, HEAD and OPTIONS.
+    pub upstream: Option<String>,
 }
 
 /// How a request was verified.

@@ -132,6 +132,8 @@ pub struct Decision {
     pub targets: Vec<Box<str>>,
     /// Of these, deliveries that are dead before they begin.
     pub dead: Vec<(Box<str>, Reason)>,
+    /// Of these, one that is settled before it begins: its sender had its answer from another.
+    pub answered: Option<Box<str>>,
     /// All others are held before they begin.
     pub held: Option<Reason>,
     /// A route took it and discarded it on purpose.
@@ -141,6 +143,17 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Whether a delivery is dead before it begins.
+    fn is_dead(&self, upstream: &str) -> bool {
+        self.dead.iter().any(|(name, _)| **name == *upstream)
+    }
+
+    /// Whether a delivery is over before it begins.
+    #[must_use]
+    pub fn is_settled(&self, upstream: &str) -> bool {
+        self.is_dead(upstream) || self.answered.as_deref() == Some(upstream)
+    }
+
     /// The priority of a target.
     #[must_use]
     pub fn priority(&self, upstream: &str) -> Priority {
@@ -302,6 +315,8 @@ fn as_the_door_said(event: &Event, mut decision: Decision) -> Decision {
             add_dead(&mut decision, &upstream, Reason::with("loop", why));
         }
     }
+    let answered = extras.cached.as_ref().and_then(|cached| cached.upstream.clone());
+    decision.answered = answered.filter(|name| decision.targets.contains(name) && !decision.is_dead(name));
     decision.held = extras.hold.as_deref().map(Reason::new);
     decision
 }

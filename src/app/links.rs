@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 
 use crate::{
     agenda::{Agenda, Dispatch},
-    delivery::{self, Awaited, Engine, Proxied, Signals},
+    delivery::{self, Awaited, Engine, Proxied, Signals, Switched, Upgrade},
     event::{EventId, Job, Seq},
-    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest},
+    ingress::{Awaiting, DuplicateSink, Expected, Forwarding, Kept, Passed, Proxy, ProxyError, SafeRequest},
+    listen::Tunnel,
     log::{Log, ReadError, find_answer, read_answer, read_whole},
     routing::{OnDuplicate, OnError, WaitPolicy, topic_of},
 };
@@ -110,6 +111,10 @@ impl Proxy for ThroughEngine {
         })
     }
 
+    fn keep(&self, event: EventId, answer: Kept) {
+        self.engine.keep(event.pos.seq, answer.status, answer.headers, answer.body);
+    }
+
     fn forward(&self, request: SafeRequest) -> Forwarding {
         let engine = self.engine.clone();
         Box::pin(async move {
@@ -126,9 +131,25 @@ impl Proxy for ThroughEngine {
                 event: Arc::new(request.event),
                 upstream: upstream.name.clone(),
                 timeout: source.reply_timeout,
+                upgrade: request.upgrade.map(|place| Upgrade {
+                    event: request.id.map(|id| id.pos.seq),
+                    idle_timeout: place.idle_timeout,
+                    metrics: place.metrics().clone(),
+                    place: Box::new(place),
+                }),
             };
             match engine.proxy(proxied).await {
-                Ok(response) => Ok(response.map(BodyExt::boxed)),
+                Ok(mut response) => {
+                    if let Some(switched) = response.extensions_mut().remove::<Switched>() {
+                        response.extensions_mut().insert(Tunnel::new(Box::new(move |sender, ahead| {
+                            match switched.take() {
+                                Some(upgraded) => Box::pin(upgraded.run(sender, ahead)),
+                                None => Box::pin(std::future::ready(())),
+                            }
+                        })));
+                    }
+                    Ok(response.map(BodyExt::boxed))
+                }
                 Err(delivery::ProxyError::Late(_)) => Err(ProxyError::Late),
                 Err(other) => Err(ProxyError::Unreachable(other.to_string())),
             }

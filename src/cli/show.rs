@@ -207,6 +207,10 @@ fn page(show: &Show, colours: bool) -> String {
             );
         }
     }
+    if let Some(cached) = &show.cached {
+        let first = cached.event.as_deref().map_or_else(|| "an equal request".to_owned(), escaped);
+        line("Answered", &format!("from the cache, with the answer to {first}"));
+    }
     line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
     line("State", &state(&event.state, 0, colours));
     if let Some(parent) = &event.parent {

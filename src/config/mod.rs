@@ -9,6 +9,7 @@
 mod admin;
 mod batch;
 mod build;
+mod cache;
 mod cloudevents;
 mod context;
 mod door;
@@ -40,6 +41,7 @@ mod tls;
 mod topic;
 mod tree;
 mod units;
+mod upgrade;
 mod upstream;
 mod verify;
 mod wait;

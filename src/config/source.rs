@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    batch, door, limits,
+    batch, cache, door, limits,
     problem::Place,
     reader::{Section, quoted},
     route,
     server::{Server, header_name, positive},
     tree::Value,
-    units,
+    units, upgrade,
     verify::{self, About},
     wait,
 };
@@ -65,6 +65,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let methods = methods(&section, preset);
     let waits = section.choice("mode", "store", &[("store", false), ("proxy", true)]).unwrap_or(false);
     let wait = wait::read(&section, waits);
+    let cache = cache::read(&section, waits, methods.as_deref());
+    let upgrade = upgrade::read(&section, methods.as_deref());
     let dedupe = dedupe(&section, preset);
     let event_type = event_type(&section, preset);
     let types = types(&section, event_type.is_some());
@@ -108,6 +110,8 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         max_body,
         record_safe,
         wait,
+        cache,
+        upgrade,
         reply_timeout,
         quarantine,
         guard,

@@ -19,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::{
+    Engine, Env,
     attempt::judge,
     classify::Judgement,
     client::{Answer, Client, Cut, EXCERPT_BYTES, Failure},
@@ -32,7 +33,7 @@ use super::{
     waiters::Claim,
 };
 use crate::{
-    event::{Body as Stored, Change, Job, Outcome, Reason},
+    event::{Body as Stored, Change, Job, Outcome, Reason, Seq},
     log::{Append, Appended, Class, Done, Kind, NewEntry, PART_BYTES, entry},
     routing::Upstream,
 };
@@ -171,10 +172,43 @@ impl Lane {
     }
 
     /// Stores what the sender was told, for who sends the same again; then it is over.
-    fn keep(self: &Arc<Self>, job: &Job, told: Told, claim: Claim) {
-        let whole = told.body.filter(|_| claim.awaited.dedupe.is_some());
+    fn keep(self: &Arc<Self>, job: &Job, mut told: Told, claim: Claim) {
+        told.body = told.body.filter(|_| claim.awaited.dedupe.is_some());
+        // A refusal drops the claim too: a duplicate gets the fallback then.
+        let done = Done::nobody().first_telling(Box::new(move |id| claim.stored_at(id.pos.seq)));
+        self.env.keep(job.event.id.pos.seq, told, done);
+    }
+
+    /// Makes the end of a delivery and of its dedupe key durable. False if the log refused.
+    async fn end(self: &Arc<Self>, job: &Job, end: NewEntry, told: &Told, claim: &Claim) -> bool {
+        let forgotten = claim.awaited.dedupe;
+        let (event, status) = (job.event.id.pos.seq, told.status.as_u16());
+        let answer = entry::Answer { event, status, kept: None, forgotten };
+        let (done, stored) = Done::channel();
+        let ended = Append { entry: end, ..self.env.upkeep(Vec::new(), &answer, Done::nobody()) };
+        self.env.log.append_all(vec![ended, self.env.upkeep(Vec::new(), &answer, done)]);
+        let is_stored = matches!(stored.await, Ok(Ok(Appended::Appended(_))));
+        if let (true, Some(fingerprint)) = (is_stored, forgotten) {
+            self.env.log.forget(fingerprint);
+        }
+        is_stored
+    }
+}
+
+impl Engine {
+    /// Stores an answer that the sender of an event got without an attempt, for who sends the same again.
+    pub fn keep(&self, event: Seq, status: StatusCode, headers: HeaderMap, body: Bytes) {
+        let env = self.0.env.clone();
+        let waiters = env.waiters.clone();
+        let done = Done::nobody().first_telling(Box::new(move |id| waiters.remember(event, Some(id.pos.seq))));
+        env.keep(event, Told { status, headers, body: Some(body) }, done);
+    }
+}
+
+impl Env {
+    fn keep(&self, event: Seq, told: Told, done: Done) {
         let mut parts = Vec::new();
-        let kept = whole.map(|body| {
+        let kept = told.body.map(|body| {
             if body.len() <= PART_BYTES {
                 return (told.headers, Stored::Inline(body));
             }
@@ -186,25 +220,8 @@ impl Lane {
             }
             (told.headers, Stored::Parts { seqs: Vec::new(), length })
         });
-        let answer = entry::Answer { event: job.event.id.pos.seq, status: told.status.as_u16(), kept, forgotten: None };
-        // A refusal drops the claim too: a duplicate gets the fallback then.
-        let done = Done::nobody().first_telling(Box::new(move |id| claim.stored_at(id.pos.seq)));
-        self.env.log.append(self.upkeep(parts, &answer, done));
-    }
-
-    /// Makes the end of a delivery and of its dedupe key durable. False if the log refused.
-    async fn end(self: &Arc<Self>, job: &Job, end: NewEntry, told: &Told, claim: &Claim) -> bool {
-        let forgotten = claim.awaited.dedupe;
-        let (event, status) = (job.event.id.pos.seq, told.status.as_u16());
-        let answer = entry::Answer { event, status, kept: None, forgotten };
-        let (done, stored) = Done::channel();
-        let ended = Append { entry: end, ..self.upkeep(Vec::new(), &answer, Done::nobody()) };
-        self.env.log.append_all(vec![ended, self.upkeep(Vec::new(), &answer, done)]);
-        let is_stored = matches!(stored.await, Ok(Ok(Appended::Appended(_))));
-        if let (true, Some(fingerprint)) = (is_stored, forgotten) {
-            self.env.log.forget(fingerprint);
-        }
-        is_stored
+        let answer = entry::Answer { event, status: told.status.as_u16(), kept, forgotten: None };
+        self.log.append(self.upkeep(parts, &answer, done));
     }
 
     fn upkeep(&self, parts: Vec<NewEntry>, answer: &entry::Answer, done: Done) -> Append {
@@ -213,7 +230,7 @@ impl Lane {
             entry: NewEntry { kind: Kind::Answer, payload: entry::encode_answer(answer) },
             dedupe: None,
             class: Class::Upkeep,
-            time: self.env.clock.now(),
+            time: self.clock.now(),
             done,
         }
     }

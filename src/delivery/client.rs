@@ -8,7 +8,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -24,6 +24,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     connection::{Connection, Http1, Http2, Unsent, drive, open, route, same_peer, words},
     names::Names,
+    stream::Stream,
 };
 use crate::routing::{Target, Upstream};
 
@@ -210,6 +211,16 @@ impl Client {
         };
         self.let_go_unless(reusable);
         (kept.freeze(), cut)
+    }
+
+    /// The connection itself, after an answer 101, and what was read behind the answer. None if it can't be had.
+    pub(crate) async fn into_stream(mut self) -> Option<(Stream, Bytes)> {
+        let Some(Connection::Http1(mut connection)) = self.0.take() else { return None };
+        if !connection.ended {
+            poll_fn(|cx| connection.driver.as_mut().poll(cx)).await.ok()?;
+        }
+        let parts = Pin::into_inner(connection.driver).into_parts();
+        Some((parts.io.into_inner(), parts.read_buf))
     }
 
     fn let_go_unless(&mut self, reusable: bool) {

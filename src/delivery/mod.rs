@@ -38,6 +38,7 @@ mod targets;
 pub(crate) mod tests;
 mod trip;
 mod unsettled;
+mod upgrade;
 mod waiters;
 
 use std::{
@@ -55,9 +56,10 @@ use tokio::{runtime::Handle, sync::Notify};
 pub use answer::Answered;
 pub use breaker::BreakerState;
 pub use pace::Throttle;
-pub use proxy::{Proxied, ProxyError};
+pub use proxy::{Proxied, ProxyError, Switched};
 pub use resolve::{Lookup, Resolve, System};
 pub use targets::TargetView;
+pub use upgrade::{Upgrade, Upgraded};
 pub use waiters::{Awaited, Ticket, Waiting};
 
 use self::lane::Lane;

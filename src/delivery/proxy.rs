@@ -3,10 +3,13 @@
 //! Promises the same request, target and limits as a delivery, but neither gates nor retries, and no entry in the log:
 //! a reader's request says nothing about deliveries. Each uses a connection of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -16,8 +19,12 @@ use super::{
     client::{Answer, Client, Cut, Failure, Shared},
     headers,
     request::{self, Unsent},
+    upgrade::{Upgrade, Upgraded},
 };
-use crate::event::{Event, Job};
+use crate::{
+    event::{Event, Job},
+    routing::{TlsClient, Upstream},
+};
 
 /// A safe request that is to be answered by an upstream.
 pub struct Proxied {
@@ -27,6 +34,20 @@ pub struct Proxied {
     pub upstream: Arc<str>,
     /// How long the sender waits for the head of the answer.
     pub timeout: Duration,
+    /// It is to become a WebSocket connection. An answer 101 has a [`Switched`] among its extensions then.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// The connection that goes with an answer 101; to be taken once.
+#[derive(Clone)]
+pub struct Switched(Arc<Mutex<Option<Upgraded>>>);
+
+impl Switched {
+    /// Takes it.
+    #[must_use]
+    pub fn take(&self) -> Option<Upgraded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Why there is no answer to hand back.
@@ -70,7 +91,7 @@ impl Engine {
     }
 
     async fn exchange(&self, proxied: Proxied) -> Result<Response<Answered>, ProxyError> {
-        let name = proxied.upstream;
+        let (name, upgrade) = (proxied.upstream, proxied.upgrade);
         let table = self.0.env.live.snapshot();
         let lane = self.0.lanes.load().get(&*name).cloned();
         let (Some(lane), Some(upstream)) = (lane, table.upstreams.get(&*name)) else {
@@ -98,12 +119,15 @@ impl Engine {
             None => None,
         };
         let serving = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream).clone();
+        let serving = if upgrade.is_some() { http1_only(&serving) } else { serving };
         let upstream = &serving;
-        let draft =
+        let mut draft =
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
         let (shared, mut client) = (Shared::new(lane.names.clone()), Client::default());
+        draft.upgrades = upgrade.is_some();
+        let at = env.clock.now();
         let begun = client.begin(&draft, upstream, &shared).await;
         if let Some(chosen) = &chosen {
             let _excused = lane.balancer.observe(chosen, begun.as_ref().map(Response::status), env.clock.steady());
@@ -114,6 +138,22 @@ impl Engine {
             Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) => unreachable(failure.to_string()),
         })?;
         let (parts, body) = response.into_parts();
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(upgrade)) = (parts.status, upgrade) {
+            if !is_websocket(&parts.headers) {
+                return Err(unreachable("it switched to another protocol than the one asked for".to_owned()));
+            }
+            let sent = draft.sent();
+            let stream = client.into_stream().await;
+            let stream = stream.ok_or_else(|| unreachable("the connection broke when it was upgraded".to_owned()))?;
+            let upgraded = Upgraded::new(stream, upgrade, (lane.clone(), chosen), (at, sent));
+            let mut response = Response::new(Answered::whole(Bytes::new()));
+            *response.status_mut() = parts.status;
+            *response.headers_mut() = end_to_end(&parts.headers, false);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            response.extensions_mut().insert(Switched(Arc::new(Mutex::new(Some(upgraded)))));
+            return Ok(response);
+        }
         if parts.status.is_informational() {
             // hyper has swallowed those that come before an answer; this one ends HTTP on the connection.
             return Err(unreachable(format!("it answered {}, which nobody asked for", parts.status)));
@@ -146,6 +186,20 @@ impl Engine {
         *response.headers_mut() = headers;
         Ok(response)
     }
+}
+
+/// The same upstream without HTTP/2, which can't be upgraded.
+fn http1_only(upstream: &Arc<Upstream>) -> Arc<Upstream> {
+    let Some(tls) = &upstream.tls else { return upstream.clone() };
+    let mut config = (*tls.config).clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tls = TlsClient { config: Arc::new(config), server_name: tls.server_name.clone() };
+    Arc::new(Upstream { tls: Some(Arc::new(tls)), ..(**upstream).clone() })
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    upgrade.is_some_and(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// The answer's headers without those of the hop; the length of an answer to HEAD is its only trace and stays.

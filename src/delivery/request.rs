@@ -39,6 +39,8 @@ pub(crate) struct Draft<'a> {
     pub(super) dress: Dress,
     /// Our own signature, if we sign.
     pub(super) seal: Option<Seal>,
+    /// It asks for a WebSocket.
+    pub(super) upgrades: bool,
     /// What tells that this relay sent it.
     origin: u128,
     /// Gives the memory of a large body back with the draft.
@@ -105,8 +107,9 @@ pub(crate) async fn prepare<'a>(
     let method = route.and_then(|route| route.method.clone()).unwrap_or_else(|| job.event.method.clone());
     let target = target(&job.event, upstream, route);
     let origin = origin(&**log, &job.event.source, job.event.id);
-    let (dress, seal) = (Dress::new(), None);
-    let mut draft = Draft { job, upstream, route, method, target, body, form, dress, seal, origin, _memory: memory };
+    let (dress, seal, upgrades) = (Dress::new(), None, false);
+    let mut draft =
+        Draft { job, upstream, route, method, target, body, form, dress, seal, upgrades, origin, _memory: memory };
     if let Some(policy) = &upstream.cloudevents {
         draft.wrap(policy, subject)?;
     }
@@ -184,6 +187,10 @@ impl MakeRequest for Draft<'_> {
         }
         if let Ok(origin) = HeaderValue::try_from(format!("{:032x}", self.origin)) {
             headers.insert(ORIGIN, origin);
+        }
+        if self.upgrades && !http2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         let host = self.host(&headers);
         let uri = if http2 {

@@ -10,5 +10,5 @@ mod turn;
 
 pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Outcome, Reason, Status, event_state};
 pub use id::{EventId, IdError, Pos, QUARANTINE, Seq};
-pub use record::{Attempt, Body, Event, Extras, Job, Proxy, Scheme, Sent, Verification};
+pub use record::{Attempt, Body, Cached, Event, Extras, Job, Proxy, Scheme, Sent, Verification};
 pub use turn::{Turn, Version};

@@ -71,6 +71,22 @@ pub struct Extras {
     /// Its sender waited for an upstream's answer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub awaited: bool,
+    /// Its sender got an answer that was given before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached: Option<Cached>,
+}
+
+/// Whose answer was given once more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cached {
+    /// The event that was answered first, if it is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<Box<str>>,
+    /// The upstream that is not asked again: its delivery is settled from the beginning. None for a safe method, which
+    /// has no deliveries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Box<str>>,
 }
 
 impl Extras {

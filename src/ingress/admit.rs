@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::{
     Gate,
     body::{self, Content, Received, Room},
+    cached::{Recalled, again},
     challenge,
     client::Caller,
     door::Doors,
@@ -18,7 +19,8 @@ use super::{
     limits,
     proxy::{Expected, ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
-    secret_path, select,
+    secret_path, select, upgrade,
+    wait::Waits,
 };
 use crate::{
     clock::Timestamp,
@@ -60,7 +62,7 @@ pub(super) struct Admitted<'a> {
     generation: u64,
     pub(super) extras: Option<Box<Extras>>,
     /// The place of a sender who waits for an answer.
-    expected: Option<Box<Expected>>,
+    pub(super) expected: Option<Box<Expected>>,
 }
 
 impl Admitted<'_> {
@@ -184,6 +186,7 @@ impl Gate {
             }
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
+        let begun = ingress.clock.elapsed();
         // The window of what comes from quarantine begins now.
         let now = caller.again().map_or(received_at, |_| ingress.clock.now());
         let input = Ask { head, body: &whole, captures: &captures, source, received_at, now, item: None };
@@ -204,10 +207,13 @@ impl Gate {
                 Some(_) => Ok(Box::pin(self.resent(doors, source, caller, (first, body_differs), &admitted)).await),
             };
         }
-        // Who waits has a place before the event is stored: it may be sent before anybody here is woken.
-        if source.wait.is_some() && caller.again().is_none() {
-            admitted.expected = self.expect(source, dedupe.map(|key| key.fingerprint)).map(Box::new);
-            admitted.extras.get_or_insert_default().awaited = true;
+        let wait = source.wait.as_ref().filter(|_| caller.again().is_none());
+        let looked = match &source.cache {
+            Some(_) if wait.is_some() && !admitted.is_cut() => Box::pin(self.consult(doors, &input)).await,
+            _ => None,
+        };
+        if let Some(policy) = wait {
+            self.prepare(policy, dedupe, looked.as_ref(), &mut admitted);
         }
         let kind = event_type.as_deref();
         let stored = match &source.tenants {
@@ -221,9 +227,14 @@ impl Gate {
             },
             Appended::Appended(id) => {
                 self.count_accepted(doors, &input, event_type.as_deref()).await;
-                match source.wait.as_ref().filter(|_| caller.again().is_none()) {
+                match wait {
                     None => Ok(Taken::Accepted(id)),
-                    Some(policy) => Ok(Box::pin(self.answered(source, policy, id, admitted.expected.take())).await),
+                    Some(policy) => {
+                        let expected = admitted.expected.take();
+                        let (headers, is_keyed) = (&head.headers, dedupe.is_some());
+                        let waits = Waits { id, expected, looked, headers, begun, is_keyed };
+                        Ok(Box::pin(self.answered(source, policy, waits)).await)
+                    }
                 }
             }
         }
@@ -296,18 +307,16 @@ impl Gate {
         head: &Parts,
         captures: Vec<(Box<str>, Box<str>)>,
         body: Bytes,
-        admitted: Admitted<'_>,
+        mut admitted: Admitted<'_>,
     ) -> Result<Taken, Refusal> {
+        let (received_at, begun) = (admitted.received_at, self.ingress.clock.elapsed());
+        let ask = Ask { head, body: &body, captures: &captures, source, received_at, now: received_at, item: None };
+        let upgrade = upgrade::place(doors, source, head)?;
+        let looked = if upgrade.is_some() { None } else { self.consult(doors, &ask).await };
+        if let Some(cached) = looked.as_ref().and_then(|looked| looked.noted(None)) {
+            admitted.extras.get_or_insert_default().cached = Some(cached);
+        }
         let id = if source.record_safe {
-            let ask = Ask {
-                head,
-                body: &body,
-                captures: &captures,
-                source,
-                received_at: admitted.received_at,
-                now: admitted.received_at,
-                item: None,
-            };
             match self.store(&ask, None, None, &admitted).await? {
                 Appended::Appended(id) => Some(id),
                 // Without a key there is nothing to be a duplicate of.
@@ -316,6 +325,10 @@ impl Gate {
         } else {
             None
         };
+        if let Some(Recalled::Hit(cache, known)) = &looked {
+            return Ok(Taken::Proxied(id, again(cache, known)));
+        }
+        let waited = self.ingress.clock.elapsed().saturating_sub(begun);
         let nowhere = EventId { time: Timestamp::ZERO, pos: Pos { partition: 0, seq: 0 } };
         let event = Event {
             id: id.unwrap_or(nowhere),
@@ -339,10 +352,17 @@ impl Gate {
             extras: admitted.extras,
             body: Body::Inline(body),
         };
-        let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone() };
-        let answer = tokio::time::timeout(source.reply_timeout, self.ingress.proxy.forward(request));
+        let request = SafeRequest { event, id, source: source.clone(), table: doors.table.clone(), upgrade };
+        let left = source.reply_timeout.saturating_sub(waited);
+        let answer = tokio::time::timeout(left, self.ingress.proxy.forward(request));
         match answer.await {
-            Ok(Ok(response)) => Ok(Taken::Proxied(id, response.map(ReplyBody::passed))),
+            Ok(Ok(response)) => Ok(Taken::Proxied(
+                id,
+                match looked {
+                    None => response.map(ReplyBody::passed),
+                    Some(looked) => looked.record(response, &head.headers, id),
+                },
+            )),
             Ok(Err(ProxyError::Unreachable(why))) => Err(Refusal::Unreachable(why)),
             Ok(Err(ProxyError::Late)) | Err(_) => Err(Refusal::Late),
         }

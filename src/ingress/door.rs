@@ -1,9 +1,17 @@
 //! Owns the metric handles of a routing table: resolved once when a table comes into force, then only counted.
 
-use std::{collections::HashMap, sync::Arc, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, atomic::AtomicUsize},
+};
 
-use super::sequence::{Sequence, Sequences};
+use super::{
+    cache::{Cache, Caches},
+    sequence::{Sequence, Sequences},
+    upgrade::Upgrades,
+};
 use crate::{
+    clock::Clock,
     routing::{Source, Table},
     telemetry::{Counter, Metrics, RequestResult, SourceMetrics},
     tenant::{Standing, Tenants},
@@ -24,22 +32,40 @@ pub(super) struct Door {
     sequence: Option<Arc<Sequence>>,
     /// What is used up, if anything is limited.
     standing: Option<Arc<Standing>>,
+    /// Answers that are kept.
+    cache: Option<Arc<Cache>>,
+    /// Connections that are upgraded.
+    upgrades: Arc<AtomicUsize>,
+}
+
+/// What outlives a table.
+pub(super) struct Stands<'a> {
+    pub(super) metrics: &'a Metrics,
+    pub(super) sequences: &'a Sequences,
+    pub(super) tenants: &'a Tenants,
+    pub(super) caches: &'a Caches,
+    pub(super) upgrades: &'a Upgrades,
+    pub(super) clock: &'a Clock,
 }
 
 impl Doors {
-    pub(super) fn new(table: Arc<Table>, metrics: &Metrics, sequences: &Sequences, tenants: &Tenants) -> Self {
+    pub(super) fn new(table: Arc<Table>, stands: &Stands<'_>) -> Self {
         let door = |source: &Arc<Source>| {
             let counts = source.numbering.as_ref().is_some_and(|numbering| numbering.consecutive);
-            let sequence = counts.then(|| sequences.of(&source.name));
+            let sequence = counts.then(|| stands.sequences.of(&source.name));
             let limited = source.rate.is_some() || source.tenants.is_some();
-            let standing = limited.then(|| tenants.of(&source.name));
-            let metrics = metrics.source(&source.name);
+            let standing = limited.then(|| stands.tenants.of(&source.name));
+            let metrics = stands.metrics.source(&source.name);
+            let cache = source.cache.as_ref();
+            let cache = cache.map(|policy| stands.caches.of(&source.name, policy, stands.clock, &metrics.cache));
+            let upgrades = stands.upgrades.of(&source.name);
             if let Some(sequence) = &sequence {
                 sequence.show(&metrics);
             }
-            (key(source), Arc::new(Door { standing, ..Door::new(metrics, &source.types, sequence) }))
+            (key(source), Arc::new(Door { standing, cache, upgrades, ..Door::new(metrics, &source.types, sequence) }))
         };
         let by_source = table.sources.iter().map(door).collect();
+        stands.caches.keep(|name| table.source(name).is_some_and(|source| source.cache.is_some()));
         Self { table, by_source }
     }
 
@@ -56,12 +82,22 @@ impl Door {
             let mut counter = |name: &str| events.entry(name.into()).or_default().clone();
             (types.iter().map(|name| (name.clone(), counter(name))).collect(), counter("other"))
         };
-        Self { metrics, named, other, sequence, standing: None }
+        Self { metrics, named, other, sequence, standing: None, cache: None, upgrades: Arc::default() }
     }
 
     /// What is used up of the source's limits.
     pub(super) fn standing(&self) -> Option<&Standing> {
         self.standing.as_deref()
+    }
+
+    /// How many connections are upgraded.
+    pub(super) fn upgrades(&self) -> Arc<AtomicUsize> {
+        self.upgrades.clone()
+    }
+
+    /// The answers that are kept for equal requests.
+    pub(super) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
     }
 
     /// Counts what became of a request.

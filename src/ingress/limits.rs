@@ -136,7 +136,7 @@ impl Gate {
     }
 
     /// The tenant's name; None if the request has none, or one that is too long.
-    async fn tenant(&self, rule: &TenantRule, ask: &Ask<'_>) -> Result<Option<String>, Refusal> {
+    pub(super) async fn tenant(&self, rule: &TenantRule, ask: &Ask<'_>) -> Result<Option<String>, Refusal> {
         let name = match &rule.key {
             TenantKey::Capture(wanted) => {
                 let captured = ask.captures.iter().find(|(name, _)| name == wanted);

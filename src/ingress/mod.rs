@@ -11,6 +11,8 @@ mod admit;
 mod again;
 mod body;
 mod budget;
+mod cache;
+mod cached;
 mod certificate;
 mod challenge;
 mod client;
@@ -29,6 +31,7 @@ mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod wait;
 
 use std::{convert::Infallible, error::Error, io, path::PathBuf, sync::Arc};
@@ -38,18 +41,21 @@ use bytes::Bytes;
 pub use client::Caller;
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Passed, Proxy, ProxyError, SafeRequest};
+pub use proxy::{Awaiting, DuplicateSink, Expected, Forwarding, Kept, Passed, Proxy, ProxyError, SafeRequest};
 pub use refused::{REFUSED_MAX, Refused, RefusedRequest};
 pub use reply::{DUPLICATE, EVENT_ID, ReplyBody};
 pub use sequence::{GAPS_MAX, Gaps, Sequences};
 use tokio::sync::Semaphore;
+pub use upgrade::Upgrading;
 
 use self::{
     admit::Progress,
     budget::Budget,
+    cache::Caches,
     door::Doors,
     reply::{Refusal, Taken},
     spool::Spool,
+    upgrade::Upgrades,
 };
 use crate::{
     clock::Clock,
@@ -111,6 +117,8 @@ pub struct Ingress {
     refused: Refused,
     sequences: Sequences,
     tenants: Tenants,
+    caches: Caches,
+    upgrades: Upgrades,
     /// Event ids that are looked up to find a loop.
     lookups: Arc<Semaphore>,
 }
@@ -145,6 +153,8 @@ impl Ingress {
             refused: Refused::default(),
             sequences: Sequences::open(setup.sequence_file),
             tenants: Tenants::open(setup.tenant_file),
+            caches: Caches::default(),
+            upgrades: Upgrades::default(),
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_MAX)),
         }))
     }
@@ -186,7 +196,15 @@ impl Ingress {
 
 impl Ingress {
     fn doors(&self, table: Arc<Table>) -> Doors {
-        Doors::new(table, &self.metrics, &self.sequences, &self.tenants)
+        let stands = door::Stands {
+            metrics: &self.metrics,
+            sequences: &self.sequences,
+            tenants: &self.tenants,
+            caches: &self.caches,
+            upgrades: &self.upgrades,
+            clock: &self.clock,
+        };
+        Doors::new(table, &stands)
     }
 }
 

@@ -4,9 +4,10 @@
 use std::{error::Error, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 
+use super::upgrade::Upgrading;
 use crate::{
     event::{Event, EventId},
     routing::{OnDuplicate, Source, Table, WaitPolicy},
@@ -22,6 +23,8 @@ pub struct SafeRequest {
     pub source: Arc<Source>,
     /// The snapshot of the routing table that decides where it goes.
     pub table: Arc<Table>,
+    /// It is to become a WebSocket connection; dropped when that is over.
+    pub upgrade: Option<Upgrading>,
 }
 
 /// An answer on its way.
@@ -42,6 +45,16 @@ pub struct Expected {
     pub answer: Pin<Box<dyn Future<Output = Option<Response<Passed>>> + Send + Sync>>,
 }
 
+/// An answer as it was given.
+pub struct Kept {
+    /// Its status.
+    pub status: StatusCode,
+    /// Headers, without those of the hop.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
 /// Has answers of upstreams.
 pub trait Proxy: Send + Sync {
     /// A place for the sender of an event that is about to be stored, under this dedupe key. None if there will be no
@@ -51,6 +64,9 @@ pub trait Proxy: Send + Sync {
     /// The answer that the first sender of an event got from the upstream, waited for if it is under way; None if it
     /// got none, or it was not kept.
     fn first_answer(&self, first: EventId) -> Awaiting;
+
+    /// Stores an answer that the sender of an event got without its upstream, for who sends the same again. Must not block.
+    fn keep(&self, event: EventId, answer: Kept);
 
     /// Sends the request to the first upstream that its source's routes name. The answer comes without
     /// hop-by-hop headers. The caller waits at most the source's `reply_timeout` for its head and then drops the future.

@@ -101,6 +101,8 @@ pub(super) enum Refusal {
     Key(#[source] EvalError),
     #[error("more than the source or its tenant may send ({word}); it may again in {wait:?}")]
     Limited { word: &'static str, wait: Duration },
+    #[error("as many connections of the source are upgraded as its upgrade.max allows")]
+    Upgrades,
     #[error("the request came back to this relay")]
     Loop,
     #[error("the upstream can't be reached: {0}")]
@@ -136,6 +138,7 @@ impl Refusal {
             | Self::Append(_)
             | Self::Seen(_)
             | Self::Key(_)
+            | Self::Upgrades
             | Self::Keys(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable(_) => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
@@ -173,6 +176,7 @@ impl Refusal {
             Self::Seen(_) => "dedupe_unreadable",
             Self::Key(_) => "evaluator_unavailable",
             Self::Keys(_) => "keys_unavailable",
+            Self::Upgrades => "too_many_upgrades",
             Self::Unreachable(_) => "upstream_unreachable",
             Self::Late => "upstream_late",
         }
@@ -210,6 +214,7 @@ impl Refusal {
             | Self::Append(_)
             | Self::Seen(_)
             | Self::Key(_)
+            | Self::Upgrades
             | Self::Keys(_) => RequestResult::Unavailable,
             Self::Unreachable(_) | Self::Late => RequestResult::UpstreamFailed,
         }

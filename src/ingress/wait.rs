@@ -1,18 +1,21 @@
-//! Owns what senders who wait are told (`mode = "proxy"`): the upstream's answer, the first answer once more, or the
-//! fallback. They wait when their event is durable, never before, and no longer than the source's `reply_timeout`.
+//! Owns what senders who wait are told (`mode = "proxy"`): the upstream's answer, the first answer once more, an answer to
+//! an equal request, or the fallback. They wait when their event is durable, never before, and no longer than the source's `reply_timeout`.
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::{
     Gate,
-    proxy::Expected,
+    admit::Admitted,
+    cached::{Recalled, again, missed},
+    proxy::{Expected, Kept},
     reply::{DUPLICATE, EVENT_ID, ReplyBody, Taken, acknowledge},
 };
 use crate::{
     event::EventId,
+    log::DedupeKey,
     routing::{Source, WaitPolicy},
     telemetry::{RequestResult, SourceMetrics},
 };
@@ -31,6 +34,22 @@ enum By {
     Upstream = 0,
     Fallback = 1,
     Repeated = 2,
+    Cache = 3,
+}
+
+/// A sender whose event is stored.
+pub(super) struct Waits<'a> {
+    pub(super) id: EventId,
+    /// Its place among those who wait for an upstream.
+    pub(super) expected: Option<Box<Expected>>,
+    /// What is known of equal requests.
+    pub(super) looked: Option<Recalled>,
+    /// Those of the request.
+    pub(super) headers: &'a HeaderMap,
+    /// When it began to wait (time since the start).
+    pub(super) begun: Duration,
+    /// Who sends the same again is to get the same answer.
+    pub(super) is_keyed: bool,
 }
 
 impl Answered {
@@ -64,26 +83,47 @@ impl Answered {
 }
 
 impl Gate {
-    /// A place for the sender of an event that is about to be stored.
-    pub(super) fn expect(&self, source: &Source, dedupe: Option<u128>) -> Option<Expected> {
-        self.ingress.proxy.expect(source.wait.as_ref()?, dedupe)
+    /// Before the event is stored: a place for its sender, who may be answered before anybody here is woken; or the word
+    /// that its answer is there already.
+    pub(super) fn prepare(
+        &self,
+        policy: &WaitPolicy,
+        dedupe: Option<DedupeKey>,
+        looked: Option<&Recalled>,
+        admitted: &mut Admitted<'_>,
+    ) {
+        let extras = admitted.extras.get_or_insert_default();
+        extras.cached = looked.and_then(|looked| looked.noted(Some(&policy.reply_from)));
+        if extras.cached.is_none() {
+            extras.awaited = true;
+            let expected = self.ingress.proxy.expect(policy, dedupe.map(|key| key.fingerprint));
+            admitted.expected = expected.map(Box::new);
+        }
     }
 
     /// Waits for the answer to an event that is stored.
-    pub(super) async fn answered(
-        &self,
-        source: &Source,
-        policy: &WaitPolicy,
-        id: EventId,
-        expected: Option<Box<Expected>>,
-    ) -> Taken {
+    pub(super) async fn answered(&self, source: &Source, policy: &WaitPolicy, waits: Waits<'_>) -> Taken {
+        let Waits { id, expected, looked, headers, begun, is_keyed } = waits;
+        if let Some(Recalled::Hit(cache, known)) = &looked {
+            if is_keyed {
+                let (headers, body) = (known.headers.clone(), known.body.clone());
+                self.ingress.proxy.keep(id, Kept { status: known.status, headers, body });
+            }
+            let response = again(cache, known);
+            return Taken::Answered(Box::new(Answered { id, by: By::Cache, duplicate: false, response }));
+        }
+        // The time that it waited for another's answer counts.
+        let waited = looked.as_ref().map(|_| self.ingress.clock.elapsed().saturating_sub(begun));
+        let left = source.reply_timeout.saturating_sub(waited.unwrap_or_default());
         let response = match expected {
             None => None,
-            Some(expected) => timeout(source.reply_timeout, expected.answer).await.ok().flatten(),
+            Some(expected) => timeout(left, expected.answer).await.ok().flatten(),
         };
-        let (by, response) = match response {
-            Some(response) => (By::Upstream, response.map(ReplyBody::passed)),
-            None => (By::Fallback, fall_back(source, policy, id, StatusCode::ACCEPTED)),
+        let (by, response) = match (response, looked) {
+            (Some(response), Some(looked)) => (By::Upstream, looked.record(response, headers, Some(id))),
+            (Some(response), None) => (By::Upstream, response.map(ReplyBody::passed)),
+            (None, Some(_)) => (By::Fallback, missed(fall_back(source, policy, id, StatusCode::ACCEPTED))),
+            (None, None) => (By::Fallback, fall_back(source, policy, id, StatusCode::ACCEPTED)),
         };
         Taken::Answered(Box::new(Answered { id, by, duplicate: false, response }))
     }

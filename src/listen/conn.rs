@@ -1,7 +1,14 @@
 //! Owns one connection from its first byte to its close: TLS, the choice of protocol, hyper, limits, drain.
 
 use std::{
-    convert::Infallible, error::Error, future::poll_fn, io, pin::Pin, pin::pin, sync::Arc, task::Poll, time::Duration,
+    convert::Infallible,
+    error::Error,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +32,7 @@ use super::{
     server::Shared,
     socket::Fresh,
     stream::{Ahead, Metered, Raw, Stream, WhoCloses},
+    tunnel::Tunnel,
     watch::{Activity, InFlight, Phase, Verdict, Watch},
 };
 
@@ -74,14 +82,20 @@ pub(super) async fn serve<S, B>(
         info.certificate = shown.map(|certificate| (&**certificate).into());
     }
     let activity = Arc::new(Activity::default());
+    let tunnel = Arc::<Mutex<Option<Tunnel>>>::default();
     let service = {
+        let tunnel = tunnel.clone();
         let (activity, is_http2) = (activity.clone(), matches!(protocol, Protocol::Http2));
         let service = factory(&info);
         service_fn(move |request| {
             let mut guard = activity.begin();
             let answer = service.call(request);
+            let tunnel = tunnel.clone();
             async move {
-                let response = answer.await?;
+                let mut response = answer.await?;
+                if let Some(taken) = response.extensions_mut().remove::<Tunnel>() {
+                    *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+                }
                 if is_http2 {
                     guard.moved();
                 }
@@ -91,7 +105,7 @@ pub(super) async fn serve<S, B>(
     };
     let io = |end| TokioIo::new(Metered::new(stream, activity.clone(), ahead, end));
     match protocol {
-        Protocol::Http1 => http1(io(WhoCloses::Owner), &info, shared, &activity, service).await,
+        Protocol::Http1 => http1(io(WhoCloses::Owner), &info, shared, &activity, service, &tunnel).await,
         Protocol::Http2 => http2(io(WhoCloses::Hyper), &info, shared, &activity, service).await,
     }
 }
@@ -162,8 +176,14 @@ enum End {
     Idle,
 }
 
-async fn http1<S>(io: TokioIo<Metered>, info: &ConnectionInfo, shared: &Shared, activity: &Activity, service: S)
-where
+async fn http1<S>(
+    io: TokioIo<Metered>,
+    info: &ConnectionInfo,
+    shared: &Shared,
+    activity: &Activity,
+    service: S,
+    tunnel: &Mutex<Option<Tunnel>>,
+) where
     S: HttpService<Incoming, Error = Infallible>,
     S::ResBody: 'static,
     <S::ResBody as Body>::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -224,7 +244,17 @@ where
     })
     .await;
 
-    let mut stream = connection.into_parts().io.into_inner().stream;
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner().stream;
+    let taken = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take().and_then(|tunnel| tunnel.take());
+    if let (End::Over(Ok(())), Some(taker)) = (&end, taken) {
+        // What is dropped here ends: the peer sees the connection close.
+        tokio::select! {
+            () = taker(Box::new(stream), parts.read_buf) => {}
+            () = shared.cut_off() => {}
+        }
+        return;
+    }
     match end {
         End::HeadTooSlow => {
             shared.broken(info, Broken::HeadTooSlow);

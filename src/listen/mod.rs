@@ -13,6 +13,7 @@ mod server;
 mod shards;
 mod socket;
 mod stream;
+mod tunnel;
 mod watch;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 pub use server::{Drained, Server};
 pub use shards::Shards;
 pub use socket::{BindError, Socket};
+pub use tunnel::{Duplex, Taker, Tunnel};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,9 @@ use crate::telemetry::{Metrics, RequestResult};
 /// How long accepting pauses when the process has no file descriptor or memory for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a drain whose time is up waits for what it ends by itself: connections that have left HTTP.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Sockets that are being served.
 pub struct Server {
     shared: Arc<Shared>,
@@ -43,6 +46,9 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) draining: AtomicBool,
     pub(super) drain: Notify,
+    /// The time of the drain is up: what has left HTTP ends.
+    cutting: AtomicBool,
+    cut: Notify,
     on_broken: OnBroken,
     open: AtomicUsize,
     empty: Notify,
@@ -76,6 +82,8 @@ impl Server {
             metrics,
             draining: AtomicBool::new(false),
             drain: Notify::new(),
+            cutting: AtomicBool::new(false),
+            cut: Notify::new(),
             on_broken,
             open: AtomicUsize::new(0),
             empty: Notify::new(),
@@ -109,7 +117,7 @@ impl Server {
         }
         self.shared.draining.store(true, Ordering::Release);
         self.shared.drain.notify_waiters();
-        let all_gone = async {
+        let all_gone = || async {
             loop {
                 let mut gone = std::pin::pin!(self.shared.empty.notified());
                 gone.as_mut().enable();
@@ -119,8 +127,12 @@ impl Server {
                 gone.await;
             }
         };
-        let _late = tokio::time::timeout(timeout, all_gone).await;
-        Drained { cut_off: self.open() }
+        let _late = tokio::time::timeout(timeout, all_gone()).await;
+        let cut_off = self.open();
+        self.shared.cutting.store(true, Ordering::Release);
+        self.shared.cut.notify_waiters();
+        let _late = tokio::time::timeout(LAST_WORDS, all_gone()).await;
+        Drained { cut_off }
     }
 }
 
@@ -128,6 +140,15 @@ impl Shared {
     /// Whether the drain has begun.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until the time of the drain is up.
+    pub(super) async fn cut_off(&self) {
+        let mut cut = std::pin::pin!(self.cut.notified());
+        cut.as_mut().enable();
+        if !self.cutting.load(Ordering::Acquire) {
+            cut.await;
+        }
     }
 
     /// Counts and reports a request that never became one.

@@ -3,6 +3,7 @@
 //! Promises that a table never changes; a reload swaps the whole. A unit of work takes one snapshot and keeps it.
 
 mod batch;
+mod cache;
 mod challenge;
 mod changes;
 mod cloudevents;
@@ -25,12 +26,14 @@ mod targets;
 mod tests;
 mod topic;
 mod turns;
+mod upgrade;
 mod wait;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
+pub use cache::CachePolicy;
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};
@@ -60,6 +63,7 @@ pub use table::{
 pub use targets::{Balance, EJECTED_MAX, EjectPolicy, HealthCheck, Member, TARGETS_MAX, Targets, TargetsError};
 pub use topic::{Subscriber, TYPE_BYTES_MAX, Topic, Types, TypesError, subscriber_name, topic_of};
 pub use turns::{NoShare, Priority, Share, TurnPolicy};
+pub use upgrade::UpgradePolicy;
 pub use wait::{OnError, WaitPolicy};
 
 /// The live table: read by everyone, swapped by reload.

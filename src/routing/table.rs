@@ -6,10 +6,10 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    AnswerPolicy, BatchPolicy, BreakerPolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit, HostPolicy,
-    ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern, Priority,
-    QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets, TenantRule, Topic,
-    TurnPolicy, Types, WaitPolicy,
+    AnswerPolicy, BatchPolicy, BreakerPolicy, CachePolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit,
+    HostPolicy, ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern,
+    Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets, TenantRule,
+    Topic, TurnPolicy, Types, UpgradePolicy, WaitPolicy,
     index::{self, Index},
 };
 use crate::{
@@ -77,6 +77,10 @@ pub struct Source {
     pub record_safe: bool,
     /// Senders wait for an upstream's answer; None: they are answered when the event is durable.
     pub wait: Option<WaitPolicy>,
+    /// GET requests may become WebSocket connections; None: never.
+    pub upgrade: Option<UpgradePolicy>,
+    /// Answers of upstreams are kept for equal requests; None: each request is sent on.
+    pub cache: Option<Arc<CachePolicy>>,
     /// How long a sender of a safe method, or one who waits, waits for the upstream.
     pub reply_timeout: Duration,
     /// Requests that the verifier refuses are kept apart for the operator.
@@ -116,6 +120,8 @@ impl Source {
             max_body: 10 << 20,
             record_safe: true,
             wait: None,
+            upgrade: None,
+            cache: None,
             reply_timeout: Duration::from_secs(30),
             quarantine: false,
             guard: None,

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::{Drained, EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
-    event::{Change, DeliveryState, Diversion, Reason, Seq},
+    event::{Change, DeliveryState, Diversion, Reason, Seq, Status},
     log::{
         Entry, Kind,
         entry::{self, Action, Reader, Target},
@@ -112,6 +112,11 @@ impl State {
         let Some(attempted) = entry::decode_attempted(&entry.payload) else { return Ok(None) };
         let key = Key::new(attempted.event, self.intern(&attempted.upstream));
         note(Note::Attempted(key));
+        if attempted.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(UPGRADED))
+            && attempted.change == Change::Delivered
+        {
+            return self.upgraded(key, entry);
+        }
         let Some(old) = self.before(key)? else { return Ok(Some(())) };
         // An attempt that began before a replay: it is counted, and the replay is still due.
         let overtaken = matches!(old.state, DeliveryState::Pending | DeliveryState::Held)
@@ -160,6 +165,17 @@ impl State {
         tell(key, &new, note);
         if let (Change::Divert(diversion), false) = (&attempted.change, overtaken) {
             self.divert(key.event, diversion, note)?;
+        }
+        Ok(Some(()))
+    }
+
+    /// The end of a connection that was upgraded: the one attempt of an event that was never planned.
+    fn upgraded(&mut self, key: Key, entry: &Entry) -> Result<Option<()>, StateError> {
+        if !self.deleted.contains(key.event) && self.record(key)?.is_none() {
+            let mut new = Record::waiting(self.timeline.at(key.event));
+            new.set_status(&Status::Delivered, entry.time);
+            (new.last, new.attempts) = (Some(entry.pos.seq), 1);
+            self.layers.put(key, new);
         }
         Ok(Some(()))
     }
@@ -394,6 +410,9 @@ impl State {
         self.layers.put(key, new);
     }
 }
+
+/// The status of an answer that ends HTTP on its connection: no delivery is settled well by it.
+const UPGRADED: u16 = 101;
 
 /// Says what is to happen with a delivery now.
 fn tell(key: Key, record: &Record, note: &mut impl FnMut(Note)) {

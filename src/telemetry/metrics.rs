@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use super::{CacheMetrics, UpgradeMetrics};
+
 /// A number that only grows.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
@@ -152,8 +154,9 @@ pub const OVER: [&str; 3] = ["rejected", "held", "tagged"];
 /// Percent of a budget at which a warning is given; a metric label.
 pub const BUDGET_LEVELS: [&str; 3] = ["75", "90", "100"];
 
-/// Who answered a sender who waited; a metric label: the upstream, nobody in time, or the first answer once more.
-pub const ANSWERED: [&str; 3] = ["upstream", "fallback", "repeated"];
+/// Who answered a sender who waited; a metric label: the upstream, nobody in time, the first answer once more, or an answer
+/// to an equal request.
+pub const ANSWERED: [&str; 4] = ["upstream", "fallback", "repeated", "cache"];
 
 /// All metrics of the process.
 #[derive(Default)]
@@ -379,6 +382,10 @@ pub struct SourceMetrics {
     pub loops: Counter,
     /// Senders who waited, by index of [`ANSWERED`].
     pub answered: [Counter; ANSWERED.len()],
+    /// Answers that are kept for equal requests.
+    pub cache: Arc<CacheMetrics>,
+    /// Connections that became WebSocket connections.
+    pub upgrades: Arc<UpgradeMetrics>,
     /// Receipt of the head to the head of the answer, where the sender waits for an upstream's.
     pub reply: Histogram,
     /// Receipt of the head to the answer.

@@ -4,12 +4,16 @@
 //! Promises that labels come only from configured names, so that nobody outside can grow a metric, and that text
 //! from outside can't break out of its line of diagnostics. Deliberately absent: pushing metrics anywhere.
 
+mod cache;
 pub mod diagnostics;
 mod metrics;
 mod render;
 pub mod systemd;
+mod upgrade;
 
+pub use cache::{CacheMetrics, CacheResult};
 pub use metrics::{
     ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency,
     Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
+pub use upgrade::UpgradeMetrics;

@@ -3,6 +3,9 @@
 //! Promises the names of the contract, `# HELP` and `# TYPE` before each family, and escaped label values. Figures
 //! of different families are not one snapshot: each counter is read on its own.
 
+mod cache;
+mod upgrade;
+
 use std::{
     fmt::Write as _,
     sync::{Arc, PoisonError},
@@ -182,6 +185,8 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
             out.sample("stagepost_proxied_total", &[("source", source), ("answered", answered)], count.get());
         }
     }
+    cache::render(out, all);
+    upgrade::render(out, all);
     out.family("stagepost_reply_seconds", "histogram", "Receipt of the head to the head of an awaited answer.");
     for (source, metrics) in all {
         out.histogram("stagepost_reply_seconds", &[("source", source)], &metrics.reply);

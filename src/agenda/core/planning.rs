@@ -129,7 +129,7 @@ impl Core {
         for name in &decision.targets {
             let id = self.state.intern(name);
             self.grow();
-            let goes = decision.held.is_none() && decision.dead.iter().all(|(dead, _)| dead != name);
+            let goes = decision.held.is_none() && !decision.is_settled(name);
             let priority = decision.priority(name);
             if self.has_order(id) {
                 self.offer_in_order(id, event, (priority, goes), share)?;
@@ -152,7 +152,7 @@ impl Core {
     fn leads_to_an_answer(&self, upstream: &str, decision: &Decision) -> bool {
         decision.held.is_none()
             && decision.targets.iter().any(|name| &**name == upstream)
-            && decision.dead.iter().all(|(dead, _)| &**dead != upstream)
+            && !decision.is_settled(upstream)
             && self.state.id(upstream).is_some_and(|id| self.is_open(id, self.now))
     }
 
@@ -174,11 +174,12 @@ impl Core {
                 numbers = more;
             }
             let dead = decision.dead.iter().map(|(upstream, reason)| (upstream, Change::Die(reason.clone())));
+            let answered = decision.answered.iter().map(|upstream| (upstream, Change::Ignore));
             let held = decision.held.iter().flat_map(|reason| {
-                let alive = decision.targets.iter().filter(|name| decision.dead.iter().all(|(dead, _)| dead != *name));
+                let alive = decision.targets.iter().filter(|name| !decision.is_settled(name));
                 alive.map(|upstream| (upstream, Change::Hold(reason.clone())))
             });
-            for (upstream, change) in dead.chain(held) {
+            for (upstream, change) in dead.chain(answered).chain(held) {
                 if self.decided_before_its_plan(event, upstream, &change)? {
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! Owns the tests of what the door decided about an event: deliveries that are dead or held from the beginning.
 
 use super::*;
-use crate::event::Extras;
+use crate::event::{Cached, Extras};
 
 fn held() -> Extras {
     Extras { hold: Some("over_budget".into()), ..Extras::default() }
@@ -19,6 +19,25 @@ fn an_event_that_is_part_of_a_loop_dies_without_an_attempt_and_may_be_replayed()
     }
     let view = rig.core.view(event).unwrap();
     assert_eq!(view.deliveries[0].status.reason().unwrap().code, "loop");
+    let targets = Rig::target(event, "a");
+    rig.log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
+    rig.settle();
+    assert_eq!(rig.take(), [job("a", event, 1)]);
+}
+
+#[test]
+fn an_event_answered_from_the_cache_goes_to_the_others_only_and_may_be_replayed() {
+    let mut rig = Rig::new(to_ab());
+    let cached = Cached { event: Some("E".into()), upstream: Some("a".into()) };
+    let extras = Extras { cached: Some(cached), ..Extras::default() };
+    let event = rig.log.accept_noticed("s", &extras);
+    rig.settle();
+    assert_eq!(rig.take(), [job("b", event, 1)]);
+    assert_eq!(rig.state_of(event, "a"), Some(DeliveryState::Ignored));
+    rig.restart();
+    rig.settle();
+    assert_eq!(rig.state_of(event, "a"), Some(DeliveryState::Ignored));
+    assert_eq!(rig.take(), [job("b", event, 1)]);
     let targets = Rig::target(event, "a");
     rig.log.command(Action::Replay { targets, new_key: false, interval_us: None, created: false });
     rig.settle();

@@ -90,6 +90,53 @@ fn limits_that_limit_nothing_or_name_nothing_are_refused() {
 }
 
 #[test]
+fn an_upgrade_that_can_not_begin_is_refused() {
+    for (line, expected) in [
+        (
+            "upgrade = true\nmethods = ['POST']",
+            "source.x.upgrade: has no effect: a WebSocket begins with a GET, which methods does not list; add it there",
+        ),
+        ("upgrade = 'yes'", "source.x.upgrade: takes true or false, not a string"),
+        ("upgrade = { max = 0 }", "source.x.upgrade.max: takes a whole number from 1 to 1000000"),
+        ("upgrade = { idle_timeout = '0s' }", "source.x.upgrade.idle_timeout: must be longer than zero"),
+        ("upgrade = { idle = '1s' }", "source.x.upgrade.idle: unknown key; known here: idle_timeout, max"),
+    ] {
+        check_line("[source.x]", line, expected);
+    }
+}
+
+#[test]
+fn a_cache_that_keeps_nothing_or_knows_no_key_is_refused() {
+    for (line, expected) in [
+        (
+            "cache = { ttl = '1m' }",
+            "source.x.cache.key: is missing; write jq that gives what makes two requests equal, such as \"[.model, .prompt]\"",
+        ),
+        ("cache = { key = '.a', ttl = '0s' }", "source.x.cache.ttl: must be longer than zero"),
+        (
+            "cache = { key = '.a', max_size = '1KiB', max_entry = '1KiB' }",
+            "source.x.cache.max_size: must lie between 64KiB and 64GiB: it is held in memory",
+        ),
+        (
+            "cache = { key = '.a', max_size = '1MiB', max_entry = '2MiB' }",
+            "source.x.cache.max_entry: must lie between 1B and max_size, or nothing of that length is ever kept",
+        ),
+        (
+            "cache = { key = '.a', size = '1MiB' }",
+            "source.x.cache.size: unknown key; known here: key, max_entry, max_size, ttl",
+        ),
+    ] {
+        check_line("[source.x]", line, expected);
+    }
+    check_line(
+        "[source.x]",
+        "cache = { key = '.a' }\nmethods = ['POST']",
+        "source.x.cache: has no effect: nobody waits for an answer here; write mode = \"proxy\", list GET in methods, or \
+         remove it",
+    );
+}
+
+#[test]
 fn keys_of_features_this_version_does_not_have_are_refused() {
     check_line(
         "[source.x]",

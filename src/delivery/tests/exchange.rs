@@ -227,7 +227,7 @@ async fn a_safe_request_is_proxied_once_and_its_answer_handed_back_whole() {
     let mut event = super::rig::event(7);
     event.method = Method::GET;
     event.body = Body::Inline(Bytes::new());
-    let proxied = |timeout| Proxied { event: event.clone().into(), upstream: "u".into(), timeout };
+    let proxied = |timeout| Proxied { event: event.clone().into(), upstream: "u".into(), timeout, upgrade: None };
     let (head, body) = rig.engine.proxy(proxied(PATIENCE)).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     assert_eq!((head.status.as_u16(), &body[..]), (404, &b"nothing here"[..]));
@@ -245,7 +245,7 @@ async fn an_upstream_that_switches_protocols_unasked_gives_no_answer_to_a_safe_r
     let mut event = super::rig::event(7);
     event.method = Method::GET;
     event.body = Body::Inline(Bytes::new());
-    let proxied = Proxied { event: event.into(), upstream: "u".into(), timeout: PATIENCE };
+    let proxied = Proxied { event: event.into(), upstream: "u".into(), timeout: PATIENCE, upgrade: None };
     let error = rig.engine.proxy(proxied).await.err().unwrap();
     assert!(matches!(&error, ProxyError::Unreachable { words, .. } if words.contains("101")), "{error:?}");
 }

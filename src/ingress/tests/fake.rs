@@ -184,6 +184,8 @@ impl Proxy for FakeProxy {
         Box::pin(std::future::ready(None))
     }
 
+    fn keep(&self, _: EventId, _: Kept) {}
+
     fn forward(&self, request: SafeRequest) -> Forwarding {
         Box::pin(async move {
             let event = request.event;
