@@ -91,7 +91,12 @@ impl Agenda {
             Action::HoldUpstream { .. }
             | Action::ReleaseUpstream { .. }
             | Action::Rehearse { .. }
-            | Action::EndRehearsal { .. } => 0,
+            | Action::EndRehearsal { .. }
+            | Action::PutSubscriber { .. }
+            | Action::RemoveSubscriber { .. }
+            | Action::RefuseSubscriber { .. }
+            | Action::DisableSubscriber { .. }
+            | Action::EnableSubscriber { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

@@ -32,6 +32,7 @@ mod settings;
 mod sign;
 mod sink;
 mod source;
+mod subscribers;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub use settings::{
     StoreSettings, WhenFull,
 };
 use sha2::{Digest as _, Sha256};
+pub use subscribers::{AskedSubscriber, SubscribersSettings, run_time_subscriber, run_time_tls};
 pub use tls::Certificates;
 
 use build::Parts;
@@ -139,6 +141,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let admin = server::admin(root.section("admin"), &store, &listen);
     let diagnostics = server::diagnostics(root.section("diagnostics"));
     let privacy = server::privacy(root.section("privacy"));
+    let subscribers = subscribers::read(root.section("subscribers"));
     let sources = source::read(&root, &server);
     let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
     let machine = upstream::MachineRoots::default();
@@ -167,6 +170,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         diagnostics,
         shutdown: server.shutdown,
         privacy,
+        subscribers,
         keys,
         hash: String::new(),
         printed: String::new(),

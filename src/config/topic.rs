@@ -12,6 +12,7 @@ use super::{
     server::Server,
     settings::StoreSettings,
     source::{check_name, expression},
+    subscribers::patience_of,
     tree::Value,
     upstream::{self, MachineRoots},
     verify::secrets,
@@ -118,6 +119,7 @@ fn subscriber(
     });
     let when = expression(&section, "when");
     let secrets = section.has("secrets").then(|| signed(&section));
+    let disable_after = patience_of(&section, None);
     let read = upstream::one(name, &section, server, store, machine);
     let place = section.place.clone();
     section.finish();
@@ -127,7 +129,7 @@ fn subscriber(
         None => upstream.sign.clone(),
     };
     let topic: Box<str> = topic?.into();
-    let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, ..upstream });
+    let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, disable_after, ..upstream });
     Some((name.into(), Subscriber { topic, types, when, upstream }, place))
 }
 

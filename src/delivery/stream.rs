@@ -78,7 +78,10 @@ fn host(uri: &http::Uri) -> io::Result<&str> {
 /// Connects to the first address of a name that answers; each gets an equal share of the time.
 async fn tcp(uri: &http::Uri, default_port: u16, upstream: &Upstream) -> io::Result<TcpStream> {
     let port = uri.port_u16().unwrap_or(default_port);
-    let found = lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect();
+    let found = match &upstream.resolver {
+        Some(resolver) => resolver.resolve(host(uri)?, port).await?.into_iter().take(ADDRESSES_MAX).collect(),
+        None => lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect(),
+    };
     let addresses = dialled(found, upstream.guard.as_ref())?;
     let share = upstream.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");

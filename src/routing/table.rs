@@ -15,6 +15,7 @@ use super::{
 use crate::{expr::Expr, verify::Verifier};
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
+#[derive(Clone)]
 pub struct Table {
     /// Counts configurations since the process started; stored with plans. Set by the app when it activates the table.
     pub generation: u64,
@@ -269,6 +270,10 @@ pub struct Upstream {
     pub cloudevents: Option<CloudEvents>,
     /// Which addresses its name may lead to; None: any.
     pub guard: Option<super::PublicOnly>,
+    /// Who looks its name up; None: the machine.
+    pub resolver: Option<Arc<dyn super::Resolve>>,
+    /// After so long without a success it is disabled; None: never.
+    pub disable_after: Option<Duration>,
 }
 
 impl Upstream {
@@ -298,6 +303,8 @@ impl Upstream {
             sign: None,
             cloudevents: None,
             guard: None,
+            resolver: None,
+            disable_after: None,
         }
     }
 }

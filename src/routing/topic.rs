@@ -114,6 +114,13 @@ impl Table {
         self.routes.append(&mut derived);
         Ok(())
     }
+
+    /// No route leads to a subscriber any more, since it is disabled. It is still there: what is under way is finished.
+    pub fn silence(&mut self, upstream: &str) {
+        for route in &mut self.routes {
+            route.to.retain(|name| **name != *upstream);
+        }
+    }
 }
 
 /// Leads a route on to the subscribers of its topic.
@@ -226,6 +233,9 @@ mod tests {
             ]
         );
         assert_eq!(table.upstreams.len(), 4);
+        table.silence("orders/paid");
+        assert!(table.routes.iter().all(|route| !route.leads_to("orders/paid")));
+        assert!(table.routes.iter().any(|route| route.leads_to("orders/also")) && table.upstreams.len() == 4);
         assert_eq!((topic_of("orders/all"), topic_of("u")), (Some("orders"), None));
     }
 }

@@ -38,6 +38,8 @@ pub enum Note {
     Stopped(Key),
     /// An upstream is held or released.
     Gate(UpstreamId),
+    /// A subscriber was registered, changed, removed, disabled or enabled.
+    Subscriber(UpstreamId),
 }
 
 impl State {
@@ -111,6 +113,12 @@ impl State {
         let key = Key::new(attempted.event, self.intern(&attempted.upstream));
         note(Note::Attempted(key));
         let Some(old) = self.before(key)? else { return Ok(Some(())) };
+        // What was only rehearsed has no number of its own.
+        if let Some(attempt) = attempted.attempt.as_ref().filter(|attempt| attempt.number > old.attempts)
+            && let Some(upstream) = self.upstream_mut(key.upstream)
+        {
+            upstream.note_outcome(attempt.outcome, entry.time);
+        }
         // An attempt that began before a replay: it is counted, and the replay is still due.
         let overtaken = matches!(old.state, DeliveryState::Pending | DeliveryState::Held)
             && attempted.replays.is_some_and(|replays| replays < old.replays);
@@ -277,6 +285,15 @@ impl State {
             }
             // The engine's, as long as the process lives.
             Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
+            action @ (Action::PutSubscriber { .. }
+            | Action::RemoveSubscriber { .. }
+            | Action::RefuseSubscriber { .. }
+            | Action::DisableSubscriber { .. }
+            | Action::EnableSubscriber { .. }) => {
+                if let Some(id) = self.subscription(entry, &command.actor, action) {
+                    note(Note::Subscriber(id));
+                }
+            }
         }
         Ok(Some(()))
     }

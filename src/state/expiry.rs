@@ -139,6 +139,7 @@ impl State {
                 let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
                 Some(NewEntry { kind: Kind::Command, payload })
             })
+            .chain(self.carried_subscribers(before))
             .collect();
         Ok(expiry)
     }

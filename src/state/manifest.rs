@@ -1,22 +1,22 @@
 //! Owns the manifest: the one small file that says which runs belong to the state, and everything that is no record.
 //!
-//! Format: the 8 bytes `SPSTATE2`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
+//! Format: the 8 bytes `SPSTATE3`, the body (integers as LEB128 varints, bitmaps in the portable roaring format with
 //! a length before them), then the CRC32C of all before it, little-endian. A reader that finds anything else throws
 //! the state away: it is derived.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use roaring::RoaringTreemap;
 
-use super::{Hold, Layers, Pauses, State, Timeline, Upstream};
+use super::{Closed, Hold, Layers, Pauses, State, Subscriber, Timeline, Upstream};
 use crate::{
     clock::Timestamp,
     event::Version,
-    log::entry::{Reader, Writer},
+    log::entry::{Reader, Registration, Streak, Writer},
 };
 
-const MAGIC: &[u8; 8] = b"SPSTATE2";
+const MAGIC: &[u8; 8] = b"SPSTATE3";
 
 /// Encodes all of the state but its records. The names of the runs come last, see [`finish`].
 #[must_use]
@@ -37,6 +37,11 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
     out.number(state.upstreams.len() as u64);
     for upstream in &state.upstreams {
         put_upstream(&mut out, upstream);
+    }
+    out.number(state.subscribers.len() as u64);
+    for subscriber in state.subscribers.values() {
+        out.number(subscriber.seq);
+        out.bytes(&serde_json::to_vec(&subscriber.registration).unwrap_or_default());
     }
     out.0
 }
@@ -78,6 +83,13 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
         let id = state.intern(&upstream.name);
         *state.upstream_mut(id)? = upstream;
     }
+    let subscribers = (0..from.count()?).map(|_| {
+        let seq = from.number()?;
+        let registration: Registration = serde_json::from_slice(&from.slice()?).ok()?;
+        let subscriber = Subscriber { registration, seq };
+        Some((subscriber.registration.upstream(), subscriber))
+    });
+    state.subscribers = Arc::new(subscribers.collect::<Option<_>>()?);
     let runs = (0..from.count()?).map(|_| from.number()).collect::<Option<_>>()?;
     state.layers = Layers::default();
     from.0.is_empty().then_some((state, runs))
@@ -113,6 +125,16 @@ fn put_upstream(out: &mut Writer, upstream: &Upstream) {
         out.number(u64::from(matches!(version, Version::Text(_))));
         out.text(version.as_str());
     }
+    out.option(upstream.closed.as_ref(), |out, closed| {
+        out.number(closed.seq);
+        out.number(closed.since.as_millis());
+        out.option(closed.disabled.as_deref(), |out, why| out.text(why));
+        out.text(&closed.actor);
+    });
+    out.option(upstream.streak, |out, streak| {
+        out.number(streak.since_ms);
+        out.number(streak.attempts);
+    });
 }
 
 fn take_upstream(from: &mut Reader) -> Option<Upstream> {
@@ -148,6 +170,15 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
         let version = if kind == 0 { Version::Number(text) } else { Version::Text(text) };
         upstream.newest.note(key, &version, entry);
     }
+    upstream.closed = from.option(|from| {
+        Some(Closed {
+            seq: from.number()?,
+            since: from.time()?,
+            disabled: from.option(Reader::text)?.map(String::from),
+            actor: from.text()?.into(),
+        })
+    })?;
+    upstream.streak = from.option(|from| Some(Streak { since_ms: from.number()?, attempts: from.number()? }))?;
     Some(upstream)
 }
 
@@ -187,6 +218,15 @@ mod tests {
             actor: "uid 0 (root)".into(),
         });
         upstream.pauses.set(Cause::Held, true, Timestamp::from_millis(4));
+        upstream.streak = Some(Streak { since_ms: 8, attempts: 9 });
+        upstream.closed = Some(Closed {
+            seq: 7,
+            since: Timestamp::from_millis(9),
+            disabled: Some("it failed".into()),
+            actor: "relay".into(),
+        });
+        let subscriber = Subscriber { registration: crate::state::testing::registration("crm"), seq: 12 };
+        Arc::make_mut(&mut state.subscribers).insert("orders/crm".into(), subscriber);
         state
     }
 

@@ -23,6 +23,7 @@ mod offline;
 mod overlay;
 mod record;
 mod store;
+mod subscriber;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -31,7 +32,11 @@ mod timeline;
 mod upstream;
 mod view;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use apply::Note;
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
@@ -41,8 +46,9 @@ pub use overlay::{Layers, Map};
 pub use record::{EVENT, Key, NEVER, Record, UpstreamId};
 use roaring::RoaringTreemap;
 pub use store::{Frozen, Store, StoreError, Written};
+pub use subscriber::{Subscribed, Subscriber};
 pub use timeline::Timeline;
-pub use upstream::{Cause, Hold, Pauses, Upstream};
+pub use upstream::{Cause, Closed, Hold, Pauses, Upstream};
 pub use view::{DeliveryView, EventView, Listed, UpstreamStats, deliveries};
 
 use crate::{event::Seq, log::run::RunError};
@@ -64,6 +70,8 @@ pub struct State {
     deleted: RoaringTreemap,
     carried: RoaringTreemap,
     upstreams: Vec<Upstream>,
+    /// Registered at run time, by the upstream that each is.
+    subscribers: Arc<BTreeMap<Box<str>, Subscriber>>,
     ids: HashMap<Arc<str>, UpstreamId>,
     timeline: Timeline,
     layers: Layers,
@@ -89,6 +97,7 @@ impl State {
             deleted: RoaringTreemap::new(),
             carried: RoaringTreemap::new(),
             upstreams: Vec::new(),
+            subscribers: Arc::default(),
             ids: HashMap::new(),
             timeline: Timeline::default(),
             layers: Layers::default(),

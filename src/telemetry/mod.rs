@@ -5,11 +5,12 @@
 //! from outside can't break out of its line of diagnostics. Deliberately absent: pushing metrics anywhere.
 
 pub mod diagnostics;
+mod groups;
 mod metrics;
 mod render;
 pub mod systemd;
 
 pub use metrics::{
     ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
-    QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics,
+    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics,
     TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
@@ -73,6 +73,15 @@ impl Metrics {
             "Connections refused because of server.max_connections.",
             self.connections_refused.get(),
         );
+        let name = "stagepost_subscribers";
+        out.family(name, "gauge", "Subscribers that were registered at run time.");
+        for (state, count) in SUBSCRIBER_STATES.iter().zip(&self.subscribers) {
+            out.sample(name, &[("state", state)], count.get());
+        }
+        let (limit, refused) = (self.subscribers_limit.get(), self.subscribers_refused.get());
+        out.single("stagepost_subscribers_limit", "gauge", "How many may be registered (subscribers.max).", limit);
+        let help = "Registrations of subscribers that were refused.";
+        out.single("stagepost_subscribers_refused_total", "counter", help, refused);
         let waiting = "Senders who wait for an upstream's answer.";
         out.single("stagepost_waiting_senders", "gauge", waiting, self.waiting_senders.get());
         out.single("stagepost_body_memory_bytes", "gauge", "Bytes of bodies in memory.", self.body_memory.get());

@@ -5,7 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{decode_json, encode_json};
+use super::{
+    decode_json, encode_json,
+    subscriber::{Registration, Streak, Written},
+};
 use crate::{clock::Timestamp, event::Seq};
 
 /// One delivery, named.
@@ -99,6 +102,45 @@ pub enum Action {
     /// Ends a rehearsal before its time.
     EndRehearsal {
         /// Of which upstream.
+        upstream: Box<str>,
+    },
+    /// Registers a subscriber at run time, whole: in place of what was registered under its name before.
+    PutSubscriber {
+        /// What for.
+        written: Written,
+        /// All of it.
+        registration: Box<Registration>,
+        /// Carried along with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        streak: Option<Streak>,
+    },
+    /// Removes a subscriber that was registered at run time; what it has not got dies.
+    RemoveSubscriber {
+        /// The upstream that it is.
+        upstream: Box<str>,
+    },
+    /// A registration that was refused. Changes nothing.
+    RefuseSubscriber {
+        /// The upstream that it would have been.
+        upstream: Box<str>,
+        /// Where it should have led, without credentials.
+        url: Box<str>,
+        /// Why not.
+        why: String,
+    },
+    /// Sends a subscriber nothing more; what it has not got dies.
+    DisableSubscriber {
+        /// The upstream that it is.
+        upstream: Box<str>,
+        /// Why.
+        why: String,
+        /// Since when, milliseconds since the epoch, if it is carried.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_ms: Option<u64>,
+    },
+    /// Sends to a disabled subscriber again.
+    EnableSubscriber {
+        /// The upstream that it is.
         upstream: Box<str>,
     },
 }
