@@ -18,6 +18,7 @@ mod rehearse;
 pub mod server;
 mod show;
 mod socket;
+mod subscribers;
 pub mod wire;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub(crate) use quarantine::tests as quarantine_tests;
 pub use quarantine::{QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
+pub use subscribers::{SECRETS_AT_ONCE, SubscriberError, shown_secrets};
 
 pub use crate::{
     clock::{Clock, Timestamp},

@@ -41,7 +41,10 @@ use super::{
     rehearse::rehearse,
     show::show,
     socket::user_name,
-    wire::{Act, Discard, Problem, Query, Recheck, Rehearse, Reply},
+    subscribers::{self, SubscriberError},
+    wire::{
+        Act, Discard, PauseSubscriber, Problem, Query, Recheck, Rehearse, Reply, RotateSecret, Subscribe,
+    },
 };
 use crate::{
     event::{EventId, Seq},
@@ -189,6 +192,9 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
             })
             .await
         }
+        (_, path) if path == "/v1/subscribers" || path.starts_with("/v1/subscribers/") => {
+            subscribers_answer(ports, actor, (&method, path), request).await
+        }
         (&Method::POST, "/v1/quarantine/list") => match read::<Query>(request).await {
             Ok(query) => quarantine_list(ports, query).await,
             Err(answer) => answer,
@@ -210,6 +216,59 @@ async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<
             blocking(move || event(&*ports, &path, query == "reveal=true")).await
         }
         _ => probe_answer(ports, request).await,
+    }
+}
+
+/// `/v1/subscribers`, `/v1/subscribers/TOPIC/NAME`, `/v1/subscribers/TOPIC/NAME/VERB`.
+async fn subscribers_answer(
+    ports: Arc<dyn Ports>,
+    actor: Arc<str>,
+    (method, path): (&Method, &str),
+    request: Request<Incoming>,
+) -> Answer {
+    let rest = path.trim_start_matches("/v1/subscribers").trim_start_matches('/');
+    let mut parts = rest.splitn(3, '/');
+    let (topic, name, verb) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+    let upstream = format!("{topic}/{name}");
+    match (method, rest, verb) {
+        (&Method::GET, "", _) => blocking(move || subscriber_answer(subscribers::subscribers(&*ports))).await,
+        (&Method::POST, "", _) => match read::<Subscribe>(request).await {
+            Ok(asked) => blocking(move || subscriber_answer(subscribers::subscribe(&*ports, &asked, &actor))).await,
+            Err(answer) => answer,
+        },
+        (&Method::POST, _, Some("pause")) => match read::<PauseSubscriber>(request).await {
+            Ok(asked) => {
+                blocking(move || subscriber_answer(subscribers::pause(&*ports, &upstream, &asked, &actor))).await
+            }
+            Err(answer) => answer,
+        },
+        (&Method::POST, _, Some("rotate-secret")) => match read::<RotateSecret>(request).await {
+            Ok(asked) => {
+                blocking(move || subscriber_answer(subscribers::rotate(&*ports, &upstream, &asked, &actor))).await
+            }
+            Err(answer) => answer,
+        },
+        (&Method::POST, _, Some("resume")) => {
+            blocking(move || subscriber_answer(subscribers::resume(&*ports, &upstream, &actor))).await
+        }
+        (&Method::DELETE, _, None) => {
+            blocking(move || subscriber_answer(subscribers::unsubscribe(&*ports, &upstream, &actor))).await
+        }
+        _ => problem(StatusCode::NOT_FOUND, "there is nothing here"),
+    }
+}
+
+fn subscriber_answer<T: Serialize>(done: Result<T, SubscriberError>) -> Answer {
+    match done {
+        Ok(told) => json(&told),
+        Err(error) => {
+            let status = match error {
+                SubscriberError::Usage(_) => StatusCode::BAD_REQUEST,
+                SubscriberError::NoSuch(_) => StatusCode::NOT_FOUND,
+                SubscriberError::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            problem(status, error.to_string())
+        }
     }
 }
 

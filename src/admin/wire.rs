@@ -3,6 +3,7 @@
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
 mod status;
+mod subscribers;
 
 use std::borrow::Cow;
 
@@ -10,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
+pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 

@@ -28,6 +28,7 @@ use crate::{
 
 mod again;
 mod backlog;
+mod closed;
 mod door;
 mod holds;
 mod order;

@@ -5,12 +5,14 @@
 
 mod janitor;
 mod links;
+mod listing;
 mod ports;
 mod probe;
 mod reads;
 mod reload;
 mod serve;
 mod status;
+mod subscribers;
 mod watch;
 
 pub use reads::OfflineReads;

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::watch::{Changed, Watched};
+use super::{
+    subscribers::Subscribers,
+    watch::{Changed, Watched},
+};
 use crate::{
     admin::wire::{ReloadRefused, Reloaded},
     agenda::Agenda,
@@ -58,6 +61,7 @@ pub(super) struct Running {
     pub(super) agenda: Agenda,
     pub(super) engine: Engine,
     pub(super) keys: Keys,
+    pub(super) subscribers: Arc<Subscribers>,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) current: Mutex<Current>,
@@ -122,8 +126,7 @@ impl Running {
         self.activated(&table);
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());
-        self.live.swap(table);
-        self.engine.configure();
+        messages.extend(self.subscribers.reconfigure(table, config.subscribers.clone()));
         self.agenda.configured();
         let generation = current.generation;
         current.hashes.push((generation, hash.clone()));

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::{
     probe::Probe,
     reload::{Current, Origin, Running},
     status::Samples,
+    subscribers::Subscribers,
     watch::{self, Watched},
 };
 use crate::{
@@ -117,12 +118,16 @@ impl App {
         let evaluator = Evaluator::start(crate::expr::Settings::standard());
         table.generation = clock.now().as_millis();
         let (limits, generation, hash) = (table.limits.clone(), table.generation, table.hash.clone());
+        let base = table.clone();
         let live = Live::new(table);
+        let settings = config.subscribers.clone();
+        let subscribers =
+            Arc::new(Subscribers::new(live.clone(), base, settings, clock.clone(), metrics.clone(), None));
         let shards = Shards::start(Shards::default_count())?;
         let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
         let node: Arc<str> = node_name().into();
 
-        let to_engine = Arc::new(ToEngine::default());
+        let to_engine = Arc::new(ToEngine(OnceLock::new(), Some(subscribers.clone())));
         let agenda = Agenda::start(
             agenda_settings(&config.store),
             agenda::Deps {
@@ -150,6 +155,7 @@ impl App {
             &delivery_shards.handles(),
         );
         let _first = to_engine.0.set(engine.clone());
+        subscribers.attach(engine.clone());
 
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
@@ -187,6 +193,7 @@ impl App {
             agenda: agenda.clone(),
             engine,
             keys,
+            subscribers: subscribers.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),
@@ -211,7 +218,7 @@ impl App {
             admin.push(tokio::spawn(admin::server::serve_tcp(listener, instance.clone())));
         }
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
-        let janitor = Janitor::start(log.clone(), agenda, clock, store)?;
+        let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
         Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, admin, options, addresses })
     }
@@ -249,7 +256,11 @@ impl App {
                 }
                 _ = look.tick() => {
                     let (running, watch) = (self.running.clone(), self.options.watch);
-                    let _done = tokio::task::spawn_blocking(move || running.reload_if_changed(watch)).await;
+                    let work = move || {
+                        running.reload_if_changed(watch);
+                        running.subscribers.tick();
+                    };
+                    let _done = tokio::task::spawn_blocking(work).await;
                 }
                 _ = save.tick() => {
                     let instance = self.instance.clone();

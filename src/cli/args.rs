@@ -111,6 +111,17 @@ use `stagepost replay --state review`.")]
 Nothing is sent to the upstream meanwhile, and no delivery dies because of it. It ends by itself, after an hour at most,
 or with a restart; the breaker is closed then.")]
     Rehearse(RehearseArgs),
+    /// Who gets what is published under a topic: add, list, pause, resume, remove, rotate a secret
+    #[command(after_help = "Examples:
+  stagepost subscriber add orders crm --url https://crm.example/hook --type 'invoice.*'
+  stagepost subscriber list
+  stagepost subscriber pause orders crm --for 2h --reason 'their maintenance'
+  stagepost subscriber resume orders crm
+  stagepost subscriber rotate-secret orders crm --overlap 24h
+  stagepost subscriber remove orders crm
+
+Subscribers that are added here live in the log; those of the configuration are listed, paused and resumed only.")]
+    Subscriber(SubscriberArgs),
     /// The last 1,000 refused requests
     #[command(after_help = "Examples:
   stagepost refused
@@ -447,6 +458,102 @@ pub(super) struct InitArgs {
     /// Do not wait for the first event
     #[arg(long)]
     pub(super) no_wait: bool,
+}
+
+/// `stagepost subscriber`.
+#[derive(Debug, Args)]
+pub(super) struct SubscriberArgs {
+    #[command(subcommand)]
+    pub(super) verb: SubscriberVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SubscriberVerb {
+    /// Register one; its name has to lead to public addresses, or to those in subscribers.allow
+    #[command(after_help = "Examples:
+  stagepost subscriber add orders crm --url https://crm.example/hook
+  stagepost subscriber add orders audit --url https://audit.example/in --type 'invoice.*' --type paid --rate 10/s
+  stagepost subscriber add orders big --url https://big.example/ --when '.amount > 1000' --secret env:BIG_SECRET
+
+Without --secret one is generated, as Standard Webhooks writes it, and shown this once.")]
+    Add(SubscriberAddArgs),
+    /// All of them, also those of the configuration
+    List(JsonArgs),
+    /// Hold what waits and what will come
+    Pause(SubscriberPauseArgs),
+    /// Let a paused or disabled one go on
+    #[command(after_help = "Examples:
+  stagepost subscriber resume orders crm
+  stagepost replay --upstream orders/crm --reason subscriber_disabled
+
+What a disabled one did not get is dead; the second command sends it again.")]
+    Resume(SubscriberNameArgs),
+    /// Remove one; what it has not got dies
+    Remove(SubscriberNameArgs),
+    /// Sign with another secret, and for a time with the old one too
+    #[command(after_help = "Examples:
+  stagepost subscriber rotate-secret orders crm
+  stagepost subscriber rotate-secret orders crm --secret file:/etc/stagepost/crm.secret --overlap 7d
+  stagepost subscriber rotate-secret orders crm --overlap 0s")]
+    RotateSecret(SubscriberRotateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubscriberNameArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The topic
+    pub(super) topic: String,
+    /// The subscriber's name
+    pub(super) name: String,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubscriberAddArgs {
+    #[command(flatten)]
+    pub(super) whom: SubscriberNameArgs,
+    /// Where its events go, exactly
+    #[arg(long, value_name = "URL")]
+    pub(super) url: String,
+    /// This type only, or a beginning with *; may be given more than once
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(super) types: Vec<String>,
+    /// A jq expression that has to match besides
+    #[arg(long, value_name = "JQ")]
+    pub(super) when: Option<String>,
+    /// Sign with this: env:NAME, file:/path or credential:NAME, as the instance sees them
+    #[arg(long, value_name = "REF")]
+    pub(super) secret: Option<String>,
+    /// No faster than this, for example 10/s
+    #[arg(long, value_name = "RATE")]
+    pub(super) rate: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubscriberPauseArgs {
+    #[command(flatten)]
+    pub(super) whom: SubscriberNameArgs,
+    /// Goes on by itself after this time, for example 2h
+    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms)]
+    pub(super) for_ms: Option<u64>,
+    /// Recorded and shown
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SubscriberRotateArgs {
+    #[command(flatten)]
+    pub(super) whom: SubscriberNameArgs,
+    /// The new secret: env:NAME, file:/path or credential:NAME [default: one is generated]
+    #[arg(long, value_name = "REF")]
+    pub(super) secret: Option<String>,
+    /// The old one signs as well for this time
+    #[arg(long = "overlap", value_name = "DURATION", value_parser = units::duration_ms, default_value = "24h")]
+    pub(super) overlap_ms: u64,
 }
 
 /// Ids or filters, and what all commands that change something have.

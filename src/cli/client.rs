@@ -43,6 +43,11 @@ impl<'a> Client<'a> {
         understood(&self.bytes(Method::POST, path, encoded(body)?)?)
     }
 
+    /// Asks for something to be removed.
+    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        understood(&self.bytes(Method::DELETE, path, Bytes::new())?)
+    }
+
     /// Sends JSON and takes lines of JSON, one by one, until `each` fails.
     pub(super) fn lines<T: DeserializeOwned>(
         &self,

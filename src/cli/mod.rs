@@ -23,6 +23,7 @@ mod show;
 mod simple;
 mod sources;
 mod status;
+mod subscriber;
 mod units;
 
 use std::{
@@ -126,6 +127,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Rehearse(args) => simple::rehearse(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
+        Verb::Subscriber(args) => subscriber::subscriber(&args.verb, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),

@@ -166,7 +166,7 @@ fn is_disguised(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_hex = last.get(..2).is_some_and(|begin| begin.eq_ignore_ascii_case("0x"));
     let ends_in_number = !last.is_empty() && (last.bytes().all(|byte| byte.is_ascii_digit()) || is_hex);
-    ends_in_number && host.parse::<Ipv4Addr>().is_err()
+    ends_in_number && !host.contains(':') && host.parse::<Ipv4Addr>().is_err()
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ mod tests {
     use super::*;
     use crate::{
         event::Change,
+        log::Log as _,
         state::{
             Keep, replay,
             testing::{TestLog, registration},

@@ -53,3 +53,59 @@ fn a_topic_without_a_taker_ignores_the_event_and_a_safe_request_reaches_no_subsc
     relay.wait_for_state(&id, "delivered");
     assert_eq!(crm.received().len(), 1);
 }
+
+/// A relay whose run-time subscribers may be on this machine.
+fn open_relay(more: &str) -> Relay {
+    relay(&format!("[subscribers]\nallow = [\"127.0.0.0/8\"]\n{more}"))
+}
+
+fn listed(relay: &Relay, name: &str) -> serde_json::Value {
+    let all = relay.cli(&["subscriber", "list", "--json"]).done().lines();
+    all.into_iter().find(|one| one["name"] == name).unwrap_or(serde_json::Value::Null)
+}
+
+#[test]
+fn a_subscriber_of_run_time_gets_what_it_wants_at_its_url_through_restarts_until_it_is_removed() {
+    let crm = Upstream::start();
+    let mut relay = open_relay("");
+    let before = relay.accept("/x", r#"{"kind":"invoice.paid"}"#);
+    relay.wait_for_state(&before, "ignored");
+    let url = format!("{}/hook", crm.url());
+    let add = ["subscriber", "add", "orders", "crm", "--url", &url, "--type", "invoice.*", "--when", ".amount != 0"];
+    let told = relay.cli(&add).done().out;
+    let secret = told.split("secret (shown once): ").nth(1).unwrap().trim().to_owned();
+    assert!(secret.starts_with("whsec_"), "{told}");
+    let first = relay.accept("/x", r#"{"kind":"invoice.paid"}"#);
+    let unwanted = relay.accept("/x", r#"{"kind":"order"}"#);
+    relay.wait_for_state(&first, "delivered");
+    relay.wait_for_state(&unwanted, "ignored");
+    let got = crm.wait_for_requests(1);
+    assert_eq!((got[0].target.as_str(), got[0].header("webhook-id")), ("/hook", Some(first.as_str())));
+    assert_eq!(got[0].header("host"), Some(crm.url().trim_start_matches("http://")));
+
+    relay.restart();
+    let second = relay.accept("/x", r#"{"kind":"invoice.late"}"#);
+    relay.wait_for_state(&second, "delivered");
+    let shown = listed(&relay, "crm");
+    assert_eq!((&shown["state"], &shown["secrets"][0]), (&"active".into(), &"generated".into()));
+    relay.kill();
+    std::fs::remove_dir_all(relay.data().join("state")).unwrap();
+    relay.run();
+    let third = relay.accept("/x", r#"{"kind":"invoice.late"}"#);
+    relay.wait_for_state(&third, "delivered");
+    assert_eq!(crm.wait_for_requests(3).len(), 3);
+
+    relay.cli(&["subscriber", "pause", "orders", "crm", "--reason", "theirs"]).done();
+    let waits = relay.accept("/x", r#"{"kind":"invoice.held"}"#);
+    relay.wait_for_state(&waits, "held");
+    assert_eq!(listed(&relay, "crm")["why"], "theirs");
+    relay.cli(&["subscriber", "remove", "orders", "crm"]).done();
+    let dead = relay.wait_for_state(&waits, "dead");
+    assert!(dead["deliveries"][0]["reason"].as_str().unwrap().starts_with("upstream_removed"), "{dead:#}");
+    let after = relay.accept("/x", r#"{"kind":"invoice.late"}"#);
+    relay.wait_for_state(&after, "ignored");
+    assert!(relay.cli(&["subscriber", "list"]).done().out.contains("there are no subscribers"));
+    for text in [relay.cli(&["log", "--json"]).done().out, relay.show(&first).to_string()] {
+        assert!(!text.contains(&secret));
+    }
+}
