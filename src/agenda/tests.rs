@@ -32,6 +32,7 @@ mod closed;
 mod door;
 mod holds;
 mod order;
+mod published;
 mod refused;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);

@@ -18,7 +18,7 @@ use super::{
     verify::secrets,
 };
 use crate::{
-    routing::{Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
+    routing::{LoopRule, Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
     verify::Signer,
 };
 
@@ -42,11 +42,21 @@ impl Topics {
         Self { subscribers: subscribers.collect(), topics }
     }
 
+    /// The names of all topics.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(|(topic, _)| &*topic.name)
+    }
+
+    /// What is wrong with the name of a topic that nobody declares.
+    pub(super) fn unknown(&self, name: &str) -> Option<String> {
+        unknown(name, &self.topics)
+    }
+
     /// Records topics that routes name and nobody declares.
     pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
         for (route, place) in routes {
             let Some(topic) = &route.topic else { continue };
-            if let Some(problem) = unknown(topic, &self.topics) {
+            if let Some(problem) = self.unknown(topic) {
                 cx.problem(place, &format!("route.{}", route.name), problem);
             }
         }
@@ -82,9 +92,13 @@ impl Topics {
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
     check_name(&section, "", name);
     let most = section.count("max_subscribers", 1_000, 1..=SUBSCRIBERS_MAX);
+    let usual = LoopRule::standard().max_hops;
+    let hops = section.count("max_hops", u64::from(usual), 1..=1000);
     let place = section.place.clone();
     section.finish();
-    (Topic { name: name.into(), max_subscribers: usize::try_from(most).unwrap_or(usize::MAX) }, place)
+    let max_subscribers = usize::try_from(most).unwrap_or(usize::MAX);
+    let max_hops = u32::try_from(hops).unwrap_or(usual);
+    (Topic { name: name.into(), max_subscribers, max_hops }, place)
 }
 
 fn unknown(name: &str, topics: &[(Topic, Place)]) -> Option<String> {

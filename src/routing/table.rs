@@ -29,7 +29,7 @@ pub struct Table {
     pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
     /// Limits of the front door.
     pub limits: Limits,
-    /// What routes publish under; empty at first.
+    /// What routes and the relay itself publish under; empty at first, see [`Table::declare`].
     pub topics: Vec<Topic>,
     index: Index,
 }

@@ -181,6 +181,7 @@ pub struct Metrics {
     pub subscribers_limit: Gauge,
     /// Registrations of subscribers that were refused.
     pub subscribers_refused: Counter,
+    topics: Mutex<BTreeMap<Box<str>, Arc<TopicMetrics>>>,
     /// Requests refused before any source was known, by [`RequestResult`] index (404, 400, 408, 431 …).
     pub unmatched: [Counter; RequestResult::ALL.len()],
     /// Connections open now.
@@ -374,6 +375,13 @@ pub struct SourceMetrics {
     pub skew: Histogram,
 }
 
+/// Metrics of one topic; resolve once, keep the handle.
+#[derive(Default)]
+pub struct TopicMetrics {
+    /// Events that the relay itself published under it.
+    pub published: Counter,
+}
+
 /// Metrics of one upstream; resolve once, keep the handle.
 #[derive(Default)]
 pub struct UpstreamMetrics {
@@ -514,6 +522,18 @@ impl Metrics {
             return member;
         }
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// The handle of a configured topic. Never call with a name from outside.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Arc<TopicMetrics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// All topics seen so far, by name.
+    pub(super) fn all_topics(&self) -> Vec<(Box<str>, Arc<TopicMetrics>)> {
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
     /// All sources seen so far, by name.

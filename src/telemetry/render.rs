@@ -25,6 +25,11 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut out = Text(String::with_capacity(16 * 1024));
         sources(&mut out, &self.all_sources());
+        let help = "Events that the relay itself published under a topic.";
+        out.family("stagepost_published_total", "counter", help);
+        for (topic, metrics) in self.all_topics() {
+            out.sample("stagepost_published_total", &[("topic", &topic)], metrics.published.get());
+        }
         upstreams(&mut out, &self.all_upstreams());
         self.store(&mut out);
         self.quarantine(&mut out);
@@ -438,6 +443,7 @@ mod tests {
         let target = upstream.target("http://a:1/base");
         target.up.set(1);
         target.in_flight.set(3);
+        metrics.topic("orders").published.add(5);
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

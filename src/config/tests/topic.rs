@@ -22,8 +22,17 @@ fn a_subscriber_is_an_upstream_that_the_routes_of_its_topic_lead_to() {
     assert_eq!((upstream.concurrency, upstream.sign.is_some()), (3, true));
     let shown: Vec<(&str, Vec<&str>)> =
         loaded.table.routes.iter().map(|route| (&*route.name, route.to.iter().map(|name| &**name).collect())).collect();
-    assert_eq!(shown, [("route-1", vec!["orders/all"]), ("route-1/orders/crm", vec!["orders/crm"])]);
-    assert_eq!(loaded.table.topics[0].max_subscribers, 1_000);
+    assert_eq!(
+        shown,
+        [
+            ("route-1", vec!["orders/all"]),
+            ("topic:orders", vec!["orders/all"]),
+            ("route-1/orders/crm", vec!["orders/crm"]),
+            ("topic:orders/orders/crm", vec!["orders/crm"]),
+        ]
+    );
+    let topic = &loaded.table.topics[0];
+    assert_eq!((topic.max_subscribers, topic.max_hops), (1_000, 10));
     directory.write("stagepost.toml", effective(&loaded.config));
     let again = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(effective(&again.config), effective(&loaded.config));
@@ -59,6 +68,8 @@ fn what_can_not_work_is_refused_with_its_key_and_the_remedy() {
             "topic.few.max_subscribers: is 1, but 2 subscribers are configured; raise it",
         ),
         ("[[route]]\ntopic = 'none'\n", "names the unknown topic \"none\""),
+        ("[[route]]\nsource = 'topic:order'\nto = []\n", "unknown topic \"order\"; did you mean \"orders\"?"),
+        ("[topic.few]\nmax_hops = 0\n", "topic.few.max_hops: takes a whole number from 1 to 1000"),
         ("[topic.'a/b']\n", "\"a/b\" is no name;"),
     ] {
         let directory = with(text);
