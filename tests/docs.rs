@@ -198,6 +198,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[topic.NAME]", "[topic.orders]\n"),
     ("[subscriber.NAME]", "[subscriber.crm]\n"),
+    ("[subscribers]", "[subscribers]\n"),
     ("[[route]]", "[[route]]\n"),
     ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),

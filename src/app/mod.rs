@@ -6,6 +6,7 @@
 mod janitor;
 mod links;
 mod listing;
+mod notices;
 mod ports;
 mod probe;
 mod reads;

@@ -11,11 +11,12 @@ use std::{
     time::Duration,
 };
 
+use super::notices::Notices;
 use crate::{
     clock::{Clock, Timestamp},
     config::{self, AskedSubscriber, SubscribersSettings},
     delivery::Engine,
-    log::entry::Registration,
+    log::{Log, entry::Registration},
     routing::{Live, Resolve, Subscriber, Table, Target, TlsClient, topic_of},
     state::{Subscribed, Subscriber as Registered},
     telemetry::Metrics,
@@ -35,6 +36,7 @@ pub(super) struct Subscribers {
     tls: OnceLock<Result<Arc<TlsClient>, String>>,
     engine: OnceLock<Engine>,
     parts: Mutex<Parts>,
+    notices: Mutex<Notices>,
     turn: Mutex<()>,
 }
 
@@ -60,6 +62,7 @@ impl Subscribers {
         settings: SubscribersSettings,
         clock: Clock,
         metrics: Arc<Metrics>,
+        log: Arc<dyn Log>,
         resolver: Option<Arc<dyn Resolve>>,
     ) -> Self {
         metrics.subscribers_limit.set(i64::try_from(settings.max).unwrap_or(i64::MAX));
@@ -74,6 +77,7 @@ impl Subscribers {
         Self {
             live,
             clock,
+            notices: Mutex::new(Notices::new(log, metrics.clone())),
             metrics,
             resolver,
             tls: OnceLock::new(),
@@ -116,6 +120,8 @@ impl Subscribers {
         if parts.expires.is_some_and(|expires| expires <= self.clock.now()) {
             self.compose(&mut parts);
         }
+        drop(parts);
+        self.notices().again(self.clock.now());
     }
 
     /// Whoever registers, changes or carries subscribers forward does it alone.
@@ -181,6 +187,10 @@ impl Subscribers {
         }
     }
 
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn parts(&self) -> MutexGuard<'_, Parts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,6 +236,7 @@ impl Subscribers {
         if let Some(engine) = self.engine.get() {
             engine.configure();
         }
+        self.notices().tell(&parts.known, &parts.base, now);
     }
 
     /// Sets the gauges, in the order of their labels.

@@ -42,8 +42,12 @@ fn composed(text: &str) -> (Subscribers, Live, Arc<Metrics>) {
     let (base, settings) = config(text);
     let (live, metrics) = (Live::new(base.clone()), Arc::<Metrics>::default());
     let (clock, _) = Clock::manual(Timestamp::from_millis(10_000));
-    let made = Subscribers::new(live.clone(), base, settings, clock, metrics.clone(), Some(Arc::new(Names)));
+    let made = Subscribers::new(live.clone(), base, settings, clock, metrics.clone(), log(), Some(Arc::new(Names)));
     (made, live, metrics)
+}
+
+fn log() -> Arc<dyn Log> {
+    crate::log::memory::MemoryLog::automatic()
 }
 
 fn known(names: &[&str]) -> Subscribed {
@@ -143,7 +147,7 @@ fn a_secret_stops_signing_when_its_overlap_ends() {
     let (base, settings) = config(TOPIC);
     let live = Live::new(base.clone());
     let (clock, hand) = Clock::manual(Timestamp::from_millis(10_000));
-    let subscribers = Subscribers::new(live.clone(), base, settings, clock, Arc::default(), None);
+    let subscribers = Subscribers::new(live.clone(), base, settings, clock, Arc::default(), log(), None);
     let mut known = known(&["a"]);
     let all = Arc::make_mut(&mut known.registered).get_mut("orders/a").unwrap();
     let mut old = all.registration.secrets[0].clone();

@@ -144,6 +144,7 @@ fn place(url: &str, guard: &PublicOnly) -> Result<(Target, Box<str>), String> {
     let (Target::Http(uri) | Target::Https(uri)) = &target else { return Err("is no url".to_owned()) };
     let host = uri.host().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
     if is_disguised(host) {
         return Err("writes an address as a number; write it as 192.0.2.1".to_owned());
     }
@@ -162,7 +163,6 @@ fn place(url: &str, guard: &PublicOnly) -> Result<(Target, Box<str>), String> {
 /// Whether a host's name ends in a number but is no address as it is usually written: `127.1`, `0x7f000001`,
 /// `2130706433`, `0177.0.0.1`. What looks names up takes these for addresses.
 fn is_disguised(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_hex = last.get(..2).is_some_and(|begin| begin.eq_ignore_ascii_case("0x"));
     let ends_in_number = !last.is_empty() && (last.bytes().all(|byte| byte.is_ascii_digit()) || is_hex);
@@ -222,7 +222,8 @@ mod tests {
             ("http://0x7f.0.0.1/", "as a number"),
             ("http://0x7f000001/", "as a number"),
             ("http://127.1/", "as a number"),
-            ("http://127.0.0.1./", "as a number"),
+            ("http://127.0.0.1./", "127.0.0.1, which is loopback"),
+            ("http://127.1./", "as a number"),
             ("http://public.example@127.0.0.1/", "holds a user or a password"),
             ("http://u:hunter2@public.example/", "holds a user or a password"),
             ("http://public.example/?token=a", "has a query"),

@@ -25,6 +25,9 @@ use crate::{
 /// The most subscribers of one topic: each is an upstream.
 const SUBSCRIBERS_MAX: u64 = 10_000;
 
+/// How the topics begin that the relay itself publishes under.
+const OWN_TOPICS: &str = "stagepost.";
+
 /// Topics and their subscribers.
 pub(super) struct Topics {
     topics: Vec<(Topic, Place)>,
@@ -68,7 +71,9 @@ impl Topics {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, subscriber, place) in &self.subscribers {
             *counts.entry(&subscriber.topic).or_default() += 1;
-            if !published.contains(&*subscriber.topic) {
+            // The relay itself publishes there.
+            let is_own = subscriber.topic.starts_with(OWN_TOPICS);
+            if !published.contains(&*subscriber.topic) && !is_own {
                 let message = format!("no route has topic = \"{}\": it gets nothing", subscriber.topic);
                 cx.warn(place, &format!("subscriber.{name}"), message);
             }
