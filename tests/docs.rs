@@ -247,7 +247,7 @@ fn the_reference_names_every_key_and_no_other() {
         if section.is_empty() {
             known.insert("include".to_owned());
         }
-        if section.starts_with("[subscriber") {
+        if section.starts_with("[subscriber.") {
             // The others are those of an upstream, which have a table.
             let shared = self::known("[upstream.billing]\n");
             assert!(shared.is_subset(&known));

@@ -42,9 +42,7 @@ use super::{
     show::show,
     socket::user_name,
     subscribers::{self, SubscriberError},
-    wire::{
-        Act, Discard, PauseSubscriber, Problem, Query, Recheck, Rehearse, Reply, RotateSecret, Subscribe,
-    },
+    wire::{Act, Discard, PauseSubscriber, Problem, Query, Recheck, Rehearse, Reply, RotateSecret, Subscribe},
 };
 use crate::{
     event::{EventId, Seq},

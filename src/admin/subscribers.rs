@@ -194,12 +194,14 @@ fn done(ports: &dyn Ports, upstream: &str, secret: Option<String>) -> Result<Sub
 fn secret(ports: &dyn Ports, asked: Option<&str>) -> Result<(StoredSecret, Option<String>), SubscriberError> {
     match asked {
         Some(text) if text.starts_with(LITERAL) => {
-            let why = "secret: write env:NAME, file:/path or credential:NAME, or leave it out and take the generated one";
+            let why =
+                "secret: write env:NAME, file:/path or credential:NAME, or leave it out and take the generated one";
             Err(SubscriberError::Usage(why.to_owned()))
         }
         Some(text) => Ok((StoredSecret::new(text), None)),
         None => {
-            let bytes = ports.secret_bytes().ok_or_else(|| SubscriberError::Refused("no randomness is to be had".into()))?;
+            let bytes =
+                ports.secret_bytes().ok_or_else(|| SubscriberError::Refused("no randomness is to be had".into()))?;
             let text = format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes));
             Ok((StoredSecret::new(&format!("{LITERAL}{text}")), Some(text)))
         }
@@ -295,9 +297,6 @@ mod tests {
         assert!(did[1].starts_with("HoldUpstream") && did[2].starts_with("ReleaseUpstream"), "{did:?}");
         assert!(did[3].starts_with("RemoveSubscriber"), "{did:?}");
         assert!(matches!(unsubscribe(&fake, "orders/crm", "me"), Err(SubscriberError::NoSuch(_))));
-        assert!(matches!(
-            pause(&fake, "orders/x", &PauseSubscriber::default(), "me"),
-            Err(SubscriberError::NoSuch(_))
-        ));
+        assert!(matches!(pause(&fake, "orders/x", &PauseSubscriber::default(), "me"), Err(SubscriberError::NoSuch(_))));
     }
 }

@@ -85,7 +85,8 @@ impl Janitor {
     ) -> std::io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = stop.clone();
-        let work = Work { log, agenda, subscribers, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
+        let work =
+            Work { log, agenda, subscribers, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
         let run = move || {
             let (flag, bell) = &*stopped;
             loop {

@@ -21,12 +21,12 @@ use crate::{
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
     ingress::{Gaps, Gate, Ingress},
+    jitter::secret_bytes,
     log::{
         Log,
         entry::{Command, Fault, Registration, Target},
         read_event,
     },
-    jitter::secret_bytes,
     quarantine::{Judgement, Purpose, Quarantine},
     routing::topic_of,
     state::{Subscribed, UpstreamStats},

@@ -121,8 +121,15 @@ impl App {
         let base = table.clone();
         let live = Live::new(table);
         let settings = config.subscribers.clone();
-        let subscribers =
-            Arc::new(Subscribers::new(live.clone(), base, settings, clock.clone(), metrics.clone(), seam.clone(), None));
+        let subscribers = Arc::new(Subscribers::new(
+            live.clone(),
+            base,
+            settings,
+            clock.clone(),
+            metrics.clone(),
+            seam.clone(),
+            None,
+        ));
         let shards = Shards::start(Shards::default_count())?;
         let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
         let node: Arc<str> = node_name().into();

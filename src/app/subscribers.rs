@@ -309,7 +309,10 @@ fn room_for(registration: &Registration, parts: &Parts) -> Result<(), String> {
     let of_topic = |name: &&Box<str>| topic_of(name) == Some(&*registration.topic);
     let count = registered.keys().chain(parts.base.upstreams.keys()).filter(of_topic).count();
     if count >= most {
-        return Err(format!("topic {} has {count} subscribers, and its max_subscribers allows no more", registration.topic));
+        return Err(format!(
+            "topic {} has {count} subscribers, and its max_subscribers allows no more",
+            registration.topic
+        ));
     }
     Ok(())
 }

@@ -94,7 +94,9 @@ fn the_configuration_wins_and_what_has_no_place_in_it_is_kept_off_until_it_has_a
     let told = subscribers.reconfigure(base, settings);
     assert_eq!(
         told,
-        ["warning: subscriber orders/a is off: the configuration has a subscriber of this name; its deliveries are held"]
+        [
+            "warning: subscriber orders/a is off: the configuration has a subscriber of this name; its deliveries are held"
+        ]
     );
     assert_eq!(led_to(&live).len(), 2);
     assert!(live.snapshot().upstreams["orders/a"].guard.is_none(), "it is the one of the configuration");

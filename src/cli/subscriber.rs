@@ -16,11 +16,7 @@ use crate::admin::{
 
 const PATH: &str = "/v1/subscribers";
 
-pub(super) fn subscriber(
-    verb: &SubscriberVerb,
-    host: &dyn Host,
-    terminal: &mut Terminal<'_>,
-) -> Result<Exit, Failure> {
+pub(super) fn subscriber(verb: &SubscriberVerb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     match verb {
         SubscriberVerb::Add(args) => add(args, host, terminal),
         SubscriberVerb::List(args) => list(args, host, terminal),

@@ -149,7 +149,9 @@ fn place(url: &str, guard: &PublicOnly) -> Result<(Target, Box<str>), String> {
         return Err("writes an address as a number; write it as 192.0.2.1".to_owned());
     }
     if let Some((address, why)) = host.parse().ok().and_then(|address| Some((address, guard.refusal(address)?))) {
-        return Err(format!("leads to {address}, which is {why}; public addresses are taken, and those in subscribers.allow"));
+        return Err(format!(
+            "leads to {address}, which is {why}; public addresses are taken, and those in subscribers.allow"
+        ));
     }
     let path = if uri.path().is_empty() { "/" } else { uri.path() };
     let mut parts = http::uri::Parts::default();

@@ -14,7 +14,8 @@ use crate::{
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
         entry::{
-            self, Accepting, Action, Attempted, Command, Planned, PlannedEvent, Registration, SigningSecret, StoredSecret,
+            self, Accepting, Action, Attempted, Command, Planned, PlannedEvent, Registration, SigningSecret,
+            StoredSecret,
         },
     },
 };

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics,
-    TargetMetrics, UpstreamMetrics,
+    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale,
+    SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 

@@ -70,7 +70,8 @@ fn a_subscriber_that_fails_for_five_days_without_a_success_is_disabled_and_what_
         created: false,
     });
     rig.later(60);
-    let sent: Vec<Seq> = rig.take().into_iter().filter(|(to, ..)| to == "orders/a").map(|(_, event, _)| event).collect();
+    let sent: Vec<Seq> =
+        rig.take().into_iter().filter(|(to, ..)| to == "orders/a").map(|(_, event, _)| event).collect();
     assert_eq!(sent, [fresh, late]);
 }
 
