@@ -30,7 +30,7 @@ command -v cc >/dev/null || missing+=(gcc)
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 # Upstreams with https:// and no authority of their own are checked against the machine's.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-# The providers' own packages, which presets are checked with.
+# The providers' own packages, which presets are checked with, and schemathesis for the admin API.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
 if ! command -v cargo >/dev/null; then
@@ -45,6 +45,8 @@ for part in fmt clippy; do
 done
 cargo --version
 scripts/sdks.sh
+scripts/promtool.sh
+scripts/schemathesis.sh
 
 heading "format"
 cargo fmt --check

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod drill;
 pub mod event;
 pub mod expr;
 pub mod ingress;

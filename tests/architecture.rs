@@ -75,7 +75,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["admin", "log"]),
+    ("drill", &["clock", "jitter"]),
+    ("cli", &["admin", "drill", "log"]),
 ];
 
 /// What single files may import beyond their stage: the command line's way to the engine.

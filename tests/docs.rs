@@ -165,6 +165,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[[listen.tls]]", "[[listen]]\n[[listen.tls]]\n"),
     ("[store]", "[store]\n"),
     ("[admin]", "[admin]\n"),
+    ("[admin.token.NAME]", "[admin.token.ops]\n"),
     ("[diagnostics]", "[diagnostics]\n"),
     ("[privacy]", "[privacy]\n"),
     ("[keys]", "[keys]\n"),

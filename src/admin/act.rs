@@ -7,11 +7,12 @@
 use std::ops::ControlFlow;
 
 use super::{
+    access::Caller,
     filter::{Compiled, FilterError, recorded},
     find::{FindError, Found, find, history},
     list::{Item, last_status, newest},
     ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
-    wire::{Act, Acted, Verb},
+    wire::{Act, Acted, Filters, Verb},
 };
 use crate::{
     event::{DeliveryState, EventId},
@@ -37,6 +38,9 @@ const SAMPLE: usize = 20;
 /// Ids and skipped deliveries named in an answer.
 const NAMED_MAX: usize = 100;
 
+/// What was asked for is recorded up to so many bytes.
+const ASKED_BYTES_MAX: usize = 1_024;
+
 /// Why a command was not done, or not wholly.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -46,6 +50,9 @@ pub enum ActError {
     /// A filter means nothing.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// The caller is limited to a part that is smaller than this.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The log or the state of deliveries can't be read.
     #[error(transparent)]
     Query(#[from] QueryError),
@@ -54,15 +61,16 @@ pub enum ActError {
     Refused(String),
 }
 
-/// Does what an operator asks for. `actor` is recorded with it.
+/// Does what an operator asks for. `caller` is recorded with it.
 ///
 /// # Errors
 /// See [`ActError`]. Of a command of many entries, those before the refused one stand.
-pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActError> {
+pub fn act(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<Acted, ActError> {
     check(ports, asked)?;
+    allowed(asked, caller)?;
     let whole = asked.filters.only_upstream().filter(|_| asked.ids.is_empty() && !asked.all);
     if let (Verb::Hold | Verb::Release, Some(upstream)) = (asked.verb, whole) {
-        return act_on_upstream(ports, asked, actor, upstream);
+        return act_on_upstream(ports, asked, caller, upstream);
     }
     let mut selection = Selection::new(ports, asked);
     if asked.ids.is_empty() {
@@ -73,13 +81,16 @@ pub fn act(ports: &dyn Ports, asked: &Act, actor: &str) -> Result<Acted, ActErro
     let Selection { targets, created, mut acted, .. } = selection;
     if !asked.dry_run {
         // Each takes what it makes sense for.
-        for some in targets.chunks(PAGE).filter(|_| asked.verb == Verb::Release && !asked.ids.is_empty()) {
-            let action = Action::LetGo { targets: some.to_vec() };
-            ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
-        }
-        let both = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
-        for action in both {
-            ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        let by_id = asked.verb == Verb::Release && !asked.ids.is_empty();
+        let let_go = targets.chunks(PAGE).filter(|_| by_id).map(|some| Action::LetGo { targets: some.to_vec() });
+        let let_go: Vec<Action> = let_go.collect();
+        let all = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
+        let all = all.chain(let_go);
+        let words = in_words(&asked.ids, &asked.filters, asked.all, asked.to.as_deref());
+        for (piece, action) in (0..).zip(all) {
+            let total = acted.count;
+            let command = Command { piece, total, asked: words.clone(), ..spoken(asked, caller, action) };
+            ports.command(command).map_err(ActError::Refused)?;
         }
     }
     acted.dry_run = asked.dry_run;
@@ -110,7 +121,46 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
     }
 }
 
-fn act_on_upstream(ports: &dyn Ports, asked: &Act, actor: &str, upstream: &str) -> Result<Acted, ActError> {
+/// A caller with limits does nothing that reaches beyond them.
+fn allowed(asked: &Act, caller: &Caller) -> Result<(), ActError> {
+    let whole = asked.filters.only_upstream().is_some() && asked.ids.is_empty() && !asked.all;
+    let refused = |text: &str| Err(ActError::NotAllowed(text.to_owned()));
+    match asked.verb {
+        Verb::Hold | Verb::Release if whole && caller.scope.limits_sources() => refused(
+            "an upstream is held or released for all sources: this token is limited to some; name a source, too",
+        ),
+        Verb::Delete if caller.scope.limits_upstreams() => {
+            refused("an event is deleted for all upstreams: this token is limited to some")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The command of a caller, with what was said about it.
+fn spoken(asked: &Act, caller: &Caller, action: Action) -> Command {
+    Command { reason: asked.reason.clone(), ..caller.command(action) }
+}
+
+/// What was asked for, for the record: the first ids, the filters.
+pub(super) fn in_words(ids: &[String], filters: &Filters, all: bool, to: Option<&str>) -> Option<String> {
+    let filters = serde_json::to_value(filters).ok()?;
+    let given = filters.as_object()?.iter().filter(|(_, value)| !value.is_null());
+    let given = given.map(|(name, value)| match value.as_str() {
+        Some(text) => format!("--{name} {text:?}"),
+        None => format!("--{name} {value}"),
+    });
+    let mut words: Vec<String> = ids.iter().take(SAMPLE).cloned().chain(given).collect();
+    words.extend(all.then(|| "--all".to_owned()));
+    words.extend(to.map(|to| format!("--to {to}")));
+    let mut text: String = words.join(" ");
+    if text.len() > ASKED_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(ASKED_BYTES_MAX));
+        text.push('…');
+    }
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn act_on_upstream(ports: &dyn Ports, asked: &Act, caller: &Caller, upstream: &str) -> Result<Acted, ActError> {
     if !asked.dry_run {
         let action = match asked.verb {
             Verb::Hold => Action::HoldUpstream {
@@ -120,7 +170,7 @@ fn act_on_upstream(ports: &dyn Ports, asked: &Act, actor: &str, upstream: &str) 
             },
             _ => Action::ReleaseUpstream { upstream: upstream.into() },
         };
-        ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+        ports.command(spoken(asked, caller, action)).map_err(ActError::Refused)?;
     }
     let figures = ports.status().upstreams.into_iter().find(|found| found.name == upstream).unwrap_or_default();
     Ok(Acted {

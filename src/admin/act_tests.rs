@@ -6,6 +6,10 @@ use crate::{
     event::{Reason, Seq, Status},
 };
 
+fn me() -> Caller {
+    Caller::local("me")
+}
+
 fn asked(verb: Verb) -> Act {
     Act {
         verb,
@@ -51,8 +55,8 @@ fn targets(fake: &Fake) -> Vec<(Seq, String)> {
 fn a_command_without_id_or_filter_is_refused_unless_everything_is_meant() {
     let (fake, _) = three();
     for verb in [Verb::Replay, Verb::Hold, Verb::Release, Verb::Delete] {
-        assert!(matches!(act(&fake, &asked(verb), "me"), Err(ActError::Usage(_))));
-        assert!(act(&fake, &Act { all: true, ..asked(verb) }, "me").is_ok());
+        assert!(matches!(act(&fake, &asked(verb), &me()), Err(ActError::Usage(_))));
+        assert!(act(&fake, &Act { all: true, ..asked(verb) }, &me()).is_ok());
     }
 }
 
@@ -60,7 +64,7 @@ fn a_command_without_id_or_filter_is_refused_unless_everything_is_meant() {
 fn replay_by_filter_takes_dead_deliveries_only() {
     let (fake, ids) = three();
     let filters = Filters { source: Some("stripe".into()), ..Filters::default() };
-    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, "me").unwrap();
+    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, &me()).unwrap();
     assert_eq!((acted.count, acted.events), (1, 1));
     assert_eq!(targets(&fake), [(ids[0].pos.seq, "billing".into())]);
     assert_eq!(fake.commands()[0].actor, "me");
@@ -70,11 +74,11 @@ fn replay_by_filter_takes_dead_deliveries_only() {
 fn replay_by_id_takes_every_delivery_and_replay_to_takes_one() {
     let (fake, ids) = three();
     let by_id = Act { ids: vec![ids[0].to_string()], ..asked(Verb::Replay) };
-    assert_eq!(act(&fake, &by_id, "me").unwrap().count, 2);
-    act(&fake, &Act { to: Some("crm".into()), ..by_id.clone() }, "me").unwrap();
+    assert_eq!(act(&fake, &by_id, &me()).unwrap().count, 2);
+    act(&fake, &Act { to: Some("crm".into()), ..by_id.clone() }, &me()).unwrap();
     assert_eq!(targets(&fake)[2..], [(ids[0].pos.seq, "crm".into())]);
     let nowhere = Act { to: Some("nowhere".into()), ..by_id };
-    assert!(matches!(act(&fake, &nowhere, "me"), Err(ActError::Usage(_))));
+    assert!(matches!(act(&fake, &nowhere, &me()), Err(ActError::Usage(_))));
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn an_unrouted_event_is_replayed_to_where_todays_routes_send_it() {
     let fake = Fake::default();
     let id = fake.accept("stripe", b"1");
     fake.plan(&[(id, &[])]);
-    act(&fake, &Act { ids: vec![id.to_string()], ..asked(Verb::Replay) }, "me").unwrap();
+    act(&fake, &Act { ids: vec![id.to_string()], ..asked(Verb::Replay) }, &me()).unwrap();
     assert_eq!(targets(&fake), [(id.pos.seq, "today".into())]);
 }
 
@@ -91,7 +95,7 @@ fn hold_with_an_upstream_and_nothing_else_holds_the_upstream() {
     let (fake, ids) = three();
     let filters = Filters { upstream: Some("billing".into()), ..Filters::default() };
     let whole = Act { filters: filters.clone(), for_ms: Some(1_000), ..asked(Verb::Hold) };
-    assert_eq!(act(&fake, &whole, "me").unwrap().upstream.as_deref(), Some("billing"));
+    assert_eq!(act(&fake, &whole, &me()).unwrap().upstream.as_deref(), Some("billing"));
     let expected = Action::HoldUpstream {
         upstream: "billing".into(),
         until_ms: Some(fake.clock().as_millis() + 1_000),
@@ -100,7 +104,7 @@ fn hold_with_an_upstream_and_nothing_else_holds_the_upstream() {
     assert_eq!(fake.commands()[0].action, expected);
 
     let narrower = Act { filters: Filters { source: Some("stripe".into()), ..filters }, ..asked(Verb::Hold) };
-    let acted = act(&fake, &narrower, "me").unwrap();
+    let acted = act(&fake, &narrower, &me()).unwrap();
     assert_eq!((acted.upstream, acted.count), (None, 1));
     assert!(matches!(&fake.commands()[1].action, Action::Hold { targets, .. } if targets[0].event == ids[1].pos.seq));
 }
@@ -109,8 +113,8 @@ fn hold_with_an_upstream_and_nothing_else_holds_the_upstream() {
 fn release_takes_what_is_held_and_delete_takes_events() {
     let (fake, ids) = three();
     let filters = Filters { source: Some("app".into()), ..Filters::default() };
-    act(&fake, &Act { filters: filters.clone(), ..asked(Verb::Release) }, "me").unwrap();
-    act(&fake, &Act { filters, ..asked(Verb::Delete) }, "me").unwrap();
+    act(&fake, &Act { filters: filters.clone(), ..asked(Verb::Release) }, &me()).unwrap();
+    act(&fake, &Act { filters, ..asked(Verb::Delete) }, &me()).unwrap();
     assert_eq!(targets(&fake), [(ids[2].pos.seq, "billing".into()), (ids[2].pos.seq, String::new())]);
 }
 
@@ -119,11 +123,11 @@ fn ids_that_lead_nowhere_and_deliveries_that_cannot_change_are_named() {
     let (fake, ids) = three();
     let missing = EventId { pos: crate::event::Pos { seq: 77, ..ids[0].pos }, ..ids[0] };
     let acted =
-        act(&fake, &Act { ids: vec![missing.to_string(), ids[0].to_string()], ..asked(Verb::Hold) }, "me").unwrap();
+        act(&fake, &Act { ids: vec![missing.to_string(), ids[0].to_string()], ..asked(Verb::Hold) }, &me()).unwrap();
     assert_eq!((acted.count, acted.missing_count, acted.skipped.len()), (0, 1, 1));
     assert_eq!(acted.missing, [missing.to_string()]);
     let wrong = Act { ids: vec!["x".into()], ..asked(Verb::Hold) };
-    assert!(matches!(act(&fake, &wrong, "me"), Err(ActError::Usage(_))));
+    assert!(matches!(act(&fake, &wrong, &me()), Err(ActError::Usage(_))));
 }
 
 #[test]
@@ -131,14 +135,14 @@ fn filters_narrow_what_ids_select() {
     let (fake, ids) = three();
     let by_id = |verb, filters| Act { ids: vec![ids[0].to_string(), ids[2].to_string()], filters, ..asked(verb) };
     let app = Filters { source: Some("app".into()), ..Filters::default() };
-    let deleted = act(&fake, &by_id(Verb::Delete, app), "me").unwrap();
+    let deleted = act(&fake, &by_id(Verb::Delete, app), &me()).unwrap();
     assert_eq!((deleted.count, deleted.skipped.len()), (1, 1));
     let dead = Filters { reason: Some("given_up".into()), state: Some("dead".into()), ..Filters::default() };
-    assert_eq!(act(&fake, &Act { filters: dead, ..asked(Verb::Delete) }, "me").unwrap().count, 1);
+    assert_eq!(act(&fake, &Act { filters: dead, ..asked(Verb::Delete) }, &me()).unwrap().count, 1);
     assert_eq!(targets(&fake), [(ids[2].pos.seq, String::new()), (ids[0].pos.seq, String::new())]);
     let crm = Filters { status: Some("200".into()), upstream: Some("crm".into()), ..Filters::default() };
     fake.attempt(ids[0], "crm", 1, Some(200), None);
-    let replayed = act(&fake, &by_id(Verb::Replay, crm), "me").unwrap();
+    let replayed = act(&fake, &by_id(Verb::Replay, crm), &me()).unwrap();
     assert_eq!(replayed.sample, [(ids[0].to_string(), Some("crm".to_owned()))]);
 }
 
@@ -146,10 +150,10 @@ fn filters_narrow_what_ids_select() {
 fn a_state_that_cannot_be_read_is_an_error_and_not_nothing() {
     let (fake, ids) = three();
     fake.rebuilding.store(true, std::sync::atomic::Ordering::SeqCst);
-    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Replay) }, "me"), Err(ActError::Query(_))));
-    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Delete) }, "me"), Err(ActError::Query(_))));
+    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Replay) }, &me()), Err(ActError::Query(_))));
+    assert!(matches!(act(&fake, &Act { all: true, ..asked(Verb::Delete) }, &me()), Err(ActError::Query(_))));
     let by_id = Act { ids: vec![ids[0].to_string()], ..asked(Verb::Replay) };
-    assert!(matches!(act(&fake, &by_id, "me"), Err(ActError::Query(_))));
+    assert!(matches!(act(&fake, &by_id, &me()), Err(ActError::Query(_))));
     assert!(fake.commands().is_empty());
 }
 
@@ -157,19 +161,19 @@ fn a_state_that_cannot_be_read_is_an_error_and_not_nothing() {
 fn an_expression_that_fails_takes_nothing_and_is_named() {
     let (fake, _) = three();
     let filters = Filters { expression: Some("error".into()), ..Filters::default() };
-    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, "me").unwrap();
+    let acted = act(&fake, &Act { filters, ..asked(Verb::Replay) }, &me()).unwrap();
     assert_eq!((acted.count, acted.skipped.len()), (0, 1));
 }
 
 #[test]
 fn a_dry_run_counts_and_changes_nothing() {
     let (fake, _) = three();
-    let acted = act(&fake, &Act { all: true, dry_run: true, ..asked(Verb::Delete) }, "me").unwrap();
+    let acted = act(&fake, &Act { all: true, dry_run: true, ..asked(Verb::Delete) }, &me()).unwrap();
     assert_eq!((acted.count, acted.dry_run), (3, true));
     assert!(fake.commands().is_empty());
     fake.accept("late", b"4");
     let confirmed = Act { all: true, before: Some(acted.before), ..asked(Verb::Delete) };
-    assert_eq!(act(&fake, &confirmed, "me").unwrap().count, 3);
+    assert_eq!(act(&fake, &confirmed, &me()).unwrap().count, 3);
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn many_targets_are_dealt_out_to_entries_that_the_log_takes_at_the_rate_that_was
     assert!(made.len() > 1);
     let mut total = 0;
     for action in &made {
-        let bytes = serde_json::to_vec(&Command { actor: "me".into(), action: action.clone() }).unwrap();
+        let bytes = serde_json::to_vec(&Command::new("me", action.clone())).unwrap();
         assert!(bytes.len() < crate::log::ENTRY_BYTES_MAX);
         let Action::Replay { targets, interval_us, .. } = action else { panic!() };
         assert_eq!(*interval_us, Some(100 * made.len() as u64));

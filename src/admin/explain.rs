@@ -176,6 +176,9 @@ fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
         "half-open" => told.push(format!("The breaker of {} is half-open: one probe decides.", upstream.name)),
         _ => {}
     }
+    if !upstream.targets.is_empty() && upstream.targets.iter().all(|target| target.state == "drained") {
+        told.push(format!("Every target of {} is drained: nothing is sent until `stagepost undrain`.", upstream.name));
+    }
     told.extend(throttle(upstream));
     if let (Some(fault), Some(until)) = (&upstream.rehearsal, upstream.rehearsal_until) {
         told.push(format!(

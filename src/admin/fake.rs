@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
+    access::{Role, Scope, Token, Tokens},
+    logins::LoginLimit,
     ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
     wire,
 };
@@ -109,6 +111,7 @@ pub(crate) struct Fake {
     commands: Mutex<Vec<Command>>,
     turn: Mutex<()>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
+    metrics: Arc<crate::telemetry::Metrics>,
     /// The state can't be read now.
     pub(crate) rebuilding: std::sync::atomic::AtomicBool,
 }
@@ -272,6 +275,7 @@ impl Reads for Fake {
                     records.get(&key).cloned().unwrap_or_else(|| delivery(name, Status::Delivered))
                 })
                 .collect(),
+            planned: false,
             deleted: self.deleted.lock().unwrap().contains(&planned.event),
             duplicates: 0,
         };
@@ -297,6 +301,10 @@ impl Reads for Fake {
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
         Ok(self.carried.lock().unwrap().get(&event).copied())
     }
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        let carried = self.carried.lock().unwrap();
+        Ok(carried.range(..before).rev().take(limit).map(|(event, at)| (*event, *at)).collect())
+    }
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         if expression == "(" {
             return Err("unexpected end".into());
@@ -316,9 +324,22 @@ impl Reads for Fake {
     fn hidden_headers(&self) -> Vec<HeaderName> {
         Vec::new()
     }
+    fn masked(&self, _: &Event, body: Bytes) -> Result<Bytes, String> {
+        match &body[..] {
+            b"sesame" => Ok(Bytes::from_static(b"[hidden]")),
+            b"undecodable" => Err("it can't be decoded".into()),
+            _ => Ok(body),
+        }
+    }
     fn quarantine(&self) -> Arc<Quarantine> {
         let empty = || Arc::new(Quarantine::open_for_reading(std::path::Path::new("/nowhere")));
         self.quarantine.clone().unwrap_or_else(empty)
+    }
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        let entries = self.log.entries.lock().unwrap();
+        let commands = entries.values().rev().filter(|entry| entry.kind == Kind::Command).map(|entry| entry.pos.seq);
+        let commands = commands.filter(|seq| before.is_none_or(|before| *seq < before));
+        Ok(commands.take(limit).map(|seq| (seq, seq)).collect())
     }
     fn config_hash(&self, _: u64) -> Option<String> {
         Some("c0ffee".into())
@@ -326,15 +347,42 @@ impl Reads for Fake {
 }
 
 impl Ports for Fake {
+    fn tokens(&self) -> Arc<Tokens> {
+        let limit = LoginLimit { count: 3, per: std::time::Duration::from_secs(60) };
+        let part = || Scope::new(Some(vec!["stripe".into()]), Some(vec!["billing".into()]));
+        let token = |name, role, scope| Token::new(name, role, scope, format!("secret of {name}").as_bytes());
+        let tokens = vec![
+            token("ops", Role::Operate, Scope::default()),
+            token("eyes", Role::View, Scope::default()),
+            token("part", Role::Operate, part()),
+            token("glimpse", Role::View, part()),
+        ];
+        Arc::new(Tokens::new(tokens, limit))
+    }
+    fn metered(&self) -> Arc<crate::telemetry::Metrics> {
+        self.metrics.clone()
+    }
+    fn steady(&self) -> Timestamp {
+        self.clock()
+    }
     fn status(&self) -> wire::Status {
         let upstream =
             |name: &str| wire::Upstream { name: name.into(), breaker: "closed".into(), ..Default::default() };
-        wire::Status { upstreams: vec![upstream("billing"), upstream("crm")], ..wire::Status::default() }
+        let target = |url: &str, state: &str| wire::UpstreamTarget {
+            url: url.into(),
+            state: state.into(),
+            ..wire::UpstreamTarget::default()
+        };
+        let targets =
+            vec![target("http://a:1/base", "unhealthy"), target("http://b:1", "up"), target("http://c:1", "drained")];
+        let crm = wire::Upstream { targets, ..upstream("crm") };
+        wire::Status { upstreams: vec![upstream("billing"), crm], ..wire::Status::default() }
     }
     fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
         Err(wire::ReloadRefused { problems: vec!["stagepost.toml:3: source.stripe: no path".into()] })
     }
     fn command(&self, command: Command) -> Result<(), String> {
+        self.log.push(Kind::Command, entry::encode_command(&command, self.clock()));
         self.commands.lock().unwrap().push(command);
         Ok(())
     }
@@ -373,8 +421,8 @@ impl Ports for Fake {
         if after < 1 { vec![one] } else { Vec::new() }
     }
     fn subscribers(&self) -> Result<Vec<wire::Subscriber>, String> {
-        let one = |upstream: &Box<str>| wire::Subscriber { upstream: upstream.to_string(), ..Default::default() };
-        Ok(self.subscribed().registered.keys().map(one).collect())
+        let one = |upstream: String| wire::Subscriber { upstream, ..Default::default() };
+        Ok(self.subscribed().registered.keys().map(|name| one(name.to_string())).collect())
     }
     /// What the commands so far say.
     fn subscribed(&self) -> crate::state::Subscribed {
@@ -397,14 +445,31 @@ impl Ports for Fake {
     fn secret_bytes(&self) -> Option<[u8; 32]> {
         Some([7; 32])
     }
+    fn sources(&self) -> Vec<wire::Source> {
+        let source = |name: &str| wire::Source { name: name.into(), path: "/x".into(), ..Default::default() };
+        vec![source("stripe"), source("other")]
+    }
+    fn routes(&self) -> Vec<wire::Route> {
+        let route = |name: &str, to: &str| wire::Route { name: name.into(), to: vec![to.into()], ..Default::default() };
+        vec![route("paid", "billing"), route("all", "crm")]
+    }
+    fn segments(&self) -> Vec<wire::Segment> {
+        vec![wire::Segment::default()]
+    }
+    fn configuration(&self) -> wire::Configuration {
+        wire::Configuration { hash: "c0ffee".into(), ..Default::default() }
+    }
     fn upstreams(&self) -> Vec<Box<str>> {
         vec!["billing".into(), "crm".into()]
     }
     fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
         Ok(vec!["today".into()])
     }
+    fn trial(&self, _: Option<&std::path::Path>) -> Result<Box<dyn super::ports::Trial>, Vec<String>> {
+        Err(vec!["stagepost.toml:3: source.stripe: no path".into()])
+    }
     fn metrics(&self) -> String {
-        crate::telemetry::Metrics::default().render()
+        self.metrics.render()
     }
     fn ready(&self) -> Result<(), String> {
         Err("the log is full".into())

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use memchr::memmem;
 
 use super::{
+    access::Scope,
     ports::{DeliveryView, EventView, Reads, RouteFilter},
+    privacy::{shown_body, without_hidden},
     wire::Filters,
 };
 use crate::event::{DeliveryState, Event, EventState, Reason};
@@ -58,6 +60,7 @@ impl StatusFilter {
 /// Filters, ready to be asked.
 pub struct Compiled {
     filters: Filters,
+    scope: Scope,
     status: Option<StatusFilter>,
     expression: Option<super::ports::Predicate>,
     route: Option<RouteFilter>,
@@ -80,7 +83,7 @@ impl Compiled {
         let route = filters.route.as_ref().map(find).transpose()?;
         let compile = |text: &String| reads.filter(text).map_err(FilterError::Expression);
         let expression = filters.expression.as_ref().map(compile).transpose()?;
-        Ok(Self { filters, status, expression, route })
+        Ok(Self { filters, scope: reads.scope().clone(), status, expression, route })
     }
 
     /// What was asked for.
@@ -101,7 +104,8 @@ impl Compiled {
         let filters = &self.filters;
         let captured = || event.captures.iter().find(|(name, _)| &**name == "tenant").map(|(_, value)| &**value);
         let tenant = || event.extras.as_ref().and_then(|extras| extras.tenant.as_deref()).or_else(captured);
-        filters.source.as_deref().is_none_or(|source| source == &*event.source)
+        self.scope.takes_source(&event.source)
+            && filters.source.as_deref().is_none_or(|source| source == &*event.source)
             && filters.event_type.as_deref().is_none_or(|wanted| event.event_type.as_deref() == Some(wanted))
             && filters.since.is_none_or(|since| event.received_at >= since)
             && filters.until.is_none_or(|until| event.received_at < until)
@@ -129,6 +133,9 @@ impl Compiled {
         status: &mut dyn FnMut(&DeliveryView) -> Option<u16>,
     ) -> bool {
         let filters = &self.filters;
+        if self.scope.limits_upstreams() && view.deliveries.is_empty() {
+            return false;
+        }
         let of_deliveries = filters.upstream.is_some() || filters.reason.is_some() || self.status.is_some();
         if !of_deliveries && filters.state.as_deref().is_none_or(|wanted| wanted == state.as_str()) {
             return true;
@@ -155,6 +162,15 @@ impl Compiled {
         {
             return Ok(false);
         }
+        if !reads.sees_hidden() {
+            // Who may not see a credential must not find it by asking for its letters either.
+            let shown = without_hidden(reads, event);
+            return self.takes_shown(&shown, shown_body(reads, event, body, false)?, reads);
+        }
+        self.takes_shown(event, body, reads)
+    }
+
+    fn takes_shown(&self, event: &Event, body: Bytes, reads: &dyn Reads) -> Result<bool, String> {
         if let Some(text) = &self.filters.grep
             && !contains(event, text, || reads.decoded(event, body.clone()))
         {

@@ -98,7 +98,7 @@ pub fn find(reads: &dyn Reads, id: EventId) -> Result<Found, FindError> {
         return Err(FindError::NoSuch(id));
     }
     let event = entry::decode_event(&entry).ok_or(ReadError::Format(stored_at))?;
-    if event.id != id {
+    if event.id != id || !reads.scope().takes_source(&event.source) {
         return Err(FindError::NoSuch(id));
     }
     let plan = match carried_plan(&entry) {
@@ -108,7 +108,8 @@ pub fn find(reads: &dyn Reads, id: EventId) -> Result<Found, FindError> {
     };
     let planned = PlannedFor { event: seq, upstreams: plan.clone().unwrap_or_default().upstreams };
     let view = reads.views(&[planned]).map_err(FindError::State)?.pop().unwrap_or_default();
-    if view.deleted {
+    // Of an event that goes to other upstreams alone no delivery is left.
+    if view.deleted || (reads.scope().limits_upstreams() && view.deliveries.is_empty()) {
         return Err(FindError::NoSuch(id));
     }
     Ok(Found { event, plan, view, stored_at })
@@ -138,7 +139,7 @@ pub(super) fn plans(entry: &Entry) -> Vec<(Seq, Plan)> {
     planned.events.iter().map(|event| (event.event, plan(&event.targets, event.ignored))).collect()
 }
 
-fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
+pub(super) fn planned_after(log: &dyn Log, seq: Seq) -> Result<Option<Plan>, ReadError> {
     let mut found = None;
     forward(log, seq, &mut |entry| match plans(entry).into_iter().find(|(event, _)| *event == seq) {
         Some((_, plan)) => {

@@ -2,20 +2,18 @@
 //!
 //! Promises bounded memory: one stored block at a time, and the plans of events that were not reached yet (they
 //! follow their events closely; at most [`PLANS_MAX`], an event without its plan is shown as pending). Damage is
-//! reported and stepped over. Carried copies come last, since they are the oldest events.
+//! reported and stepped over. Carried copies come last, since they are the oldest events; the state knows where they
+//! stand.
 
-use std::{
-    collections::{HashMap, HashSet},
-    ops::ControlFlow,
-};
+use std::{collections::HashMap, ops::ControlFlow};
 
 use super::{
     filter::Compiled,
-    find::{Found, Plan, carried_plan, plans},
+    find::{Found, Plan, carried_plan, planned_after, plans},
     ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
 };
 use crate::{
-    event::{Event, EventId, Seq},
+    event::{Event, Seq},
     log::{
         Kind, Log, ReadError,
         entry::{self, Entry},
@@ -26,8 +24,12 @@ use crate::{
 /// Plans and answer statuses remembered on the way back to their events.
 const PLANS_MAX: usize = 500_000;
 
-/// Carried copies remembered until the older log is through.
-const CARRIED_MAX: usize = 1_000_000;
+/// A page begins so many sequence numbers after its first event, since the plan of an event follows it closely. A plan
+/// that stands further away is sought on its own.
+const TRAIL_ENTRIES: u64 = 10_000;
+
+/// Entries that one page looks at: about three seconds' worth.
+const PAGE_ENTRIES_MAX: usize = 1_000_000;
 
 /// Read at once when following.
 const FOLLOW_BYTES: usize = 1024 * 1024;
@@ -51,19 +53,45 @@ pub fn newest(
     before: Seq,
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<(), QueryError> {
+    back(reads, wanted, before, reads.log().end(), usize::MAX, emit).map(|_| ())
+}
+
+/// The same for one page: it begins close to `before`, wherever that is, and stops by itself after some entries; then it
+/// gives where to go on.
+///
+/// # Errors
+/// As for [`newest`].
+pub(super) fn page(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    before: Seq,
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<Option<Seq>, QueryError> {
+    let start = before.saturating_add(TRAIL_ENTRIES).min(reads.log().end());
+    back(reads, wanted, before, start, PAGE_ENTRIES_MAX, emit)
+}
+
+/// Goes back through the log from `start`, which is late enough for the plans of the events before `before`, then through
+/// what was carried. Some: it stopped by itself, and what is older than this was not looked at.
+fn back(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    before: Seq,
+    start: Seq,
+    entries_max: usize,
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<Option<Seq>, QueryError> {
     let log = reads.log();
     let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
     let first = log.stats().first_seq;
-    let mut carried: Vec<(EventId, Seq)> = Vec::new();
-    let mut seen: HashSet<Seq> = HashSet::new();
-    let mut end = log.end();
+    let (mut end, mut left) = (start, entries_max);
     loop {
         let entries = match log.scan_back(end) {
             Err(ReadError::Damaged { file, first, last }) if first < end => {
                 end = first;
                 let note = ReadError::Damaged { file, first, last }.to_string();
                 if emit(Item::Note(note)).is_break() {
-                    return Ok(());
+                    return Ok(None);
                 }
                 continue;
             }
@@ -72,31 +100,39 @@ pub fn newest(
         let Some(oldest) = entries.first() else { break };
         let reached = wanted.filters().since.is_some_and(|since| oldest.time < since);
         end = oldest.pos.seq;
-        for entry in entries.iter().filter(|entry| entry.kind == Kind::Carried).rev() {
-            if let Some(copy) = entry::decode_carried(&entry.payload)
-                && copy.id.pos.seq < first
-                && carried.len() < CARRIED_MAX
-                && seen.insert(copy.id.pos.seq)
-            {
-                carried.push((copy.id, entry.pos.seq));
-            }
-        }
         if walk.block(&entries, before, emit)?.is_break() {
-            return Ok(());
+            return Ok(None);
         }
         if reached {
             break;
         }
-    }
-    carried.sort_unstable_by(|one, two| two.cmp(one));
-    for (id, at) in carried.into_iter().filter(|(id, _)| id.pos.seq < before) {
-        let entry = log.read(at)?;
-        let Some(event) = entry::decode_event(&entry).filter(|event| event.id == id) else { continue };
-        if walk.show(vec![(at, event, carried_plan(&entry))], emit)?.is_break() {
-            return Ok(());
+        left = left.saturating_sub(entries.len());
+        if left == 0 {
+            return Ok(Some(end.min(before)));
         }
     }
-    Ok(())
+    let mut before = before.min(first);
+    loop {
+        let places = reads.carried(before, VIEWS_MAX).map_err(QueryError::State)?;
+        let Some((oldest, _)) = places.last() else { return Ok(None) };
+        before = *oldest;
+        for (event, at) in places {
+            let entry = match log.read(at) {
+                Ok(entry) => entry,
+                Err(error @ (ReadError::Damaged { .. } | ReadError::Missing(_))) => {
+                    if emit(Item::Note(error.to_string())).is_break() {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(found) = entry::decode_event(&entry).filter(|found| found.id.pos.seq == event) else { continue };
+            if walk.show(vec![(at, found, carried_plan(&entry))], emit)?.is_break() {
+                return Ok(None);
+            }
+        }
+    }
 }
 
 /// Shows the events from `from` on that are meant, oldest first, as far as the log reaches now; gives where to go on.
@@ -205,13 +241,25 @@ impl Walk<'_> {
                 })
                 .collect();
             let views = self.reads.views(&planned).map_err(QueryError::State)?;
-            for ((stored_at, event, plan), view) in some.into_iter().zip(views) {
+            for ((stored_at, event, mut plan), mut view) in some.into_iter().zip(views) {
+                if plan.is_none() && view.planned && !view.deleted && !event.method.is_safe() {
+                    (plan, view) = self.planned_far_away(&event, view)?;
+                }
                 if self.show_one(stored_at, event, plan, view, emit).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// An event whose plan was not met on the way.
+    fn planned_far_away(&self, event: &Event, view: EventView) -> Result<(Option<Plan>, EventView), QueryError> {
+        let seq = event.id.pos.seq;
+        let Some(plan) = planned_after(self.log, seq)? else { return Ok((None, view)) };
+        let planned = PlannedFor { event: seq, upstreams: plan.upstreams.clone() };
+        let view = self.reads.views(&[planned]).map_err(QueryError::State)?.pop().unwrap_or(view);
+        Ok((Some(plan), view))
     }
 
     fn show_one(
@@ -236,8 +284,11 @@ impl Walk<'_> {
 
     fn meant(&self, found: &Found, statuses: &[(Box<str>, Option<u16>)]) -> Result<bool, String> {
         let mut status = |delivery: &DeliveryView| {
-            let known = statuses.iter().find(|(upstream, _)| *upstream == delivery.upstream);
-            known.map_or_else(|| last_status(self.log, delivery), |(_, status)| *status)
+            // What the state remembers is the last; what was met on the way is all there is of a first attempt.
+            if delivery.last.is_some() {
+                return last_status(self.log, delivery);
+            }
+            statuses.iter().find(|(upstream, _)| *upstream == delivery.upstream).and_then(|(_, status)| *status)
         };
         if !self.wanted.takes_deliveries(&found.view, found.state(), &mut status) {
             return Ok(false);
@@ -256,7 +307,7 @@ pub(super) fn last_status(log: &dyn Log, delivery: &DeliveryView) -> Option<u16>
 #[cfg(test)]
 mod tests {
     use super::{super::fake::*, *};
-    use crate::admin::wire::Filters;
+    use crate::{admin::wire::Filters, event::EventId};
 
     fn ids(fake: &Fake, change: impl FnOnce(&mut Filters)) -> Vec<String> {
         let mut filters = Filters::default();
@@ -324,6 +375,29 @@ mod tests {
         let young = fake.accept("stripe", b"{}");
         fake.carry(old, &["billing"]);
         assert_eq!(ids(&fake, |_| {}), [young.to_string(), old.to_string()]);
+    }
+
+    #[test]
+    fn pages_show_every_event_once_and_begin_where_the_last_one_ended() {
+        let (fake, all) = filled(7);
+        fake.carry(all[0], &["billing"]);
+        let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+        let (mut found, mut before) = (Vec::new(), Seq::MAX);
+        loop {
+            let mut events = Vec::new();
+            let stopped = page(&fake, &wanted, before, &mut |item| {
+                let Item::Event(event) = item else { panic!("a note") };
+                events.push(event.event.id);
+                if events.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert_eq!(stopped.unwrap(), None);
+            let Some(last) = events.last() else { break };
+            before = last.pos.seq;
+            found.extend(events);
+        }
+        assert_eq!(found.len(), 7);
+        assert!(found.windows(2).all(|pair| pair[0] > pair[1]), "{found:?}");
+        assert_eq!(found.last(), all.first());
     }
 
     #[test]

@@ -5,16 +5,25 @@
 //! is durable when it is answered. What only a running instance can do stands behind [`Ports`]; what the directory
 //! of a stopped one can answer needs [`Reads`] alone. Deliberately absent: printing, which is the CLI's.
 
+mod access;
 mod act;
+mod api;
+mod audit;
+mod deliveries;
+mod drain;
 mod explain;
 mod filter;
 mod find;
 mod line;
 mod list;
+mod logins;
+mod plan;
 mod ports;
 mod privacy;
 mod quarantine;
 mod rehearse;
+mod reload;
+mod scoped;
 pub mod server;
 mod show;
 mod socket;
@@ -24,17 +33,23 @@ pub mod wire;
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub use access::{Caller, Role, Scope, Token, Tokens};
 pub use act::{SELECTED_MAX, act};
+pub use audit::{AuditFilter, audited};
 pub use explain::{explain, for_ever};
 pub use filter::{Compiled, FilterError};
 pub use find::{FindError, Found, find};
 pub use line::listed;
 pub use list::{Item, follow_once, newest};
-pub use ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, VIEWS_MAX};
-pub use privacy::{Hidden, body};
+pub use logins::LoginLimit;
+pub use ports::{
+    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, Trial, VIEWS_MAX,
+};
+pub use privacy::{BodyError, Hidden, body};
 #[cfg(test)]
 pub(crate) use quarantine::tests as quarantine_tests;
-pub use quarantine::{QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
+pub use quarantine::{KeptBodyError, QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
+pub use reload::reload_by_signal;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
 pub use subscribers::{SECRETS_AT_ONCE, SubscriberError, shown_secrets};

@@ -1,8 +1,10 @@
 //! Owns the ports: what the admin side asks of the rest of the process, implemented by `app`.
 //!
-//! Promises that nothing here is called on an async thread: every call may read the disk or wait for the committer.
+//! Promises that nothing here is called on an async thread, unless it says that it never blocks: every other call may
+//! read the disk or wait for the committer.
 
 use std::{
+    path::Path,
     sync::{Arc, MutexGuard},
     time::Duration,
 };
@@ -10,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::wire;
+use super::{
+    access::{Scope, Tokens, WHOLE},
+    wire,
+};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Event, EventId, Seq, Status},
@@ -20,6 +25,7 @@ use crate::{
     },
     quarantine::{Judgement, Purpose, Quarantine},
     state::Subscribed,
+    telemetry::Metrics,
 };
 
 /// The most events in one question for their states.
@@ -55,6 +61,8 @@ pub struct EventView {
     pub deliveries: Vec<DeliveryView>,
     /// An operator deleted it: it is to be treated as if it were not there.
     pub deleted: bool,
+    /// Routing has decided, as far as the state knows.
+    pub planned: bool,
     /// Resends so far.
     pub duplicates: u64,
 }
@@ -96,6 +104,16 @@ pub trait Reads: Send + Sync {
     /// Wall time.
     fn now(&self) -> Timestamp;
 
+    /// What is shown and touched at all: of the log, only events of its sources.
+    fn scope(&self) -> &Scope {
+        &WHOLE
+    }
+
+    /// Whether filters may look at what is hidden when it is shown.
+    fn sees_hidden(&self) -> bool {
+        true
+    }
+
     /// The states of events; as many as were asked for, in that order. Never asked for more than [`VIEWS_MAX`]. A
     /// planned delivery without a record is delivered at the first attempt unless it still waits.
     ///
@@ -122,6 +140,12 @@ pub trait Reads: Send + Sync {
     /// As for [`Reads::views`].
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String>;
 
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
+
     /// Compiles an expression to a filter.
     ///
     /// # Errors
@@ -137,15 +161,61 @@ pub trait Reads: Send + Sync {
     /// Header names, lower case, that are hidden besides the built-in list.
     fn hidden_headers(&self) -> Vec<HeaderName>;
 
+    /// A body without what the configuration hides in bodies.
+    ///
+    /// # Errors
+    /// It can't be decoded, in words: what is in it is not known.
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String>;
+
     /// The refused requests that are kept.
     fn quarantine(&self) -> Arc<Quarantine>;
+
+    /// Where commands of operators stand in the log, newest first, those before `before`, at most `limit`: own number
+    /// and place.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String>;
 
     /// The hash of the configuration of a generation.
     fn config_hash(&self, generation: u64) -> Option<String>;
 }
 
+/// A configuration that is tried.
+pub trait Trial: Send {
+    /// Its hash.
+    fn hash(&self) -> &str;
+
+    /// What it is warned about.
+    fn warnings(&self) -> &[String];
+
+    /// How a stored request would fare under it in another way than it does under the active one.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn compare(&self, event: &Event, body: &Bytes) -> Result<Compared, String>;
+}
+
+/// How a request would fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// What would be different.
+    pub differences: Vec<wire::Difference>,
+    /// It can't be verified again.
+    pub unverified: bool,
+}
+
 /// What only a running instance can do.
 pub trait Ports: Reads + 'static {
+    /// The tokens that are valid now. Never blocks.
+    fn tokens(&self) -> Arc<Tokens>;
+
+    /// Where requests are counted. Never blocks.
+    fn metered(&self) -> Arc<Metrics>;
+
+    /// Steady time. Never blocks.
+    fn steady(&self) -> Timestamp;
+
     /// The figures of `stagepost status`.
     fn status(&self) -> wire::Status;
 
@@ -206,6 +276,18 @@ pub trait Ports: Reads + 'static {
     /// Bytes that nobody can guess. None if there are none to be had.
     fn secret_bytes(&self) -> Option<[u8; 32]>;
 
+    /// The configured sources.
+    fn sources(&self) -> Vec<wire::Source>;
+
+    /// The configured routes.
+    fn routes(&self) -> Vec<wire::Route>;
+
+    /// The stored segments, oldest first.
+    fn segments(&self) -> Vec<wire::Segment>;
+
+    /// The active configuration.
+    fn configuration(&self) -> wire::Configuration;
+
     /// The names of the configured upstreams.
     fn upstreams(&self) -> Vec<Box<str>>;
 
@@ -214,6 +296,13 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
+
+    /// A configuration, to be tried against stored requests; the one of this file, or the one that a reload would read.
+    /// Nothing becomes active.
+    ///
+    /// # Errors
+    /// The problems of the configuration.
+    fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>>;
 
     /// The metrics in the Prometheus text format.
     fn metrics(&self) -> String;

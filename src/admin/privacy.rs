@@ -1,5 +1,5 @@
-//! Owns what is hidden when stored requests are shown: headers that carry credentials, and the session ids in messages
-//! of Salesforce.
+//! Owns what is hidden when stored requests are shown: headers that carry credentials, the session ids in messages of
+//! Salesforce, and what the configuration hides in bodies.
 //!
 //! Promises that a value is hidden wherever it is shown, unless the operator says `--reveal`. Deliberately absent:
 //! searching other bodies for secrets.
@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire::Text;
+use super::{ports::Reads, wire::Text};
 use crate::{
     event::Event,
-    log::{Log, ReadError, read_body},
+    log::{ReadError, read_body},
     verify::hide_session_ids,
 };
 
@@ -87,16 +87,48 @@ impl Hidden {
     }
 }
 
-/// The body of an event as it may be shown: as stored, or with `reveal` off without the credentials of its scheme.
+/// An event with the values of hidden headers replaced.
+pub(super) fn without_hidden(reads: &dyn Reads, event: &Event) -> Event {
+    let hidden = Hidden::new(reads.hidden_headers(), false);
+    let mut shown = event.clone();
+    for (name, value) in &mut shown.headers {
+        if hidden.hides(name) {
+            *value = HeaderValue::from_static(HIDDEN);
+        }
+    }
+    shown
+}
+
+/// Why a body is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It can't be told what to hide in it.
+    #[error("{0}: reveal it")]
+    Unknown(String),
+}
+
+/// The body of an event as it may be shown: as stored, or with `reveal` off without the credentials of its scheme and
+/// without what the configuration hides.
 ///
 /// # Errors
-/// See [`ReadError`].
-pub fn body(log: &dyn Log, event: &Event, reveal: bool) -> Result<Bytes, ReadError> {
-    Ok(without_credentials(&event.verification.scheme, read_body(log, event)?, reveal))
+/// See [`BodyError`].
+pub fn body(reads: &dyn Reads, event: &Event, reveal: bool) -> Result<Bytes, BodyError> {
+    shown_body(reads, event, read_body(&*reads.log(), event)?, reveal).map_err(BodyError::Unknown)
+}
+
+/// A body of this event as it may be shown.
+pub(super) fn shown_body(reads: &dyn Reads, event: &Event, body: Bytes, reveal: bool) -> Result<Bytes, String> {
+    if reveal {
+        return Ok(body);
+    }
+    reads.masked(event, without_credentials(&event.verification.scheme, body, false))
 }
 
 /// A body without the credentials that its scheme puts into it, unless they are to be revealed.
-pub(super) fn without_credentials(scheme: &str, body: Bytes, reveal: bool) -> Bytes {
+fn without_credentials(scheme: &str, body: Bytes, reveal: bool) -> Bytes {
     if reveal || scheme != "salesforce" {
         return body;
     }

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    access::Caller,
+    act::in_words,
     filter::{Compiled, FilterError, StatusFilter},
     ports::{Ports, Reads},
-    privacy::{Hidden, without_credentials},
+    privacy::{Hidden, shown_body},
     wire::{self, Acted, Discard, Filters, Pick, QuarantineReply, Quarantined, Recheck, Rechecked},
 };
 use crate::{
     event::{Body, Event, EventId, IdError},
+    log::entry::Command,
     quarantine::{Judgement, Kept, KeptError, Purpose, Quarantine},
 };
 
@@ -59,11 +62,23 @@ impl Wanted {
 
     fn takes(&self, kept: &Kept, reads: &dyn Reads) -> Result<bool, String> {
         let body = || Ok(body_of(&kept.event));
-        Ok(self.status.is_none_or(|wanted| wanted.matches(kept.status))
+        Ok(reads.scope().takes_kept(&kept.event.source)
+            && self.status.is_none_or(|wanted| wanted.matches(kept.status))
             && self.reason.as_deref().is_none_or(|wanted| kept.reason.contains(wanted))
             && self.compiled.takes_event(&kept.event)
             && self.compiled.takes_content(&kept.event, &body, reads)?)
     }
+}
+
+/// Why a body in quarantine is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum KeptBodyError {
+    /// It can't be read.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    /// It can't be told what to hide in it.
+    #[error("{0}: reveal it")]
+    Unknown(String),
 }
 
 /// One step through what was picked.
@@ -88,6 +103,9 @@ pub(super) enum QuarantineError {
     /// A filter means nothing.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// It can't be written to the log that it is done.
+    #[error("it can't be recorded: {0}")]
+    Unrecorded(String),
     /// The files could not be changed.
     #[error("the quarantine can't be written: {0}")]
     Io(#[from] std::io::Error),
@@ -100,8 +118,19 @@ pub fn kept_listed(
     limit: usize,
     emit: &mut dyn FnMut(QuarantineReply) -> ControlFlow<()>,
 ) {
+    kept_listed_before(reads, wanted, u64::MAX, limit, emit);
+}
+
+/// The same, of those with numbers below `before`.
+pub(super) fn kept_listed_before(
+    reads: &dyn Reads,
+    wanted: &Wanted,
+    before: u64,
+    limit: usize,
+    emit: &mut dyn FnMut(QuarantineReply) -> ControlFlow<()>,
+) {
     let (quarantine, mut left) = (reads.quarantine(), limit);
-    let newest_first = quarantine.ids().into_iter().rev();
+    let newest_first = quarantine.ids().into_iter().rev().filter(|id| id.pos.seq < before);
     if left == 0 {
         return;
     }
@@ -123,7 +152,7 @@ pub fn kept_listed(
 /// # Errors
 /// See [`KeptError`].
 pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<wire::Show, KeptError> {
-    let kept = reads.quarantine().read(id)?;
+    let kept = read(reads, id)?;
     let event = &kept.event;
     let (headers, hidden) = Hidden::new(reads.hidden_headers(), reveal).headers(&event.headers);
     let line = line(&kept);
@@ -163,13 +192,19 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
     })
 }
 
-/// The body of one request, as it was received.
+/// The body of one request, as it was received, or as it may be shown.
 ///
 /// # Errors
-/// See [`KeptError`].
-pub fn quarantined_body(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<Bytes, KeptError> {
-    let event = reads.quarantine().read(id)?.event;
-    Ok(without_credentials(&event.verification.scheme, body_of(&event), reveal))
+/// See [`KeptBodyError`].
+pub fn quarantined_body(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<Bytes, KeptBodyError> {
+    let event = read(reads, id)?.event;
+    shown_body(reads, &event, body_of(&event), reveal).map_err(KeptBodyError::Unknown)
+}
+
+/// A request that the caller may see.
+fn read(reads: &dyn Reads, id: EventId) -> Result<Kept, KeptError> {
+    let kept = reads.quarantine().read(id)?;
+    if reads.scope().takes_kept(&kept.event.source) { Ok(kept) } else { Err(KeptError::NoSuch(id)) }
 }
 
 /// What a command is about, checked.
@@ -211,17 +246,24 @@ impl Selected {
     }
 }
 
+/// A command about what was picked, for the record.
+pub(super) fn recorded(caller: &Caller, what: &str, pick: &Pick) -> Command {
+    let targets = pick.ids.iter().take(SAMPLE).map(|id| id.as_str().into()).collect();
+    let asked = in_words(&[], &pick.filters, pick.all, None);
+    Command { asked, ..caller.noted(what, targets, pick.ids.len() as u64) }
+}
+
 fn needs(command: &str) -> QuarantineError {
     QuarantineError::Usage(format!("{command} needs an id or a filter; --all says everything on purpose"))
 }
 
-/// Judges requests again, and takes those that pass into the log if they are to be admitted. `actor` is named in the
+/// Judges requests again, and takes those that pass into the log if they are to be admitted. `caller` is named in the
 /// diagnostics.
 pub(super) fn recheck(
     ports: &dyn Ports,
     selected: Selected,
     admit: bool,
-    actor: &str,
+    caller: &Caller,
     emit: &mut dyn FnMut(QuarantineReply) -> ControlFlow<()>,
 ) {
     let purpose = if admit { Purpose::Admit } else { Purpose::Recheck };
@@ -250,15 +292,15 @@ pub(super) fn recheck(
         }
     });
     if admit {
-        tracing::info!(actor, admitted, "requests were admitted from quarantine");
+        tracing::info!(actor = &*caller.name, admitted, "requests were admitted from quarantine");
     }
 }
 
-/// Deletes requests, the unreadable included. `actor` is named in the diagnostics.
+/// Deletes requests, the unreadable included. `caller` is named in the diagnostics.
 ///
 /// # Errors
 /// See [`QuarantineError`]; nothing was done then.
-pub(super) fn delete(ports: &dyn Ports, asked: &Discard, actor: &str) -> Result<Acted, QuarantineError> {
+pub(super) fn delete(ports: &dyn Ports, asked: &Discard, caller: &Caller) -> Result<Acted, QuarantineError> {
     if asked.pick.is_empty() {
         return Err(needs("delete"));
     }
@@ -280,11 +322,15 @@ pub(super) fn delete(ports: &dyn Ports, asked: &Discard, actor: &str) -> Result<
         ControlFlow::Continue(())
     });
     acted.sample = ids.iter().take(SAMPLE).map(|id| (id.to_string(), None)).collect();
+    if !asked.dry_run {
+        let command = Command { total: ids.len() as u64, ..recorded(caller, "quarantine_delete", &asked.pick) };
+        ports.command(command).map_err(QuarantineError::Unrecorded)?;
+    }
     acted.count = if asked.dry_run { ids.len() as u64 } else { quarantine.remove(&ids)? };
     acted.events = acted.count;
     acted.dry_run = asked.dry_run;
     if !asked.dry_run {
-        tracing::info!(actor, deleted = acted.count, "requests were deleted from quarantine");
+        tracing::info!(actor = &*caller.name, deleted = acted.count, "requests were deleted from quarantine");
     }
     Ok(acted)
 }
@@ -300,6 +346,9 @@ fn walk(
     for id in ids {
         visit(match quarantine.read(id) {
             Err(KeptError::NoSuch(_)) => Picked::Missing(id.to_string()),
+            // Nobody knows whose it is.
+            Err(_) if !reads.scope().is_whole() => Picked::Missing(id.to_string()),
+            Ok(kept) if !reads.scope().takes_kept(&kept.event.source) => Picked::Missing(id.to_string()),
             Err(error) => Picked::Note(id, error.to_string()),
             Ok(kept) => match wanted.takes(&kept, reads) {
                 Ok(true) => Picked::Kept(Box::new(kept)),

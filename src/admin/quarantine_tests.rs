@@ -13,6 +13,10 @@ use crate::{
 
 const START: u64 = 1_767_323_045_678;
 
+fn me() -> Caller {
+    Caller::local("me")
+}
+
 /// An instance that keeps these bodies, each received a second after the one before; the last for no source.
 pub(crate) fn keeping(bodies: &[&str]) -> (Fake, Vec<EventId>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -85,7 +89,7 @@ fn ids_of(replies: &[QuarantineReply]) -> Vec<String> {
 fn judged(fake: &Fake, pick: Pick, admit: bool) -> Vec<QuarantineReply> {
     let selected = Selected::to_recheck(fake, &Recheck { pick, admit }).unwrap();
     let mut replies = Vec::new();
-    recheck(fake, selected, admit, "uid 1000 (alice)", &mut |reply| {
+    recheck(fake, selected, admit, &Caller::local("uid 1000 (alice)"), &mut |reply| {
         replies.push(reply);
         ControlFlow::Continue(())
     });
@@ -215,9 +219,9 @@ fn nothing_is_admitted_or_deleted_without_an_id_a_filter_or_all() {
     let admit = Recheck { pick: Pick::default(), admit: true };
     assert!(matches!(Selected::to_recheck(&fake, &admit), Err(QuarantineError::Usage(_))));
     let nothing = Discard { pick: Pick::default(), dry_run: false };
-    assert!(matches!(delete(&fake, &nothing, "me"), Err(QuarantineError::Usage(_))));
+    assert!(matches!(delete(&fake, &nothing, &me()), Err(QuarantineError::Usage(_))));
     let no_id = Discard { pick: Pick { ids: vec!["x".into()], ..Pick::default() }, dry_run: false };
-    assert!(matches!(delete(&fake, &no_id, "me"), Err(QuarantineError::Id(_))));
+    assert!(matches!(delete(&fake, &no_id, &me()), Err(QuarantineError::Id(_))));
     assert_eq!(fake.quarantine().ids(), ids);
 }
 
@@ -225,11 +229,11 @@ fn nothing_is_admitted_or_deleted_without_an_id_a_filter_or_all() {
 fn deleting_counts_first_and_names_what_is_missing() {
     let (fake, ids, _directory) = keeping(&["1", "2", "3"]);
     let asked = Discard { pick: by(|f| f.source = Some("stripe".into())), dry_run: true };
-    let acted = delete(&fake, &asked, "me").unwrap();
+    let acted = delete(&fake, &asked, &me()).unwrap();
     assert_eq!((acted.count, acted.dry_run, fake.quarantine().ids().len()), (2, true, 3));
-    let acted = delete(&fake, &Discard { dry_run: false, ..asked }, "me").unwrap();
+    let acted = delete(&fake, &Discard { dry_run: false, ..asked }, &me()).unwrap();
     assert_eq!((acted.count, acted.sample[0].0.as_str()), (2, &*ids[0].to_string()));
-    let acted = delete(&fake, &Discard { pick: by_id(&[ids[0], ids[2]]), dry_run: false }, "me").unwrap();
+    let acted = delete(&fake, &Discard { pick: by_id(&[ids[0], ids[2]]), dry_run: false }, &me()).unwrap();
     assert_eq!((acted.count, acted.missing_count, acted.missing[0].as_str()), (1, 1, &*ids[0].to_string()));
     assert!(fake.quarantine().ids().is_empty());
 }

@@ -6,22 +6,26 @@
 use std::time::Duration;
 
 use super::{
+    access::Caller,
     act::ActError,
     ports::Ports,
     wire::{Rehearse, Rehearsed},
 };
-use crate::log::entry::{Action, Command, Fault};
+use crate::log::entry::{Action, Fault};
 
 /// The longest rehearsal.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Begins or ends a rehearsal. `actor` is recorded with it.
+/// Begins or ends a rehearsal. `caller` is recorded with it.
 ///
 /// # Errors
 /// [`ActError::Usage`], [`ActError::Refused`].
-pub fn rehearse(ports: &dyn Ports, asked: &Rehearse, actor: &str) -> Result<Rehearsed, ActError> {
+pub fn rehearse(ports: &dyn Ports, asked: &Rehearse, caller: &Caller) -> Result<Rehearsed, ActError> {
     let usage = |text: String| Err(ActError::Usage(text));
     let upstream = &*asked.upstream;
+    if caller.scope.limits_sources() {
+        return Err(ActError::NotAllowed("a rehearsal is for all sources: this token is limited to some".to_owned()));
+    }
     if !ports.upstreams().iter().any(|known| **known == *upstream) {
         return usage(format!("no upstream is named {upstream:?}"));
     }
@@ -37,7 +41,7 @@ pub fn rehearse(ports: &dyn Ports, asked: &Rehearse, actor: &str) -> Result<Rehe
         Some((fault, for_ms)) => Action::Rehearse { upstream: upstream.into(), fault, for_ms },
         None => Action::EndRehearsal { upstream: upstream.into() },
     };
-    ports.command(Command { actor: actor.to_owned(), action }).map_err(ActError::Refused)?;
+    ports.command(caller.command(action)).map_err(ActError::Refused)?;
     let did = ports.rehearse(upstream, how.map(|(fault, for_ms)| (fault, Duration::from_millis(for_ms))));
     if how.is_some() && !did {
         return Err(ActError::Refused(format!("{upstream} is not served any more")));
@@ -59,7 +63,7 @@ mod tests {
         let fake = Fake::default();
         let name = fake.upstreams().first().unwrap().to_string();
         let ask = |upstream: &str, fault, for_ms| {
-            rehearse(&fake, &Rehearse { upstream: upstream.into(), fault, for_ms }, "me").is_ok()
+            rehearse(&fake, &Rehearse { upstream: upstream.into(), fault, for_ms }, &Caller::local("me")).is_ok()
         };
         assert!(!ask("nobody", Some(Fault::Hang), Some(1000)));
         assert!(!ask(&name, Some(Fault::Status(200)), Some(1000)));

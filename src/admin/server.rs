@@ -1,75 +1,50 @@
-//! Owns the HTTP/1 servers of the operators: everything on the Unix socket; `/metrics`, `/livez` and `/readyz` on
-//! the TCP address.
+//! Owns the HTTP/1 servers of the operators: the Unix socket, and the TCP address with tokens.
 //!
-//! Promises at most [`CONNECTIONS_MAX`] connections for each server (more wait in the listener's backlog), request
-//! bodies of at most [`BODY_BYTES_MAX`], and listings that are streamed through a queue of [`LINES_MAX`] lines: a
-//! reader that stops reading stops the listing. Every question runs on a blocking thread. Dropping the future of a
-//! server closes its listener and its connections. Deliberately absent: tokens; the socket's mode is the lock.
+//! Promises at most [`CONNECTIONS_MAX`] connections for each server (more wait in the listener's backlog), that a
+//! connection over TCP on which no token was shown ends after [`STRANGER_TIMEOUT`], and that what is asked goes through
+//! the table of `api`. Dropping the future of a server closes its listener and its connections. On the socket its mode is
+//! the lock, and the peer's credentials name the actor.
 
 use std::{
     convert::Infallible,
-    io,
-    ops::ControlFlow,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Either, Full, Limited};
-use hyper::body::{Body, Frame, Incoming};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::mpsc,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener},
     task::{JoinSet, spawn_blocking},
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
-    act::{ActError, act},
-    explain::explain,
-    filter::{Compiled, FilterError},
-    find::{FindError, find},
-    line::{listed, reply},
-    list::follow_once,
-    ports::{Ports, QueryError},
-    privacy,
-    quarantine::{QuarantineError, Selected, Wanted, delete, kept_listed, quarantined_body, quarantined_show, recheck},
-    rehearse::rehearse,
-    show::show,
+    access::{Caller, Role},
+    api::{self, Answer, Lookup, Refusal, Verdict},
+    logins::{Logins, TELL_EVERY},
+    ports::Ports,
     socket::user_name,
-    subscribers::{self, SubscriberError},
-    wire::{Act, Discard, PauseSubscriber, Problem, Query, Recheck, Rehearse, Reply, RotateSecret, Subscribe},
 };
-use crate::{
-    event::{EventId, Seq},
-    log::ReadError,
-    quarantine::KeptError,
-    telemetry::Metrics,
-};
+use crate::telemetry::AdminRefusal;
 
 /// Connections at once, for each server.
 const CONNECTIONS_MAX: usize = 64;
 
-/// Room for 100,000 ids.
-const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Between two tries to accept when the system refuses.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Lines of a listing that wait for their reader.
-const LINES_MAX: usize = 64;
-
-/// How often a follower looks whether the log has grown.
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
-
-/// The header block must arrive in this time.
+/// The header block must arrive in this time, and the TLS handshake be done.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to the probes lives no longer than this, so that slow readers of metrics never keep a probe out.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
-
-type Answer = Response<Either<Full<Bytes>, Lines>>;
+/// A connection of a stranger lives no longer than this, so that slow readers of metrics never keep a probe out.
+const STRANGER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves the operators' socket until it is dropped.
 pub async fn serve_socket(listener: UnixListener, ports: Arc<dyn Ports>) {
@@ -83,24 +58,26 @@ pub async fn serve_socket(listener: UnixListener, ports: Arc<dyn Ports>) {
             Some(_) = connections.join_next() => continue,
         };
         let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(FOLLOW_EVERY).await;
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
         let uid = stream.peer_cred().map(|peer| peer.uid());
         let ports = ports.clone();
         connections.spawn(async move {
-            let actor: Arc<str> = match uid {
-                Ok(uid) => spawn_blocking(move || user_name(uid)).await.unwrap_or_else(|_| format!("uid {uid}")).into(),
-                Err(_) => "unknown".into(),
-            };
-            serve(stream, move |request| socket_answer(ports.clone(), actor.clone(), request)).await;
+            let caller = Caller::local(match uid {
+                Ok(uid) => spawn_blocking(move || user_name(uid)).await.unwrap_or_else(|_| format!("uid {uid}")),
+                Err(_) => "unknown".to_owned(),
+            });
+            serve(stream, move |request| respond(ports.clone(), Who::Known(caller.clone()), request)).await;
         });
     }
 }
 
-/// Serves `/metrics`, `/livez` and `/readyz` until it is dropped.
-pub async fn serve_tcp(listener: TcpListener, ports: Arc<dyn Ports>) {
-    let mut connections = JoinSet::new();
+/// Serves the TCP address until it is dropped; with TLS if there is a side for it.
+pub async fn serve_tcp(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, ports: Arc<dyn Ports>) {
+    let (mut connections, logins) = (JoinSet::new(), Arc::new(Logins::default()));
+    let acceptor = tls.map(TlsAcceptor::from);
+    let mut telling = tokio::time::interval(TELL_EVERY);
     loop {
         while connections.len() >= CONNECTIONS_MAX {
             connections.join_next().await;
@@ -108,22 +85,52 @@ pub async fn serve_tcp(listener: TcpListener, ports: Arc<dyn Ports>) {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
+            _ = telling.tick() => {
+                let (logins, ports) = (logins.clone(), ports.clone());
+                spawn_blocking(move || tell(&logins, &*ports));
+                continue;
+            }
         };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(FOLLOW_EVERY).await;
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let ports = ports.clone();
-        connections.spawn(async move {
-            let served = serve(stream, move |request| probe_answer(ports.clone(), request));
-            let _too_slow = tokio::time::timeout(PROBE_TIMEOUT, served).await;
-        });
+        let guest = Guest { client: peer.ip(), logins: logins.clone(), known: Arc::default() };
+        connections.spawn(serve_guest(stream, acceptor.clone(), guest, ports.clone()));
+    }
+}
+
+/// Somebody on the other end of a TCP connection.
+#[derive(Clone)]
+struct Guest {
+    client: IpAddr,
+    logins: Arc<Logins>,
+    /// A valid token was shown on this connection.
+    known: Arc<AtomicBool>,
+}
+
+async fn serve_guest(stream: TcpStream, acceptor: Option<TlsAcceptor>, guest: Guest, ports: Arc<dyn Ports>) {
+    let known = guest.known.clone();
+    let answer = move |request| respond(ports.clone(), Who::Guest(guest.clone()), request);
+    let served = async move {
+        match acceptor {
+            None => serve(stream, answer).await,
+            Some(acceptor) => match tokio::time::timeout(HEADER_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => serve(stream, answer).await,
+                Ok(Err(error)) => tracing::debug!(%error, "an operator's TLS handshake failed"),
+                Err(_) => {}
+            },
+        }
+    };
+    tokio::pin!(served);
+    if tokio::time::timeout(STRANGER_TIMEOUT, &mut served).await.is_err() && known.load(Ordering::Relaxed) {
+        served.await;
     }
 }
 
 async fn serve<I, F, R>(stream: I, answer: F)
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Answer>,
 {
@@ -138,415 +145,84 @@ where
     }
 }
 
-async fn probe_answer(ports: Arc<dyn Ports>, request: Request<Incoming>) -> Answer {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "use GET");
-    }
-    let path = request.uri().path().to_owned();
-    blocking(move || match path.as_str() {
-        "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match ports.ready() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
-        },
-        "/metrics" => {
-            let mut answer = text(StatusCode::OK, ports.metrics());
-            let kind = header::HeaderValue::from_static(Metrics::CONTENT_TYPE);
-            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-            answer
-        }
-        _ => problem(StatusCode::NOT_FOUND, "there is nothing here"),
-    })
-    .await
+/// Who asks, as far as the connection says it.
+enum Who {
+    Known(Caller),
+    Guest(Guest),
 }
 
-async fn socket_answer(ports: Arc<dyn Ports>, actor: Arc<str>, request: Request<Incoming>) -> Answer {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    match (&method, path.as_str()) {
-        (&Method::GET, "/v1/status") => blocking(move || json(&ports.status())).await,
-        (&Method::POST, "/v1/reload") => blocking(move || reload(&*ports)).await,
-        (&Method::POST, "/v1/log") => match read::<Query>(request).await {
-            Ok(query) => listing(ports, query).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, "/v1/act") => match read::<Act>(request).await {
-            Ok(asked) => blocking(move || acted(act(&*ports, &asked, &actor))).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, "/v1/rehearse") => match read::<Rehearse>(request).await {
-            Ok(asked) => blocking(move || acted(rehearse(&*ports, &asked, &actor))).await,
-            Err(answer) => answer,
-        },
-        (&Method::GET, "/v1/refused") => {
-            let after = query.strip_prefix("after=").and_then(|number| number.parse().ok()).unwrap_or(0);
-            blocking(move || json(&ports.refused(after))).await
-        }
-        (&Method::GET, "/v1/keys") => {
-            let upstream = query.strip_prefix("upstream=").map(str::to_owned);
-            blocking(move || match ports.blocked_keys(upstream.as_deref()) {
-                Ok(keys) => json(&keys),
-                Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, why),
-            })
-            .await
-        }
-        (_, path) if path == "/v1/subscribers" || path.starts_with("/v1/subscribers/") => {
-            subscribers_answer(ports, actor, (&method, path), request).await
-        }
-        (&Method::POST, "/v1/quarantine/list") => match read::<Query>(request).await {
-            Ok(query) => quarantine_list(ports, query).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, "/v1/quarantine/recheck") => match read::<Recheck>(request).await {
-            Ok(asked) => quarantine_recheck(ports, asked, actor).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, "/v1/quarantine/delete") => match read::<Discard>(request).await {
-            Ok(asked) => blocking(move || discarded(&*ports, &asked, &actor)).await,
-            Err(answer) => answer,
-        },
-        (&Method::GET, path) if path.starts_with("/v1/quarantine/") => {
-            let path = path.to_owned();
-            blocking(move || quarantined(&*ports, &path, query == "reveal=true")).await
-        }
-        (&Method::GET, path) if path.starts_with("/v1/events/") => {
-            let path = path.to_owned();
-            blocking(move || event(&*ports, &path, query == "reveal=true")).await
-        }
-        _ => probe_answer(ports, request).await,
-    }
-}
-
-/// `/v1/subscribers`, `/v1/subscribers/TOPIC/NAME`, `/v1/subscribers/TOPIC/NAME/VERB`.
-async fn subscribers_answer(
-    ports: Arc<dyn Ports>,
-    actor: Arc<str>,
-    (method, path): (&Method, &str),
-    request: Request<Incoming>,
-) -> Answer {
-    let rest = path.trim_start_matches("/v1/subscribers").trim_start_matches('/');
-    let mut parts = rest.splitn(3, '/');
-    let (topic, name, verb) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
-    let upstream = format!("{topic}/{name}");
-    match (method, rest, verb) {
-        (&Method::GET, "", _) => blocking(move || subscriber_answer(subscribers::subscribers(&*ports))).await,
-        (&Method::POST, "", _) => match read::<Subscribe>(request).await {
-            Ok(asked) => blocking(move || subscriber_answer(subscribers::subscribe(&*ports, &asked, &actor))).await,
-            Err(answer) => answer,
-        },
-        (&Method::POST, _, Some("pause")) => match read::<PauseSubscriber>(request).await {
-            Ok(asked) => {
-                blocking(move || subscriber_answer(subscribers::pause(&*ports, &upstream, &asked, &actor))).await
-            }
-            Err(answer) => answer,
-        },
-        (&Method::POST, _, Some("rotate-secret")) => match read::<RotateSecret>(request).await {
-            Ok(asked) => {
-                blocking(move || subscriber_answer(subscribers::rotate(&*ports, &upstream, &asked, &actor))).await
-            }
-            Err(answer) => answer,
-        },
-        (&Method::POST, _, Some("resume")) => {
-            blocking(move || subscriber_answer(subscribers::resume(&*ports, &upstream, &actor))).await
-        }
-        (&Method::DELETE, _, None) => {
-            blocking(move || subscriber_answer(subscribers::unsubscribe(&*ports, &upstream, &actor))).await
-        }
-        _ => problem(StatusCode::NOT_FOUND, "there is nothing here"),
-    }
-}
-
-fn subscriber_answer<T: Serialize>(done: Result<T, SubscriberError>) -> Answer {
-    match done {
-        Ok(told) => json(&told),
-        Err(error) => {
-            let status = match error {
-                SubscriberError::Usage(_) => StatusCode::BAD_REQUEST,
-                SubscriberError::NoSuch(_) => StatusCode::NOT_FOUND,
-                SubscriberError::Refused(_) => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            problem(status, error.to_string())
-        }
-    }
-}
-
-/// `/v1/events/ID`, `/v1/events/ID/body`, `/v1/events/ID/explain`.
-fn event(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
-    let mut parts = path.trim_start_matches("/v1/events/").split('/');
-    let (id, what) = (parts.next().unwrap_or_default(), parts.next());
-    let found = match id.parse::<EventId>().map_err(FindError::from).and_then(|id| find(ports, id)) {
-        Ok(found) => found,
-        Err(error) => return not_found(&error),
+async fn respond(ports: Arc<dyn Ports>, who: Who, request: Request<Incoming>) -> Answer {
+    let lookup = api::find(request.method(), request.uri().path());
+    let is_open = match &lookup {
+        Lookup::Route(route, _) => route.role == Role::Nobody,
+        Lookup::Methods(_, role) => *role == Role::Nobody,
+        Lookup::Nothing => false,
     };
-    let answer = match what {
-        None => show(ports, &found, reveal).map(|show| json(&show)),
-        Some("body") => privacy::body(&*ports.log(), &found.event, reveal).map(bytes),
-        Some("explain") => show(ports, &found, false).map(|show| json(&explain(&show, &ports.status(), ports.now()))),
-        Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
+    let caller = match who {
+        Who::Known(caller) => caller,
+        // What is open needs no token, and a wrong one does no harm there.
+        Who::Guest(guest) if is_open => Caller::nobody(guest.client.to_string()),
+        Who::Guest(guest) => match admitted(&guest, request.headers(), &ports) {
+            Ok(caller) => caller,
+            Err(refusal) => return refusal.answer(),
+        },
     };
-    answer.unwrap_or_else(|error| unreadable(&error))
-}
-
-/// `/v1/quarantine/ID`, `/v1/quarantine/ID/body`.
-fn quarantined(ports: &dyn Ports, path: &str, reveal: bool) -> Answer {
-    let mut parts = path.trim_start_matches("/v1/quarantine/").split('/');
-    let (id, what) = (parts.next().unwrap_or_default(), parts.next());
-    let id = match id.parse::<EventId>() {
-        Ok(id) => id,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
-    };
-    let answer = match what {
-        None => quarantined_show(ports, id, reveal).map(|show| json(&show)),
-        Some("body") => quarantined_body(ports, id, reveal).map(bytes),
-        Some(_) => return problem(StatusCode::NOT_FOUND, "there is nothing here"),
-    };
-    answer.unwrap_or_else(|error| {
-        let status = match error {
-            KeptError::NoSuch(_) => StatusCode::NOT_FOUND,
-            KeptError::Damaged(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            KeptError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        problem(status, error.to_string())
-    })
-}
-
-fn discarded(ports: &dyn Ports, asked: &Discard, actor: &str) -> Answer {
-    match delete(ports, asked, actor) {
-        Ok(acted) => json(&acted),
-        Err(error @ QuarantineError::Io(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        Err(error) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-    }
-}
-
-async fn quarantine_list(ports: Arc<dyn Ports>, query: Query) -> Answer {
-    let compiling = ports.clone();
-    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-    match spawn_blocking(move || Wanted::new(query.filters, &*compiling)).await {
-        Ok(Ok(wanted)) => streamed(move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply))),
-        Ok(Err(error)) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the filters could not be compiled"),
-    }
-}
-
-async fn quarantine_recheck(ports: Arc<dyn Ports>, asked: Recheck, actor: Arc<str>) -> Answer {
-    let (selecting, admit) = (ports.clone(), asked.admit);
-    match spawn_blocking(move || Selected::to_recheck(&*selecting, &asked)).await {
-        Ok(Ok(selected)) => streamed(move |lines| {
-            recheck(&*ports, selected, admit, &actor, &mut |reply| send(lines, &reply));
-        }),
-        Ok(Err(error)) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the requests could not be selected"),
-    }
-}
-
-/// An answer of one JSON object a line, made on a blocking thread while it is read.
-fn streamed(work: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static) -> Answer {
-    let (sender, receiver) = mpsc::channel(LINES_MAX);
-    spawn_blocking(move || work(&sender));
-    lines(receiver)
-}
-
-fn lines(receiver: mpsc::Receiver<Bytes>) -> Answer {
-    let mut answer = Response::new(Either::Right(Lines(receiver)));
-    let kind = header::HeaderValue::from_static("application/x-ndjson");
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
-}
-
-fn reload(ports: &dyn Ports) -> Answer {
-    match ports.reload() {
-        Ok(reloaded) => json(&reloaded),
-        Err(refused) => problems(
-            StatusCode::CONFLICT,
-            "the configuration was not applied; the one before is still active",
-            refused.problems,
-        ),
-    }
-}
-
-fn acted<T: Serialize>(done: Result<T, ActError>) -> Answer {
-    match done {
-        Ok(acted) => json(&acted),
-        Err(error @ (ActError::Usage(_) | ActError::Filter(_))) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-        Err(ActError::Query(QueryError::Read(error))) => unreadable(&error),
-        Err(error @ (ActError::Query(_) | ActError::Refused(_))) => {
-            problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    let (reason, refusal) = match api::allowed(&caller, &lookup) {
+        Verdict::Allowed => return api::answer(ports, caller, lookup, request).await,
+        Verdict::Unknown => (AdminRefusal::NoToken, unauthorized("this takes a token")),
+        Verdict::Role => {
+            let title = "this takes a token with role = \"operate\"";
+            (AdminRefusal::Role, Refusal::forbidden(title))
         }
-    }
-}
-
-fn not_found(error: &FindError) -> Answer {
-    match error {
-        FindError::Id(_) => problem(StatusCode::BAD_REQUEST, error.to_string()),
-        FindError::NoSuch(_) => problem(StatusCode::NOT_FOUND, error.to_string()),
-        FindError::Read(error) => unreadable(error),
-        FindError::State(_) => problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    }
-}
-
-fn unreadable(error: &ReadError) -> Answer {
-    let status = match error {
-        ReadError::Damaged { .. } | ReadError::Format(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        ReadError::Missing(_) | ReadError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Verdict::Scope => {
+            let title = "this is about the whole instance: it takes a token without sources and upstreams";
+            (AdminRefusal::Scope, Refusal::forbidden(title))
+        }
     };
-    problem(status, error.to_string())
+    ports.metered().admin_refused(reason).inc();
+    refusal.answer()
 }
 
-/// Streams a listing, one JSON object a line.
-async fn listing(ports: Arc<dyn Ports>, query: Query) -> Answer {
-    let compiling = ports.clone();
-    let filters = query.filters.clone();
-    let compiled: Result<Compiled, FilterError> =
-        match spawn_blocking(move || Compiled::new(filters, &*compiling)).await {
-            Ok(compiled) => compiled,
-            Err(_) => return problem(StatusCode::INTERNAL_SERVER_ERROR, "the filters could not be compiled"),
-        };
-    let wanted = match compiled {
-        Ok(wanted) => Arc::new(wanted),
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error.to_string()),
+/// The caller whose token is shown; somebody without a token is nobody.
+fn admitted(guest: &Guest, headers: &HeaderMap, ports: &Arc<dyn Ports>) -> Result<Caller, Refusal> {
+    let Some(shown) = headers.get(header::AUTHORIZATION) else {
+        return Ok(Caller::nobody(guest.client.to_string()));
     };
-    let (sender, receiver) = mpsc::channel(LINES_MAX);
-    tokio::spawn(produce(ports, wanted, query, sender));
-    lines(receiver)
-}
-
-/// Ends when the listing does, or when its reader is gone.
-async fn produce(ports: Arc<dyn Ports>, wanted: Arc<Compiled>, query: Query, sender: mpsc::Sender<Bytes>) {
-    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-    let mut next = ports.log().end();
-    let first = {
-        let (ports, wanted, sender) = (ports.clone(), wanted.clone(), sender.clone());
-        let before = next;
-        spawn_blocking(move || match query.follow {
-            true => send_all(&sender, oldest_first(&*ports, &wanted, before, limit)),
-            false => send_newest(&*ports, &wanted, limit, &sender),
-        })
-        .await
-    };
-    if first.is_err() || !query.follow {
-        return;
+    let (tokens, now, metrics) = (ports.tokens(), ports.steady(), ports.metered());
+    if let Some(wait) = guest.logins.wait(guest.client, tokens.limit(), now) {
+        metrics.admin_refused(AdminRefusal::TooManyFailures).inc();
+        let seconds = HeaderValue::from(wait.as_secs().max(1));
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens came from your address");
+        return Err(refusal.with_header(header::RETRY_AFTER, seconds));
     }
-    while !sender.is_closed() {
-        if ports.log().end() > next {
-            let (ports, wanted, lines) = (ports.clone(), wanted.clone(), sender.clone());
-            let from = next;
-            match spawn_blocking(move || send_following(&*ports, &wanted, from, &lines)).await {
-                Ok(Some(reached)) => next = reached,
-                Ok(None) | Err(_) => return,
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(FOLLOW_EVERY) => {}
-            () = sender.closed() => return,
-        }
+    if let Some(token) = bearer(shown).and_then(|shown| tokens.find(shown)) {
+        guest.known.store(true, Ordering::Relaxed);
+        return Ok(token.caller(guest.client.to_string()));
     }
+    guest.logins.failed(guest.client, tokens.limit(), now);
+    metrics.admin_refused(AdminRefusal::WrongToken).inc();
+    let (logins, ports) = (guest.logins.clone(), ports.clone());
+    spawn_blocking(move || tell(&logins, &*ports));
+    Err(unauthorized("the token is not valid"))
 }
 
-fn send_newest(reads: &dyn Ports, wanted: &Compiled, limit: usize, sender: &mpsc::Sender<Bytes>) {
-    let result = listed(reads, wanted, Seq::MAX, limit, &mut |reply| send(sender, &reply));
-    if let Err(error) = result {
-        let _gone = send(sender, &Reply::Failed(error.to_string()));
-    }
+/// The token in `Authorization: Bearer TOKEN`.
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = value.as_bytes().split_at_checked(b"bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
-/// The newest events, oldest first: what a follower sees before it waits. At most 10,000, since they are collected.
-fn oldest_first(reads: &dyn Ports, wanted: &Compiled, before: Seq, limit: usize) -> Vec<Reply> {
-    let mut replies = Vec::new();
-    let result = listed(reads, wanted, before, limit.min(10_000), &mut |reply| {
-        replies.push(reply);
-        ControlFlow::Continue(())
-    });
-    replies.reverse();
-    replies.extend(result.err().map(|error| Reply::Failed(error.to_string())));
-    replies
+fn unauthorized(title: &str) -> Refusal {
+    let challenge = HeaderValue::from_static("Bearer realm=\"stagepost\"");
+    Refusal::new(StatusCode::UNAUTHORIZED, title).with_header(header::WWW_AUTHENTICATE, challenge)
 }
 
-fn send_all(sender: &mpsc::Sender<Bytes>, replies: Vec<Reply>) {
-    for reply in &replies {
-        if send(sender, reply).is_break() {
-            return;
-        }
-    }
-}
-
-fn send_following(reads: &dyn Ports, wanted: &Compiled, from: Seq, sender: &mpsc::Sender<Bytes>) -> Option<Seq> {
-    let log = reads.log();
-    match follow_once(reads, wanted, from, &mut |item| send(sender, &reply(&*log, item))) {
-        Ok(next) => Some(next),
-        Err(error) => {
-            let _gone = send(sender, &Reply::Failed(error.to_string()));
-            None
-        }
-    }
-}
-
-fn send(sender: &mpsc::Sender<Bytes>, reply: &impl Serialize) -> ControlFlow<()> {
-    let mut line = serde_json::to_vec(reply).unwrap_or_default();
-    line.push(b'\n');
-    match sender.blocking_send(line.into()) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    }
-}
-
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-    let body = body.map_err(|_| {
-        problem(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large: use filters in place of so many ids")
-    })?;
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| problem(StatusCode::BAD_REQUEST, format!("the request is not understood: {error}")))
-}
-
-async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
-    spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be finished"))
-}
-
-fn json<T: Serialize>(value: &T) -> Answer {
-    match serde_json::to_vec(value) {
-        Ok(body) => typed(StatusCode::OK, "application/json", body.into()),
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
-}
-
-fn bytes(body: Bytes) -> Answer {
-    typed(StatusCode::OK, "application/octet-stream", body)
-}
-
-fn text(status: StatusCode, body: impl Into<String>) -> Answer {
-    typed(status, "text/plain; charset=utf-8", body.into().into())
-}
-
-fn problem(status: StatusCode, title: impl Into<String>) -> Answer {
-    problems(status, title, Vec::new())
-}
-
-fn problems(status: StatusCode, title: impl Into<String>, details: Vec<String>) -> Answer {
-    let problem = Problem { status: status.as_u16(), title: title.into(), details };
-    typed(status, "application/problem+json", serde_json::to_vec(&problem).unwrap_or_default().into())
-}
-
-fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(body)));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    answer
-}
-
-/// A body that comes line by line from a blocking thread.
-pub struct Lines(mpsc::Receiver<Bytes>);
-
-impl Body for Lines {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
+/// Writes down that logins failed, if it is time to.
+fn tell(logins: &Logins, ports: &dyn Ports) {
+    let Some(command) = logins.tell(ports.steady()) else { return };
+    tracing::warn!(from = command.origin.as_deref().unwrap_or_default(), "logins with wrong tokens");
+    if let Err(error) = ports.command(command) {
+        tracing::warn!(error, "failed logins are not recorded in the audit trail");
     }
 }
 

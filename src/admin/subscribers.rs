@@ -6,11 +6,12 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
+    access::Caller,
     ports::Ports,
     wire::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone},
 };
 use crate::{
-    log::entry::{Action, Command, Registration, SigningSecret, StoredSecret, Written},
+    log::entry::{Action, Registration, SigningSecret, StoredSecret, Written},
     state::Subscribed,
 };
 
@@ -55,7 +56,7 @@ pub fn subscribers(ports: &dyn Ports) -> Result<Vec<Subscriber>, SubscriberError
 ///
 /// # Errors
 /// [`SubscriberError`]. A refusal is recorded.
-pub fn subscribe(ports: &dyn Ports, asked: &Subscribe, actor: &str) -> Result<SubscriberDone, SubscriberError> {
+pub fn subscribe(ports: &dyn Ports, asked: &Subscribe, caller: &Caller) -> Result<SubscriberDone, SubscriberError> {
     let texts = [&asked.topic, &asked.name, &asked.url].into_iter().chain(&asked.types);
     let texts = texts.chain(&asked.when).chain(&asked.secret).chain(&asked.rate);
     let too_long = asked.types.len() > TYPES_MAX || texts.map(String::len).any(|length| length > TEXT_BYTES_MAX);
@@ -74,18 +75,18 @@ pub fn subscribe(ports: &dyn Ports, asked: &Subscribe, actor: &str) -> Result<Su
         secrets: vec![SigningSecret { secret, until_ms: None }],
         rate: asked.rate.as_deref().map(Into::into),
         since_ms: ports.now().as_millis(),
-        by: actor.to_owned(),
+        by: caller.name.to_string(),
     };
     let upstream = registration.upstream();
     if let Err(why) = ports.check_subscriber(&registration, true) {
         let url = without_credentials(&asked.url).into();
         let refused = Action::RefuseSubscriber { upstream: upstream.clone(), url, why: why.clone() };
-        command(ports, actor, refused)?;
+        command(ports, caller, refused)?;
         ports.subscriber_refused();
         return Err(SubscriberError::Usage(format!("subscriber {upstream} is refused: {why}")));
     }
     let registration = Box::new(registration);
-    command(ports, actor, Action::PutSubscriber { written: Written::Added, registration, streak: None })?;
+    command(ports, caller, Action::PutSubscriber { written: Written::Added, registration, streak: None })?;
     done(ports, &upstream, shown)
 }
 
@@ -97,7 +98,7 @@ pub fn rotate(
     ports: &dyn Ports,
     upstream: &str,
     asked: &RotateSecret,
-    actor: &str,
+    caller: &Caller,
 ) -> Result<SubscriberDone, SubscriberError> {
     let _turn = ports.subscribers_turn();
     let mut registration = registered(&ports.subscribed(), upstream)?;
@@ -114,7 +115,7 @@ pub fn rotate(
     registration.secrets = secrets;
     ports.check_subscriber(&registration, false).map_err(SubscriberError::Usage)?;
     let registration = Box::new(registration);
-    command(ports, actor, Action::PutSubscriber { written: Written::SecretRotated, registration, streak: None })?;
+    command(ports, caller, Action::PutSubscriber { written: Written::SecretRotated, registration, streak: None })?;
     done(ports, upstream, shown)
 }
 
@@ -126,12 +127,12 @@ pub fn pause(
     ports: &dyn Ports,
     upstream: &str,
     asked: &PauseSubscriber,
-    actor: &str,
+    caller: &Caller,
 ) -> Result<SubscriberDone, SubscriberError> {
     named(ports, upstream)?;
     let until_ms = asked.for_ms.map(|ms| ports.now().as_millis().saturating_add(ms));
     let action = Action::HoldUpstream { upstream: upstream.into(), until_ms, reason: asked.reason.clone() };
-    command(ports, actor, action)?;
+    command(ports, caller, action)?;
     done(ports, upstream, None)
 }
 
@@ -139,14 +140,14 @@ pub fn pause(
 ///
 /// # Errors
 /// [`SubscriberError`].
-pub fn resume(ports: &dyn Ports, upstream: &str, actor: &str) -> Result<SubscriberDone, SubscriberError> {
+pub fn resume(ports: &dyn Ports, upstream: &str, caller: &Caller) -> Result<SubscriberDone, SubscriberError> {
     let _turn = ports.subscribers_turn();
     named(ports, upstream)?;
     let known = ports.subscribed();
     if known.disabled(upstream).is_some() {
-        command(ports, actor, Action::EnableSubscriber { upstream: upstream.into() })?;
+        command(ports, caller, Action::EnableSubscriber { upstream: upstream.into() })?;
     }
-    command(ports, actor, Action::ReleaseUpstream { upstream: upstream.into() })?;
+    command(ports, caller, Action::ReleaseUpstream { upstream: upstream.into() })?;
     done(ports, upstream, None)
 }
 
@@ -154,10 +155,10 @@ pub fn resume(ports: &dyn Ports, upstream: &str, actor: &str) -> Result<Subscrib
 ///
 /// # Errors
 /// [`SubscriberError`].
-pub fn unsubscribe(ports: &dyn Ports, upstream: &str, actor: &str) -> Result<SubscriberDone, SubscriberError> {
+pub fn unsubscribe(ports: &dyn Ports, upstream: &str, caller: &Caller) -> Result<SubscriberDone, SubscriberError> {
     let _turn = ports.subscribers_turn();
     registered(&ports.subscribed(), upstream)?;
-    command(ports, actor, Action::RemoveSubscriber { upstream: upstream.into() })?;
+    command(ports, caller, Action::RemoveSubscriber { upstream: upstream.into() })?;
     Ok(SubscriberDone { subscriber: None, secret: None })
 }
 
@@ -182,8 +183,8 @@ fn named(ports: &dyn Ports, upstream: &str) -> Result<Subscriber, SubscriberErro
     found.ok_or_else(|| SubscriberError::NoSuch(upstream.to_owned()))
 }
 
-fn command(ports: &dyn Ports, actor: &str, action: Action) -> Result<(), SubscriberError> {
-    ports.command(Command { actor: actor.to_owned(), action }).map_err(SubscriberError::Refused)
+fn command(ports: &dyn Ports, caller: &Caller, action: Action) -> Result<(), SubscriberError> {
+    ports.command(caller.command(action)).map_err(SubscriberError::Refused)
 }
 
 fn done(ports: &dyn Ports, upstream: &str, secret: Option<String>) -> Result<SubscriberDone, SubscriberError> {
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn a_registration_is_recorded_with_its_actor_and_a_generated_secret_is_told_once() {
         let fake = Fake::default();
-        let told = subscribe(&fake, &asked("crm", "https://a.example"), "me").unwrap();
+        let told = subscribe(&fake, &asked("crm", "https://a.example"), &Caller::local("me")).unwrap();
         let secret = told.secret.unwrap();
         assert!(secret.starts_with("whsec_") && secret.len() > 40);
         let commands = fake.commands();
@@ -249,54 +250,67 @@ mod tests {
         assert!(!format!("{commands:?}").contains(&secret));
         let mut own = asked("other", "https://a.example");
         own.secret = Some("env:KEY".into());
-        assert_eq!(subscribe(&fake, &own, "me").unwrap().secret, None);
+        assert_eq!(subscribe(&fake, &own, &Caller::local("me")).unwrap().secret, None);
         own.secret = Some("literal:whsec_hunter2".into());
-        let why = subscribe(&fake, &own, "me").err().unwrap().to_string();
+        let why = subscribe(&fake, &own, &Caller::local("me")).err().unwrap().to_string();
         assert!(why.contains("env:NAME") && !why.contains("hunter2"), "{why}");
     }
 
     #[test]
     fn a_refused_registration_is_recorded_with_the_reason_and_without_credentials() {
         let fake = Fake::default();
-        let why = subscribe(&fake, &asked("bad", "http://u:hunter2@10.0.0.1/x?token=hunter2"), "me").err().unwrap();
+        let why = subscribe(&fake, &asked("bad", "http://u:hunter2@10.0.0.1/x?token=hunter2"), &Caller::local("me"))
+            .err()
+            .unwrap();
         assert_eq!(why.to_string(), "subscriber orders/bad is refused: url: leads to 10.0.0.1");
         let commands = fake.commands();
         assert!(!format!("{commands:?}").contains("hunter2"), "{commands:?}");
         let Action::RefuseSubscriber { upstream, url, .. } = &commands[0].action else { panic!("{commands:?}") };
         assert_eq!((&**upstream, &**url), ("orders/bad", "http://…@10.0.0.1/x"));
         let long = asked("long", &"x".repeat(TEXT_BYTES_MAX + 1));
-        assert!(matches!(subscribe(&fake, &long, "me"), Err(SubscriberError::Usage(_))));
+        assert!(matches!(subscribe(&fake, &long, &Caller::local("me")), Err(SubscriberError::Usage(_))));
     }
 
     #[test]
     fn a_rotation_keeps_the_old_secret_for_the_overlap_and_few_at_once() {
         let fake = Fake::default();
-        subscribe(&fake, &asked("crm", "https://a.example"), "me").unwrap();
+        subscribe(&fake, &asked("crm", "https://a.example"), &Caller::local("me")).unwrap();
         let secrets = |fake: &Fake| registered(&fake.subscribed(), "orders/crm").unwrap().secrets;
         for _ in 0..9 {
-            let told = rotate(&fake, "orders/crm", &RotateSecret { secret: None, overlap_ms: 5_000 }, "me").unwrap();
+            let told =
+                rotate(&fake, "orders/crm", &RotateSecret { secret: None, overlap_ms: 5_000 }, &Caller::local("me"))
+                    .unwrap();
             assert!(told.secret.is_some());
         }
         let kept = secrets(&fake);
         assert_eq!((kept.len(), kept[0].until_ms), (SECRETS_AT_ONCE, None));
         assert_eq!(kept[1].until_ms, Some(fake.clock().as_millis() + 5_000));
-        rotate(&fake, "orders/crm", &RotateSecret { secret: Some("env:KEY".into()), overlap_ms: 0 }, "me").unwrap();
+        rotate(
+            &fake,
+            "orders/crm",
+            &RotateSecret { secret: Some("env:KEY".into()), overlap_ms: 0 },
+            &Caller::local("me"),
+        )
+        .unwrap();
         assert_eq!(secrets(&fake).len(), 1);
-        let unknown = rotate(&fake, "orders/x", &RotateSecret { secret: None, overlap_ms: 0 }, "me");
+        let unknown = rotate(&fake, "orders/x", &RotateSecret { secret: None, overlap_ms: 0 }, &Caller::local("me"));
         assert!(matches!(unknown, Err(SubscriberError::NoSuch(_))));
     }
 
     #[test]
     fn a_subscriber_is_paused_resumed_and_removed_by_commands() {
         let fake = Fake::default();
-        subscribe(&fake, &asked("crm", "https://a.example"), "me").unwrap();
-        pause(&fake, "orders/crm", &PauseSubscriber { for_ms: Some(10), reason: None }, "me").unwrap();
-        resume(&fake, "orders/crm", "me").unwrap();
-        unsubscribe(&fake, "orders/crm", "me").unwrap();
+        subscribe(&fake, &asked("crm", "https://a.example"), &Caller::local("me")).unwrap();
+        pause(&fake, "orders/crm", &PauseSubscriber { for_ms: Some(10), reason: None }, &Caller::local("me")).unwrap();
+        resume(&fake, "orders/crm", &Caller::local("me")).unwrap();
+        unsubscribe(&fake, "orders/crm", &Caller::local("me")).unwrap();
         let did: Vec<String> = fake.commands().iter().map(|command| format!("{:?}", command.action)).collect();
         assert!(did[1].starts_with("HoldUpstream") && did[2].starts_with("ReleaseUpstream"), "{did:?}");
         assert!(did[3].starts_with("RemoveSubscriber"), "{did:?}");
-        assert!(matches!(unsubscribe(&fake, "orders/crm", "me"), Err(SubscriberError::NoSuch(_))));
-        assert!(matches!(pause(&fake, "orders/x", &PauseSubscriber::default(), "me"), Err(SubscriberError::NoSuch(_))));
+        assert!(matches!(unsubscribe(&fake, "orders/crm", &Caller::local("me")), Err(SubscriberError::NoSuch(_))));
+        assert!(matches!(
+            pause(&fake, "orders/x", &PauseSubscriber::default(), &Caller::local("me")),
+            Err(SubscriberError::NoSuch(_))
+        ));
     }
 }

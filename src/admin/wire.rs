@@ -2,21 +2,45 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod parts;
+mod plan;
 mod status;
 mod subscribers;
 
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-pub use self::status::{ConfigInfo, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget};
-pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone};
+pub use self::parts::{
+    Audited, AuditedPage, Configuration, DeliveriesPage, EventsPage, ListedDelivery, QuarantinePage, Route, Routes,
+    Segment, Segments, Source, Sources, Upstreams,
+};
+pub use self::plan::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary};
+pub use self::status::{
+    ConfigInfo, Drain, Draining, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget,
+};
+pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone, Subscribers};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
 /// Bytes from outside: text if they are UTF-8, else `{"base64": "…"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Text {
     /// UTF-8.
@@ -49,7 +73,7 @@ impl Text {
 }
 
 /// An event in `log --json`, generic over what it tells about a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Line<D = Delivery> {
     pub id: String,
@@ -81,7 +105,7 @@ pub struct Line<D = Delivery> {
 }
 
 /// A delivery in `log --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Delivery {
     pub upstream: String,
@@ -92,7 +116,7 @@ pub struct Delivery {
 }
 
 /// `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Show {
     #[serde(flatten)]
@@ -114,7 +138,7 @@ pub struct Show {
 }
 
 /// How a request was verified.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Verification {
     pub scheme: String,
@@ -124,7 +148,7 @@ pub struct Verification {
 }
 
 /// A delivery in `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct ShownDelivery {
     pub upstream: String,
@@ -144,7 +168,7 @@ pub struct ShownDelivery {
 }
 
 /// One attempt in `show --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Attempt {
     pub number: u32,
@@ -158,7 +182,7 @@ pub struct Attempt {
 }
 
 /// What an attempt sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Sent {
     pub url: String,
@@ -169,7 +193,7 @@ pub struct Sent {
 }
 
 /// How an attempt was signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Signed {
     /// `standard-webhooks`, `hmac`, or the scheme of the event's source.
     pub scheme: String,
@@ -178,7 +202,7 @@ pub struct Signed {
 }
 
 /// A reload that took effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
     /// Hash of what is active now.
     pub hash: String,
@@ -189,14 +213,14 @@ pub struct Reloaded {
 }
 
 /// A reload that was refused; the old configuration is still active.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadRefused {
     /// All problems, each with file, line and key.
     pub problems: Vec<String>,
 }
 
 /// One blocked key in `keys --json`: its first delivery failed, is held, or is dead and parks the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedKey {
     /// Its upstream.
     pub upstream: String,
@@ -219,7 +243,7 @@ pub struct BlockedKey {
 }
 
 /// One refused request in `refused --json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// Ascending; what `-f` follows.
     pub number: u64,
@@ -242,7 +266,7 @@ pub struct Refused {
 }
 
 /// FILTERS of the contract, section 5. All that are given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filters {
     /// The source's name.
@@ -289,18 +313,21 @@ impl Filters {
 }
 
 /// The question of `stagepost log`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// Which events.
+    #[serde(default)]
     pub filters: Filters,
     /// How many, counted from the newest.
     pub limit: u64,
     /// Go on with what comes; oldest first.
+    #[serde(default)]
     pub follow: bool,
 }
 
 /// One line of the answer to [`Query`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "almost all of them are events, and none waits anywhere")]
 pub enum Reply {
@@ -313,7 +340,7 @@ pub enum Reply {
 }
 
 /// What an operator does to deliveries or events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// Makes deliveries due again.
@@ -343,34 +370,40 @@ impl Verb {
 }
 
 /// A command as the CLI asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Act {
     /// What.
     pub verb: Verb,
     /// Which events, by id.
+    #[serde(default)]
     pub ids: Vec<String>,
     /// Which, by filter.
+    #[serde(default)]
     pub filters: Filters,
     /// Everything, on purpose.
+    #[serde(default)]
     pub all: bool,
     /// Replay to this upstream instead of the event's own.
     pub to: Option<String>,
     /// Replay: microseconds between two deliveries.
     pub interval_us: Option<u64>,
     /// Replay: a fresh idempotency key.
+    #[serde(default)]
     pub new_key: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
     /// Hold and resolve: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
+    #[serde(default)]
     pub dry_run: bool,
     /// Only events before this sequence number: what a dry run has counted, nothing newer.
     pub before: Option<u64>,
 }
 
 /// What a command did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Acted {
     /// The upstream that was held or released as a whole.
     pub upstream: Option<String>,
@@ -395,7 +428,7 @@ pub struct Acted {
 }
 
 /// A request in `quarantine list --json`: an event's names where it has the same things.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Quarantined {
     /// Its id in quarantine.
     pub id: String,
@@ -420,7 +453,8 @@ pub struct Quarantined {
 }
 
 /// Which requests of the quarantine: by id, or by what all of the filters take.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Pick {
     /// By id.
     pub ids: Vec<String>,
@@ -439,25 +473,30 @@ impl Pick {
 }
 
 /// The question of `stagepost quarantine recheck`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Recheck {
     /// Which; nothing said means all, unless they are to be admitted.
+    #[serde(default)]
     pub pick: Pick,
     /// Append those that are taken to the log, and remove them from quarantine.
+    #[serde(default)]
     pub admit: bool,
 }
 
 /// The question of `stagepost quarantine delete`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Discard {
     /// Which.
     pub pick: Pick,
     /// Count, change nothing.
+    #[serde(default)]
     pub dry_run: bool,
 }
 
 /// What today's configuration says about a request in quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rechecked {
     /// Its id in quarantine.
     pub id: String,
@@ -476,7 +515,7 @@ pub struct Rechecked {
 }
 
 /// One line of an answer about the quarantine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QuarantineReply {
     /// A request.
@@ -492,7 +531,7 @@ pub enum QuarantineReply {
 }
 
 /// What is wrong, in an error answer (`application/problem+json`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,

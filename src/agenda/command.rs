@@ -90,13 +90,17 @@ impl Agenda {
             Action::Delete { events } => events.len(),
             Action::HoldUpstream { .. }
             | Action::ReleaseUpstream { .. }
+            | Action::DrainTarget { .. }
+            | Action::UndrainTarget { .. }
             | Action::Rehearse { .. }
             | Action::EndRehearsal { .. }
             | Action::PutSubscriber { .. }
             | Action::RemoveSubscriber { .. }
             | Action::RefuseSubscriber { .. }
             | Action::DisableSubscriber { .. }
-            | Action::EnableSubscriber { .. } => 0,
+            | Action::EnableSubscriber { .. }
+            | Action::Noted { .. }
+            | Action::Past { .. } => 0,
         };
         if count > TARGETS_MAX {
             return Err(CommandError::TooMany);

@@ -74,6 +74,8 @@ pub struct Effects {
     /// Events whose senders wait for an answer that will not come now: nothing leads to the upstream, or it is held or
     /// its breaker is open.
     pub unanswered: Vec<Seq>,
+    /// Upstreams and those of their targets that get no new attempts, where that changed; told before the dispatches.
+    pub drained: Vec<(Arc<str>, Vec<Box<str>>)>,
     /// To be read from the log; the answer goes to [`Core::loaded`].
     pub read: Vec<ReadOrder>,
     /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
@@ -218,6 +220,9 @@ impl Core {
                 }
             }
         }
+        let drained = (0..).zip(core.state.upstreams()).filter(|(_, upstream)| !upstream.drained.is_empty());
+        let drained: Vec<UpstreamId> = drained.map(|(id, _)| id).collect();
+        drained.into_iter().for_each(|id| core.tell_drained(id));
         let Self { state, lanes, .. } = &mut core;
         for record in state.layers().scan(Key::new(0, 0)) {
             let (key, record) = record?;
@@ -475,8 +480,16 @@ impl Core {
                     lane.disabling = false;
                 }
             }
+            Note::Drained(id) => self.tell_drained(id),
         }
         Ok(())
+    }
+
+    fn tell_drained(&mut self, id: UpstreamId) {
+        if let Some(upstream) = self.state.upstream(id) {
+            let targets = upstream.drained.iter().map(|drained| drained.target.clone()).collect();
+            self.out.drained.push((upstream.name.clone(), targets));
+        }
     }
 
     /// A delivery waits for its first attempt, and its event is not at hand.
@@ -563,7 +576,7 @@ impl Core {
 
     /// A command by the relay itself.
     pub(super) fn relay(&mut self, action: Action) {
-        let payload = entry::encode_command(&Command { actor: "relay".into(), action }, self.now);
+        let payload = entry::encode_command(&Command::new("relay", action), self.now);
         self.out.append.push(NewEntry { kind: Kind::Command, payload });
     }
 

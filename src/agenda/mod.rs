@@ -58,6 +58,11 @@ pub trait Dispatch: Send + Sync {
     /// Takes a job. Must not block.
     fn dispatch(&self, job: Job);
 
+    /// From now on these targets of an upstream get no new attempts, and no others are kept from them. Must not block.
+    fn drained(&self, upstream: &str, targets: Vec<Box<str>>) {
+        let _no_targets = (upstream, targets);
+    }
+
     /// The sender of an event waits for an answer that will not come now. Must not block.
     fn unanswered(&self, event: Seq) {
         let _nobody_waits = event;

@@ -519,7 +519,7 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     let agenda = Agenda::start(settings(), deps(&log)).unwrap();
     let first = accept(&*log, "t");
     assert_eq!(delivered.recv().unwrap(), first);
-    let hold = |action| entry::Command { actor: "uid 0 (root)".into(), action };
+    let hold = |action| entry::Command::new("uid 0 (root)", action);
     let held = hold(Action::HoldUpstream { upstream: "a".into(), until_ms: None, reason: None });
     agenda.command(&held).unwrap().wait().unwrap();
     let second = accept(&*log, "t");

@@ -314,6 +314,9 @@ impl Work {
         for entry in effects.append {
             self.offer(entry);
         }
+        for (upstream, targets) in effects.drained {
+            self.shared.deps.dispatch.drained(&upstream, targets);
+        }
         for job in effects.dispatch {
             self.shared.deps.dispatch.dispatch(job);
         }

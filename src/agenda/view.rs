@@ -87,6 +87,23 @@ impl Agenda {
         blocked.map_err(|_| AskError::Rebuilding)
     }
 
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, AskError> {
+        let carried = self.ask(move |core, _| core.state.carried_before(before, limit))?;
+        carried.map_err(|_| AskError::Rebuilding)
+    }
+
+    /// Where commands of operators stand, newest first, those before `before`, at most `limit`: own number and place.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, AskError> {
+        self.ask(move |core, _| core.state.audited(before, limit))
+    }
+
     /// The oldest event that is not settled.
     ///
     /// # Errors

@@ -35,6 +35,10 @@ impl Dispatch for ToEngine {
         self.0.wait().dispatch(job);
     }
 
+    fn drained(&self, upstream: &str, targets: Vec<Box<str>>) {
+        self.0.wait().drained(upstream, targets);
+    }
+
     fn unanswered(&self, event: Seq) {
         self.0.wait().unanswered(event);
     }

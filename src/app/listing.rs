@@ -25,7 +25,6 @@ pub(super) fn registered(
         (None, Some((why, _))) => ("disabled", Some(why.to_owned())),
         (None, None) => ("active", None),
     };
-    let text = |text: &Box<str>| text.to_string();
     let streak = known.streaks.get(&upstream);
     Subscriber {
         topic: registration.topic.to_string(),
@@ -35,9 +34,9 @@ pub(super) fn registered(
         origin: "run-time".to_owned(),
         state: state.to_owned(),
         why,
-        types: registration.types.iter().map(text).collect(),
-        when: registration.when.as_ref().map(text),
-        rate: registration.rate.as_ref().map(text),
+        types: registration.types.iter().map(ToString::to_string).collect(),
+        when: registration.when.as_deref().map(str::to_owned),
+        rate: registration.rate.as_deref().map(str::to_owned),
         secrets: shown_secrets(registration),
         registered_at: Some(Timestamp::from_millis(registration.since_ms)),
         registered_by: Some(registration.by.clone()),

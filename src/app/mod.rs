@@ -3,10 +3,12 @@
 //! Promises that nothing is accepted before the log is recovered, that a stop loses nothing that was begun, and that
 //! a poisoned log ends the process with an error. Deliberately absent: decisions. Each belongs to a stage.
 
+mod decide;
 mod janitor;
 mod links;
 mod listing;
 mod notices;
+mod parts;
 mod ports;
 mod probe;
 mod reads;
@@ -14,6 +16,7 @@ mod reload;
 mod serve;
 mod status;
 mod subscribers;
+mod trial;
 mod watch;
 
 pub use reads::OfflineReads;

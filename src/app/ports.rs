@@ -1,6 +1,7 @@
 //! Owns the answers of a running instance to its operators: each is a question to the stage that knows.
 
 use std::{
+    path::Path,
     sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -8,15 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::{listing, probe::Probe, reads, reload::Running, status::Samples};
+use super::{decide::decide, listing, parts, probe::Probe, reads, reload::Running, status::Samples, trial::Pair};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, wire},
-    agenda::{
-        Blocked,
-        core::key_text,
-        plan::{NoAnswer, Routes, Verdict},
-    },
+    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, Trial, wire},
+    agenda::{Blocked, core::key_text, plan::Routes},
     clock::Timestamp,
+    config,
     delivery::TargetView,
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
@@ -26,10 +24,12 @@ use crate::{
         Log,
         entry::{Command, Fault, Registration, Target},
         read_event,
+        sled::SledLog,
     },
     quarantine::{Judgement, Purpose, Quarantine},
     routing::topic_of,
-    state::{Subscribed, UpstreamStats},
+    state::{Drained, Subscribed, UpstreamStats},
+    telemetry::Metrics,
 };
 
 /// Events in one question to the agenda.
@@ -48,6 +48,8 @@ pub(super) struct Instance {
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) probe: Arc<Probe>,
     pub(super) samples: Arc<Samples>,
+    /// The log, as its engine knows it.
+    pub(super) sled: Arc<SledLog>,
     pub(super) node: Arc<str>,
 }
 
@@ -88,6 +90,10 @@ impl Reads for Instance {
         Ok(view.map(|view| view.stored_at).filter(|at| *at != event))
     }
 
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.running.agenda.carried(before, limit).map_err(|error| error.to_string())
+    }
+
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         reads::filter(expression, self.evaluator.clone())
     }
@@ -107,8 +113,20 @@ impl Reads for Instance {
         current.config.privacy.hide_headers.clone()
     }
 
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
+        let hide = {
+            let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.config.privacy.hide.clone()
+        };
+        reads::masked(&hide, event, body)
+    }
+
     fn quarantine(&self) -> Arc<Quarantine> {
         self.quarantine.clone()
+    }
+
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.running.agenda.audited(before, limit).map_err(|error| error.to_string())
     }
 
     fn config_hash(&self, generation: u64) -> Option<String> {
@@ -118,6 +136,18 @@ impl Reads for Instance {
 }
 
 impl Ports for Instance {
+    fn tokens(&self) -> Arc<Tokens> {
+        self.running.tokens.load_full()
+    }
+
+    fn metered(&self) -> Arc<Metrics> {
+        self.running.metrics.clone()
+    }
+
+    fn steady(&self) -> Timestamp {
+        self.running.clock.steady()
+    }
+
     fn status(&self) -> wire::Status {
         let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
         let stats = self.running.log.stats();
@@ -216,6 +246,24 @@ impl Ports for Instance {
         secret_bytes()
     }
 
+    fn sources(&self) -> Vec<wire::Source> {
+        parts::sources(&self.running.live.snapshot(), &self.running.metrics)
+    }
+
+    fn routes(&self) -> Vec<wire::Route> {
+        parts::routes(&self.running.live.snapshot())
+    }
+
+    fn segments(&self) -> Vec<wire::Segment> {
+        self.sled.segments().into_iter().map(parts::segment).collect()
+    }
+
+    fn configuration(&self) -> wire::Configuration {
+        let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (hash, text) = (current.config.hash.clone(), config::effective(&current.config).to_owned());
+        wire::Configuration { hash, loaded_at: current.loaded_at, text }
+    }
+
     fn upstreams(&self) -> Vec<Box<str>> {
         let mut names: Vec<Box<str>> = self.running.live.snapshot().upstreams.keys().cloned().collect();
         names.sort();
@@ -224,29 +272,20 @@ impl Ports for Instance {
 
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
         let routes = Routes::new(self.running.live.snapshot());
-        let mut with_body = event.clone();
-        with_body.body = crate::event::Body::Inline(Bytes::copy_from_slice(body));
-        let later = |why: &str| Err(format!("the routes' filters can't be evaluated now: {why}"));
-        match routes.plan(&with_body, &self.evaluator, &[]) {
-            Verdict::Decided(decision) => Ok(decision.targets),
-            Verdict::Later(why) => later(&why),
-            Verdict::Ask(questions) => {
-                let table = &routes.table;
-                let mut answers = Vec::new();
-                for index in questions {
-                    let Some(when) = table.routes.get(index).and_then(|route| route.when.as_ref()) else { continue };
-                    let input = crate::agenda::plan::input(&with_body, body);
-                    let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
-                    let answer = handle.block_on(self.evaluator.eval(when, &input)).map(|output| output.truthy());
-                    answers.push((index, answer.map_err(NoAnswer::from)));
-                }
-                match routes.plan(&with_body, &self.evaluator, &answers) {
-                    Verdict::Decided(decision) => Ok(decision.targets),
-                    Verdict::Later(why) => later(&why),
-                    Verdict::Ask(_) => later("they need the pool of evaluators again"),
-                }
-            }
-        }
+        decide(&routes, &self.evaluator, event, body).map(|decision| decision.targets)
+    }
+
+    fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {
+        let (before, after) = self.running.candidate(file)?;
+        let warnings = after.warnings.iter().map(ToString::to_string).collect();
+        Ok(Box::new(Pair {
+            before: Routes::new(before),
+            after: Routes::new(Arc::new(after.table)),
+            warnings,
+            evaluator: self.evaluator.clone(),
+            log: self.running.log.clone(),
+            now: self.running.clock.steady(),
+        }))
     }
 
     fn metrics(&self) -> String {
@@ -265,6 +304,7 @@ impl Instance {
             state: target.state.into(),
             ejected_until: target.ejected_until.map(|until| self.running.clock.now().after(until.since(now))),
             in_flight: target.in_flight as u64,
+            ..wire::UpstreamTarget::default()
         }
     }
 
@@ -322,6 +362,7 @@ impl Instance {
                 upstream.held = stats.held;
                 upstream.dead = stats.dead.iter().map(|(_, count)| count).sum();
                 upstream.review = stats.review;
+                drained(&mut upstream.targets, &stats.drained);
                 upstream.oldest_at = stats.oldest_pending_at;
                 upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
@@ -341,4 +382,19 @@ fn has_any(stats: &UpstreamStats) -> bool {
 fn gaps(gaps: Gaps) -> wire::Gaps {
     let missing = gaps.ranges.iter().map(|(first, last)| last - first + 1).sum();
     wire::Gaps { source: gaps.source.to_string(), highest: gaps.highest, missing, ranges: gaps.ranges }
+}
+
+/// Adds who took targets out; one that is not configured now is listed as long as it is out.
+fn drained(targets: &mut Vec<wire::UpstreamTarget>, drained: &[Drained]) {
+    for drained in drained {
+        if !targets.iter().any(|target| *target.url == *drained.target) {
+            let (url, state) = (drained.target.to_string(), "drained".to_owned());
+            targets.push(wire::UpstreamTarget { url, state, ..wire::UpstreamTarget::default() });
+        }
+        for target in targets.iter_mut().filter(|target| *target.url == *drained.target) {
+            target.drained_at = Some(drained.since);
+            target.drained_by = Some(drained.actor.clone());
+            target.drained_reason.clone_from(&drained.reason);
+        }
+    }
 }

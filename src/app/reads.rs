@@ -14,7 +14,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     event::{DeliveryState, Event, Seq},
-    expr::{Evaluator, Expr, decode_body},
+    expr::{Evaluator, Expr, Mask, decode_body},
     log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
     routing::{Route, Table},
@@ -65,6 +65,12 @@ pub(super) fn decoded(event: &Event, body: Bytes) -> Bytes {
     }
 }
 
+/// A body without what is to be hidden in it.
+pub(super) fn masked(hide: &[Mask], event: &Event, body: Bytes) -> Result<Bytes, String> {
+    let masked = Mask::apply(hide, &event.headers, body, DECODED_BYTES_MAX);
+    masked.map_err(|error| format!("what is to be hidden in the body is not known, since it can't be decoded: {error}"))
+}
+
 /// The view of one event in the words of the admin side. `planned` as in its entry of the log.
 pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView) -> EventView {
     let deliveries = state::deliveries(planned, view).into_iter().map(|delivery| {
@@ -79,7 +85,12 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
             status: delivery.status,
         }
     });
-    EventView { deliveries: deliveries.collect(), deleted: view.deleted, duplicates: view.duplicates }
+    EventView {
+        deliveries: deliveries.collect(),
+        deleted: view.deleted,
+        planned: view.planned,
+        duplicates: view.duplicates,
+    }
 }
 
 /// The directory of a stopped instance.
@@ -143,6 +154,10 @@ impl Reads for OfflineReads {
         Ok(Some(at).filter(|at| *at != event))
     }
 
+    fn carried(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        self.offline.state.carried_before(before, limit).map_err(|error| error.to_string())
+    }
+
     fn filter(&self, expression: &str) -> Result<Predicate, String> {
         filter(expression, self.evaluator.clone())
     }
@@ -161,8 +176,17 @@ impl Reads for OfflineReads {
         self.config.as_ref().map(|(config, _)| config.privacy.hide_headers.clone()).unwrap_or_default()
     }
 
+    fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
+        let hide = self.config.as_ref().map_or(&[][..], |(config, _)| &config.privacy.hide);
+        masked(hide, event, body)
+    }
+
     fn quarantine(&self) -> Arc<Quarantine> {
         Arc::new(Quarantine::open_for_reading(&self.data.join("quarantine")))
+    }
+
+    fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, String> {
+        Ok(self.offline.state.audited(before, limit))
     }
 
     fn config_hash(&self, _generation: u64) -> Option<String> {

@@ -1,19 +1,24 @@
 //! Owns reloading: a new configuration becomes the running one as a whole, or nothing changes.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use arc_swap::ArcSwap;
 
 use super::{
     subscribers::Subscribers,
     watch::{Changed, Watched},
 };
 use crate::{
-    admin::wire::{ReloadRefused, Reloaded},
+    admin::{
+        LoginLimit, Role, Scope, Token, Tokens,
+        wire::{ReloadRefused, Reloaded},
+    },
     agenda::Agenda,
     clock::{Clock, Timestamp},
-    config::{self, Config, Loaded, Problems},
+    config::{self, AdminSettings, Config, Loaded, Problems, TokenRole},
     delivery::Engine,
     keys::Keys,
     log::{
@@ -65,6 +70,22 @@ pub(super) struct Running {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) current: Mutex<Current>,
+    /// Who may do what at the operators' address.
+    pub(super) tokens: ArcSwap<Tokens>,
+}
+
+/// The tokens of a configuration.
+pub(super) fn tokens(settings: &AdminSettings) -> Tokens {
+    let (count, per) = settings.failed_logins;
+    let tokens = settings.tokens.iter().map(|token| {
+        let role = match token.role {
+            TokenRole::View => Role::View,
+            TokenRole::Operate => Role::Operate,
+        };
+        let scope = Scope::new(token.sources.clone(), token.upstreams.clone());
+        Token::new(&token.name, role, scope, token.secret.expose())
+    });
+    Tokens::new(tokens.collect(), LoginLimit { count, per })
 }
 
 /// What is running now.
@@ -126,6 +147,7 @@ impl Running {
         self.activated(&table);
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());
+        self.tokens.store(Arc::new(tokens(&config.admin)));
         messages.extend(self.subscribers.reconfigure(table, config.subscribers.clone()));
         self.agenda.configured();
         let generation = current.generation;
@@ -139,6 +161,17 @@ impl Running {
         };
         tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
         Ok(Reloaded { hash, changed: !report.is_empty(), messages })
+    }
+
+    /// The active table, and a configuration that is only to be looked at: the one of this file, or the one that a reload
+    /// would read. Blocks on the file system.
+    pub(super) fn candidate(&self, file: Option<&Path>) -> Result<(Arc<Table>, Loaded), Vec<String>> {
+        let loaded = match file {
+            Some(file) => config::load(file),
+            None => self.origin.load(),
+        };
+        let problems = |Problems(problems): Problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Ok((self.live.snapshot(), loaded.map_err(problems)?))
     }
 
     /// Tells that a path is gone, and what it had today.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     links::{ThroughEngine, ToAgenda, ToEngine},
     ports::Instance,
     probe::Probe,
-    reload::{Current, Origin, Running},
+    reload::{self, Current, Origin, Running},
     status::Samples,
     subscribers::Subscribers,
     watch::{self, Watched},
@@ -128,7 +129,7 @@ impl App {
             clock.clone(),
             metrics.clone(),
             seam.clone(),
-            None,
+            Arc::new(delivery::System),
         ));
         let shards = Shards::start(Shards::default_count())?;
         let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
@@ -155,6 +156,7 @@ impl App {
                 log: seam.clone(),
                 live: live.clone(),
                 evaluator: evaluator.clone(),
+                resolver: Arc::new(delivery::System),
                 metrics: metrics.clone(),
                 signals: signals.clone(),
                 node: node.clone(),
@@ -185,7 +187,8 @@ impl App {
         })?;
         let probe = Arc::new(Probe::new(seam.clone(), clock.clone(), config.store.path.join("ready")));
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
-        let admin_address = config.admin.address;
+        let (admin_address, admin_tls) = (config.admin.address, config.admin.tls.clone());
+        let tokens = ArcSwap::from_pointee(reload::tokens(&config.admin));
         let current = Current {
             watched: Watched::new(&files),
             loaded_at: clock.now(),
@@ -204,6 +207,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),
+            tokens,
         });
         running.activated(&live.snapshot());
         let instance = Arc::new(Instance {
@@ -214,6 +218,7 @@ impl App {
             quarantine,
             probe,
             samples: Arc::new(Samples::default()),
+            sled: log.clone(),
             node,
         });
         let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];
@@ -222,7 +227,7 @@ impl App {
             let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
             listener.set_nonblocking(true).map_err(wrong)?;
             let listener = tokio::net::TcpListener::from_std(listener).map_err(wrong)?;
-            admin.push(tokio::spawn(admin::server::serve_tcp(listener, instance.clone())));
+            admin.push(tokio::spawn(admin::server::serve_tcp(listener, admin_tls, instance.clone())));
         }
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
         let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
@@ -257,8 +262,8 @@ impl App {
                 _ = interrupt.recv() => break Ended::Cleanly,
                 _ = hang_up.recv() => {
                     systemd::reloading();
-                    let running = self.running.clone();
-                    let _told = tokio::task::spawn_blocking(move || running.reload().is_ok()).await;
+                    let instance = self.instance.clone();
+                    let _told = tokio::task::spawn_blocking(move || admin::reload_by_signal(&*instance)).await;
                     systemd::ready();
                 }
                 _ = look.tick() => {

@@ -15,9 +15,9 @@ use super::notices::Notices;
 use crate::{
     clock::{Clock, Timestamp},
     config::{self, AskedSubscriber, SubscribersSettings},
-    delivery::Engine,
+    delivery::{Engine, Resolve},
     log::{Log, entry::Registration},
-    routing::{Live, Resolve, Subscriber, Table, Target, TlsClient, topic_of},
+    routing::{Live, Subscriber, Table, Target, TlsClient, topic_of},
     state::{Subscribed, Subscriber as Registered},
     telemetry::Metrics,
 };
@@ -30,8 +30,7 @@ pub(super) struct Subscribers {
     live: Live,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Who looks names up; None: the machine.
-    resolver: Option<Arc<dyn Resolve>>,
+    resolver: Arc<dyn Resolve>,
     /// The machine's certificate authorities, loaded for the first `https` subscriber.
     tls: OnceLock<Result<Arc<TlsClient>, String>>,
     engine: OnceLock<Engine>,
@@ -63,7 +62,7 @@ impl Subscribers {
         clock: Clock,
         metrics: Arc<Metrics>,
         log: Arc<dyn Log>,
-        resolver: Option<Arc<dyn Resolve>>,
+        resolver: Arc<dyn Resolve>,
     ) -> Self {
         metrics.subscribers_limit.set(i64::try_from(settings.max).unwrap_or(i64::MAX));
         let parts = Parts {
@@ -174,12 +173,7 @@ impl Subscribers {
 
     fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         let handle = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
-        let asking = async {
-            match &self.resolver {
-                Some(resolver) => resolver.resolve(host, port).await,
-                None => tokio::net::lookup_host((host, port)).await.map(Iterator::collect),
-            }
-        };
+        let asking = self.resolver.resolve(host, port);
         match handle.block_on(async { tokio::time::timeout(LOOKUP_TIMEOUT, asking).await }) {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(error)) => Err(format!("url: {host} can't be looked up: {error}")),
@@ -277,7 +271,7 @@ impl Subscribers {
             rate: registration.rate.as_deref(),
         };
         let tls = || self.tls.get_or_init(config::run_time_tls).clone();
-        let made = config::run_time_subscriber(&asked, &parts.settings, tls, self.resolver.clone())?;
+        let made = config::run_time_subscriber(&asked, &parts.settings, tls)?;
         parts.made.insert(name, (registration.clone(), secrets.len(), made.clone()));
         Ok(made)
     }
@@ -306,8 +300,8 @@ fn room_for(registration: &Registration, parts: &Parts) -> Result<(), String> {
     }
     let topic = parts.base.topics.iter().find(|topic| topic.name == registration.topic);
     let most = topic.map_or(0, |topic| topic.max_subscribers);
-    let of_topic = |name: &&Box<str>| topic_of(name) == Some(&*registration.topic);
-    let count = registered.keys().chain(parts.base.upstreams.keys()).filter(of_topic).count();
+    let all = registered.keys().chain(parts.base.upstreams.keys());
+    let count = all.filter(|name| topic_of(name) == Some(&*registration.topic)).count();
     if count >= most {
         return Err(format!(
             "topic {} has {count} subscribers, and its max_subscribers allows no more",

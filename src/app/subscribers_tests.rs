@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     config::load_with,
-    routing::{Resolving, SignPolicy},
+    delivery::Lookup,
+    routing::SignPolicy,
     state::{Closed, testing::registration},
 };
 
@@ -14,7 +15,7 @@ use crate::{
 struct Names;
 
 impl Resolve for Names {
-    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> Resolving<'a> {
+    fn resolve(&self, host: &str, port: u16) -> Lookup {
         let addresses: &[&str] = match host {
             "both.example" => &["8.8.8.8", "10.0.0.1"],
             "mapped.example" => &["::ffff:127.0.0.1"],
@@ -22,7 +23,7 @@ impl Resolve for Names {
             host if host.ends_with(".inside") => &["10.0.0.1"],
             _ => &["8.8.8.8"],
         };
-        let found = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect();
+        let found: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), port)).collect();
         Box::pin(async move { Ok(found) })
     }
 }
@@ -42,7 +43,7 @@ fn composed(text: &str) -> (Subscribers, Live, Arc<Metrics>) {
     let (base, settings) = config(text);
     let (live, metrics) = (Live::new(base.clone()), Arc::<Metrics>::default());
     let (clock, _) = Clock::manual(Timestamp::from_millis(10_000));
-    let made = Subscribers::new(live.clone(), base, settings, clock, metrics.clone(), log(), Some(Arc::new(Names)));
+    let made = Subscribers::new(live.clone(), base, settings, clock, metrics.clone(), log(), Arc::new(Names));
     (made, live, metrics)
 }
 
@@ -149,7 +150,7 @@ fn a_secret_stops_signing_when_its_overlap_ends() {
     let (base, settings) = config(TOPIC);
     let live = Live::new(base.clone());
     let (clock, hand) = Clock::manual(Timestamp::from_millis(10_000));
-    let subscribers = Subscribers::new(live.clone(), base, settings, clock, Arc::default(), log(), None);
+    let subscribers = Subscribers::new(live.clone(), base, settings, clock, Arc::default(), log(), Arc::new(Names));
     let mut known = known(&["a"]);
     let all = Arc::make_mut(&mut known.registered).get_mut("orders/a").unwrap();
     let mut old = all.registration.secrets[0].clone();

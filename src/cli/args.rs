@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod rehearse;
+mod subscriber;
+
+pub(super) use self::rehearse::RehearseArgs;
+pub(super) use self::subscriber::{
+    SubscriberAddArgs, SubscriberArgs, SubscriberNameArgs, SubscriberPauseArgs, SubscriberRotateArgs, SubscriberVerb,
+};
 use super::{Failure, units};
 use crate::admin::{Timestamp, wire::Filters};
 
@@ -112,16 +119,21 @@ Nothing is sent to the upstream meanwhile, and no delivery dies because of it. I
 or with a restart; the breaker is closed then.")]
     Rehearse(RehearseArgs),
     /// Who gets what is published under a topic: add, list, pause, resume, remove, rotate a secret
-    #[command(after_help = "Examples:
-  stagepost subscriber add orders crm --url https://crm.example/hook --type 'invoice.*'
-  stagepost subscriber list
-  stagepost subscriber pause orders crm --for 2h --reason 'their maintenance'
-  stagepost subscriber resume orders crm
-  stagepost subscriber rotate-secret orders crm --overlap 24h
-  stagepost subscriber remove orders crm
-
-Subscribers that are added here live in the log; those of the configuration are listed, paused and resumed only.")]
     Subscriber(SubscriberArgs),
+    /// Take one of several targets of an upstream out: no new attempts, those under way finish
+    #[command(after_help = "Examples:
+  stagepost drain billing http://10.0.0.2:3000 --reason 'new kernel'
+  stagepost drain billing 10.0.0.2:3000
+  stagepost undrain billing 10.0.0.2:3000
+
+It stays out through restarts and reloads until `stagepost undrain`; `stagepost status` shows it and the attempts that are
+still under way. The last target that works is refused without --force: without any target nothing is sent, and nothing
+is given up for that.")]
+    Drain(DrainArgs),
+    /// Let a drained target of an upstream have attempts again
+    #[command(after_help = "Examples:
+  stagepost undrain billing http://10.0.0.2:3000")]
+    Undrain(UndrainArgs),
     /// The last 1,000 refused requests
     #[command(after_help = "Examples:
   stagepost refused
@@ -135,6 +147,14 @@ Subscribers that are added here live in the log; those of the configuration are 
   stagepost quarantine recheck --source stripe --since 2h --admit
   stagepost quarantine delete --until 7d --yes")]
     Quarantine(Box<QuarantineArgs>),
+    /// What operators did: who, from where, what, why
+    #[command(after_help = "Examples:
+  stagepost audit
+  stagepost audit --since 1d --actor alice
+  stagepost audit --action reveal --json
+
+Newest first. The newest 10,000 are kept, whatever becomes of the events that they were about.")]
+    Audit(AuditArgs),
     /// Check the stored log; report damage by id
     #[command(after_help = "Examples:
   stagepost verify --data /var/lib/stagepost
@@ -159,6 +179,16 @@ those of events by when they came.")]
 
 The exit status is 0 if the answer is the one to be expected: a success, or the refusal that was asked for.")]
     Send(SendArgs),
+    /// What a configuration would change for requests that are stored
+    #[command(after_help = "Examples:
+  stagepost plan
+  stagepost plan new.toml -n 5000
+  stagepost plan new.toml --source stripe --since 1d --json
+
+Without FILE the instance's own configuration is tried as it stands on disk: what a reload would make active. Each request is
+verified, routed and transformed under both configurations; nothing is sent, and nothing becomes active. The instance reads
+the file, and has to be able to.")]
+    Plan(PlanArgs),
     /// Begin with a provider: configuration, what to do there, and the first event
     #[command(after_help = "Examples:
   stagepost init stripe --to http://127.0.0.1:3000
@@ -167,6 +197,22 @@ The exit status is 0 if the answer is the one to be expected: a success, or the 
 
 Writes a configuration, prints what to do at the provider, and waits for the first event and its delivery.")]
     Init(InitArgs),
+    /// How fast this machine's disk makes requests durable
+    #[command(after_help = "Examples:
+  stagepost bench --dir /var/lib
+  stagepost bench --dir /mnt/fast --for 30s --senders 200 --json
+
+Measures in a fresh directory below --dir, with a relay of its own, and removes it. Choose a directory on the disk that is
+to hold the log.")]
+    Bench(BenchArgs),
+    /// Kill a relay under load, again and again, and see whether anything acknowledged is lost
+    #[command(after_help = "Examples:
+  stagepost torture --dir /var/lib
+  stagepost torture --dir /var/lib --kills 1000
+
+Works in a fresh directory below --dir, with a relay of its own. The exit status is 0 if nothing was lost or altered, else
+65; the directory is kept then. A kill leaves what was written to the kernel: only cutting the power tests the disk.")]
+    Torture(TortureArgs),
 }
 
 /// `stagepost run`.
@@ -246,6 +292,23 @@ pub(super) struct LogArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    #[command(flatten)]
+    pub(super) filters: FilterArgs,
+    /// The configuration that is tried
+    #[arg(value_name = "FILE", help_heading = "Options")]
+    pub(super) file: Option<PathBuf>,
+    /// How many of the newest requests
+    #[arg(short = 'n', value_name = "N", default_value_t = 1000, help_heading = "Options")]
+    pub(super) count: u64,
+    /// One JSON object a line
+    #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pub(super) place: Where,
@@ -289,27 +352,26 @@ pub(super) struct KeysArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("fault").required(true))]
-pub(super) struct RehearseArgs {
+pub(super) struct DrainArgs {
+    #[command(flatten)]
+    pub(super) target: UndrainArgs,
+    /// Why; recorded and shown by `status`
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Even if no other target works
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndrainArgs {
     #[command(flatten)]
     pub(super) place: Where,
     /// The upstream
     pub(super) upstream: String,
-    /// Answer with this status, 400 to 599
-    #[arg(long, value_name = "STATUS", group = "fault")]
-    pub(super) status: Option<u16>,
-    /// Do not answer within the time-out
-    #[arg(long, group = "fault")]
-    pub(super) hang: bool,
-    /// Break the connection before the answer
-    #[arg(long, group = "fault")]
-    pub(super) reset: bool,
-    /// End it now
-    #[arg(long, group = "fault")]
-    pub(super) stop: bool,
-    /// For this time, at most 1h
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, required_unless_present = "stop")]
-    pub(super) for_ms: Option<u64>,
+    /// The target: its url, or its host and port
+    #[arg(value_name = "TARGET")]
+    pub(super) url: String,
     /// One JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -324,6 +386,30 @@ pub(super) struct RefusedArgs {
     pub(super) follow: bool,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Done then or later
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Done before
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// By whom: a part of the name
+    #[arg(long, value_name = "TEXT")]
+    pub(super) actor: Option<String>,
+    /// What was done, in a word
+    #[arg(long, value_name = "WORD")]
+    pub(super) action: Option<String>,
+    /// How many
+    #[arg(short = 'n', value_name = "N", default_value_t = 50)]
+    pub(super) count: u64,
+    /// One JSON object a line
+    #[arg(long)]
     pub(super) json: bool,
 }
 
@@ -460,102 +546,6 @@ pub(super) struct InitArgs {
     pub(super) no_wait: bool,
 }
 
-/// `stagepost subscriber`.
-#[derive(Debug, Args)]
-pub(super) struct SubscriberArgs {
-    #[command(subcommand)]
-    pub(super) verb: SubscriberVerb,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum SubscriberVerb {
-    /// Register one; its name has to lead to public addresses, or to those in subscribers.allow
-    #[command(after_help = "Examples:
-  stagepost subscriber add orders crm --url https://crm.example/hook
-  stagepost subscriber add orders audit --url https://audit.example/in --type 'invoice.*' --type paid --rate 10/s
-  stagepost subscriber add orders big --url https://big.example/ --when '.amount > 1000' --secret env:BIG_SECRET
-
-Without --secret one is generated, as Standard Webhooks writes it, and shown this once.")]
-    Add(SubscriberAddArgs),
-    /// All of them, also those of the configuration
-    List(JsonArgs),
-    /// Hold what waits and what will come
-    Pause(SubscriberPauseArgs),
-    /// Let a paused or disabled one go on
-    #[command(after_help = "Examples:
-  stagepost subscriber resume orders crm
-  stagepost replay --upstream orders/crm --reason subscriber_disabled
-
-What a disabled one did not get is dead; the second command sends it again.")]
-    Resume(SubscriberNameArgs),
-    /// Remove one; what it has not got dies
-    Remove(SubscriberNameArgs),
-    /// Sign with another secret, and for a time with the old one too
-    #[command(after_help = "Examples:
-  stagepost subscriber rotate-secret orders crm
-  stagepost subscriber rotate-secret orders crm --secret file:/etc/stagepost/crm.secret --overlap 7d
-  stagepost subscriber rotate-secret orders crm --overlap 0s")]
-    RotateSecret(SubscriberRotateArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SubscriberNameArgs {
-    #[command(flatten)]
-    pub(super) place: Where,
-    /// The topic
-    pub(super) topic: String,
-    /// The subscriber's name
-    pub(super) name: String,
-    /// One JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SubscriberAddArgs {
-    #[command(flatten)]
-    pub(super) whom: SubscriberNameArgs,
-    /// Where its events go, exactly
-    #[arg(long, value_name = "URL")]
-    pub(super) url: String,
-    /// This type only, or a beginning with *; may be given more than once
-    #[arg(long = "type", value_name = "TYPE")]
-    pub(super) types: Vec<String>,
-    /// A jq expression that has to match besides
-    #[arg(long, value_name = "JQ")]
-    pub(super) when: Option<String>,
-    /// Sign with this: env:NAME, file:/path or credential:NAME, as the instance sees them
-    #[arg(long, value_name = "REF")]
-    pub(super) secret: Option<String>,
-    /// No faster than this, for example 10/s
-    #[arg(long, value_name = "RATE")]
-    pub(super) rate: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SubscriberPauseArgs {
-    #[command(flatten)]
-    pub(super) whom: SubscriberNameArgs,
-    /// Goes on by itself after this time, for example 2h
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms)]
-    pub(super) for_ms: Option<u64>,
-    /// Recorded and shown
-    #[arg(long, value_name = "TEXT")]
-    pub(super) reason: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SubscriberRotateArgs {
-    #[command(flatten)]
-    pub(super) whom: SubscriberNameArgs,
-    /// The new secret: env:NAME, file:/path or credential:NAME [default: one is generated]
-    #[arg(long, value_name = "REF")]
-    pub(super) secret: Option<String>,
-    /// The old one signs as well for this time
-    #[arg(long = "overlap", value_name = "DURATION", value_parser = units::duration_ms, default_value = "24h")]
-    pub(super) overlap_ms: u64,
-}
-
 /// Ids or filters, and what all commands that change something have.
 #[derive(Debug, Args)]
 pub(super) struct SelectArgs {
@@ -604,6 +594,38 @@ pub(super) struct HoldArgs {
     pub(super) for_ms: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Where to make a fresh directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// How long each load lasts
+    #[arg(long = "for", value_name = "DURATION", default_value = "5s", value_parser = units::duration_ms)]
+    pub(super) for_ms: u64,
+    /// Senders at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) senders: u16,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TortureArgs {
+    /// Where to make a fresh directory
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(super) kills: u64,
+    /// Repeats the bodies and moments of an earlier run, as far as the machine's timing lets it
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) seed: Option<u64>,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// FILTERS: all that are given must hold.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Filters")]
@@ -649,12 +671,6 @@ pub(super) struct FilterArgs {
 impl FilterArgs {
     /// The filters with their times resolved.
     pub(super) fn resolve(&self, now: Timestamp) -> Result<Filters, Failure> {
-        let time = |name: &str, text: &Option<String>| match text {
-            None => Ok(None),
-            Some(text) => units::time(text, now).map(Some).ok_or_else(|| {
-                Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))
-            }),
-        };
         Ok(Filters {
             source: self.source.clone(),
             upstream: self.upstream.clone(),
@@ -664,8 +680,8 @@ impl FilterArgs {
             state: self.state.clone(),
             status: self.status.clone(),
             reason: self.reason.clone(),
-            since: time("since", &self.since)?,
-            until: time("until", &self.until)?,
+            since: units::moment("since", self.since.as_deref(), now)?,
+            until: units::moment("until", self.until.as_deref(), now)?,
             grep: self.grep.clone(),
             expression: self.expression.clone(),
         })

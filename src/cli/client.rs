@@ -43,11 +43,6 @@ impl<'a> Client<'a> {
         understood(&self.bytes(Method::POST, path, encoded(body)?)?)
     }
 
-    /// Asks for something to be removed.
-    pub(super) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        understood(&self.bytes(Method::DELETE, path, Bytes::new())?)
-    }
-
     /// Sends JSON and takes lines of JSON, one by one, until `each` fails.
     pub(super) fn lines<T: DeserializeOwned>(
         &self,
@@ -124,6 +119,18 @@ impl<'a> Client<'a> {
     fn broken(&self, error: &hyper::Error) -> Failure {
         Failure::new(Exit::Io, format!("the connection to {} broke off: {error}", self.socket.display()))
     }
+}
+
+/// A path with the parameters that are given.
+pub(super) fn query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let query = query.finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
 fn encoded(body: &impl Serialize) -> Result<Bytes, Failure> {

@@ -3,7 +3,7 @@
 use super::{
     Exit, Failure, Host, Terminal,
     args::KeysArgs,
-    client::Client,
+    client::{Client, query},
     instance::Instance,
     print::{escaped, table},
 };
@@ -11,8 +11,8 @@ use crate::admin::wire::BlockedKey;
 
 pub(super) fn keys(args: &KeysArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
-    let query = args.upstream.as_ref().map_or(String::new(), |name| format!("?upstream={name}"));
-    let keys: Vec<BlockedKey> = Client::new(&instance.socket)?.get(&format!("/v1/keys{query}"))?;
+    let path = query("/v1/keys", &[("upstream", args.upstream.as_deref())]);
+    let keys: Vec<BlockedKey> = Client::new(&instance.socket)?.get(&path)?;
     if args.json {
         for key in &keys {
             let json = serde_json::to_string(key).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;

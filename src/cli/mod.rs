@@ -6,15 +6,18 @@
 
 mod args;
 pub mod ask;
+mod audit;
 mod client;
 mod command;
 mod diagnose;
+mod drill;
 mod exit;
 mod host;
 mod init;
 mod instance;
 mod keys;
 mod log;
+mod plan;
 mod print;
 mod quarantine;
 mod recipes;
@@ -126,14 +129,20 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Resolve(args) => command::resolve(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Rehearse(args) => simple::rehearse(args, host, terminal),
+        Verb::Drain(args) => simple::drain(args, host, terminal),
+        Verb::Undrain(args) => simple::undrain(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Subscriber(args) => subscriber::subscriber(&args.verb, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
+        Verb::Audit(args) => audit::audit(args, host, terminal),
         Verb::Verify(args) => simple::verify(args, host, terminal),
         Verb::VerifySignature(args) => diagnose::verify_signature(args, host, terminal),
         Verb::Send(args) => send::send(args, host, terminal),
+        Verb::Plan(args) => plan::plan(args, host, terminal),
         Verb::Init(args) => init::init(args, host, terminal),
+        Verb::Bench(args) => drill::bench(args, terminal),
+        Verb::Torture(args) => drill::torture(args, terminal),
     }
 }
 

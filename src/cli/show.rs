@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     admin::{
-        EventId, FindError, IdError, KeptError, QUARANTINED, Reads, find, quarantined_body, quarantined_show,
+        BodyError, EventId, FindError, IdError, KeptBodyError, KeptError, QUARANTINED, Reads, find, quarantined_body,
+        quarantined_show,
         wire::{Attempt, Show, ShownDelivery},
     },
     log::ReadError,
@@ -124,8 +125,8 @@ impl<'a> Stored<'a> {
     fn body(&self, reveal: bool) -> Result<Bytes, Failure> {
         match self {
             Self::Online(client, id) => client.get_bytes(&format!("{}{id}/body?reveal={reveal}", place(*id))),
-            Self::Kept(reads, id) => quarantined_body(&**reads, *id, reveal).map_err(not_kept),
-            Self::Offline(reads, found) => crate::admin::body(&*reads.log(), &found.event, reveal).map_err(unreadable),
+            Self::Kept(reads, id) => quarantined_body(&**reads, *id, reveal).map_err(not_shown_kept),
+            Self::Offline(reads, found) => crate::admin::body(&**reads, &found.event, reveal).map_err(not_shown),
         }
     }
 }
@@ -133,6 +134,20 @@ impl<'a> Stored<'a> {
 /// Where the instance shows what an id leads to.
 const fn place(id: EventId) -> &'static str {
     if id.is_quarantined() { "/v1/quarantine/" } else { "/v1/events/" }
+}
+
+fn not_shown(error: BodyError) -> Failure {
+    match error {
+        BodyError::Read(error) => unreadable(error),
+        BodyError::Unknown(_) => Failure::new(Exit::Permission, error.to_string()),
+    }
+}
+
+fn not_shown_kept(error: KeptBodyError) -> Failure {
+    match error {
+        KeptBodyError::Kept(error) => not_kept(error),
+        KeptBodyError::Unknown(_) => Failure::new(Exit::Permission, error.to_string()),
+    }
 }
 
 fn not_kept(error: KeptError) -> Failure {

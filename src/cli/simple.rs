@@ -1,10 +1,10 @@
-//! Owns the commands that ask one question: check, reload, explain, rehearse, refused, verify.
+//! Owns the commands that ask one question: check, reload, explain, rehearse, drain, refused, verify.
 
 use std::time::Duration;
 
 use super::{
     Exit, Failure, Host, Terminal,
-    args::{CheckArgs, ExplainArgs, PlainArgs, RefusedArgs, RehearseArgs, VerifyArgs},
+    args::{CheckArgs, DrainArgs, ExplainArgs, PlainArgs, RefusedArgs, RehearseArgs, UndrainArgs, VerifyArgs},
     client::Client,
     instance::Instance,
     print::{escaped, escaped_lines, table},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::admin::{
     EventId, IdError,
-    wire::{Fault, Refused, Rehearse, Rehearsed, Reloaded},
+    wire::{Drain, Draining, Fault, Refused, Rehearse, Rehearsed, Reloaded},
 };
 
 /// How often a follower of refused requests asks.
@@ -71,6 +71,40 @@ pub(super) fn rehearse(args: &RehearseArgs, host: &dyn Host, terminal: &mut Term
         }
         _ if told.ended => writeln!(terminal.out, "the rehearsal of {upstream} is over")?,
         _ => writeln!(terminal.out, "no rehearsal of {upstream} is under way")?,
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn drain(args: &DrainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let asked = Drain { force: args.force, reason: args.reason.clone(), ..asked_of(&args.target, false) };
+    draining(&asked, &args.target, host, terminal)
+}
+
+pub(super) fn undrain(args: &UndrainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    draining(&asked_of(args, true), args, host, terminal)
+}
+
+fn asked_of(args: &UndrainArgs, undo: bool) -> Drain {
+    Drain { upstream: args.upstream.clone(), target: args.url.clone(), undo, force: false, reason: None }
+}
+
+fn draining(asked: &Drain, args: &UndrainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let told: Draining = Client::new(&instance.socket)?.post("/v1/drain", asked)?;
+    let (target, upstream) = (escaped(&told.target), escaped(&told.upstream));
+    match (told.drained, told.changed) {
+        _ if args.json => {
+            let json = serde_json::to_string(&told).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
+            writeln!(terminal.out, "{json}")?;
+        }
+        (true, true) => writeln!(
+            terminal.out,
+            "{target} gets no new attempts of {upstream}; {} under way, other targets that work: {}",
+            told.in_flight, told.left
+        )?,
+        (true, false) => writeln!(terminal.out, "{target} of {upstream} is drained already")?,
+        (false, true) => writeln!(terminal.out, "{target} gets attempts of {upstream} again")?,
+        (false, false) => writeln!(terminal.out, "{target} of {upstream} is not drained")?,
     }
     Ok(Exit::Done)
 }

@@ -70,7 +70,12 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
 
 fn target(upstream: &Upstream, target: &UpstreamTarget) -> Vec<String> {
     let until = target.ejected_until.map(|until| format!(" until {until}")).unwrap_or_default();
-    let state = format!("{}{until}", escaped(&target.state));
+    let drained = target.drained_at.map(|at| {
+        let by = target.drained_by.as_deref().map_or(String::new(), |by| format!(" by {}", escaped(by)));
+        let reason = target.drained_reason.as_deref().map_or(String::new(), |reason| format!(": {}", escaped(reason)));
+        format!(" since {at}{by}{reason}")
+    });
+    let state = format!("{}{until}{}", escaped(&target.state), drained.unwrap_or_default());
     vec![escaped(&upstream.name), escaped(&target.url), state, target.in_flight.to_string()]
 }
 

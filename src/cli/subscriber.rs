@@ -11,7 +11,7 @@ use super::{
 };
 use crate::admin::{
     for_ever,
-    wire::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone},
+    wire::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone, Subscribers},
 };
 
 const PATH: &str = "/v1/subscribers";
@@ -57,7 +57,7 @@ fn resume(args: &SubscriberNameArgs, host: &dyn Host, terminal: &mut Terminal<'_
 
 fn remove(args: &SubscriberNameArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
-    let done: SubscriberDone = Client::new(&instance.socket)?.delete(&path(args, "")?)?;
+    let done: SubscriberDone = Client::new(&instance.socket)?.post(&path(args, "/remove")?, &())?;
     tell(args, &done, "is removed; what it has not got is dead", terminal)
 }
 
@@ -106,7 +106,7 @@ fn tell(
 
 fn list(args: &JsonArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
-    let all: Vec<Subscriber> = Client::new(&instance.socket)?.get(PATH)?;
+    let Subscribers { subscribers: all } = Client::new(&instance.socket)?.get(PATH)?;
     if args.json {
         for one in &all {
             let json = serde_json::to_string(one).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Failure;
 use crate::admin::Timestamp;
 
 /// `500ms`, `10s`, `5m`, `2h`, `7d` in milliseconds.
@@ -39,6 +40,16 @@ pub(super) fn interval_us(text: &str) -> Result<u64, String> {
 pub(super) fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
     let ago = || duration_ms(text).ok().map(|ms| now.before(Duration::from_millis(ms)));
     Timestamp::parse_rfc3339(text).or_else(ago)
+}
+
+/// A time that is given for an option.
+pub(super) fn moment(name: &str, text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    text.map(|text| {
+        time(text, now).ok_or_else(|| {
+            Failure::usage(format!("--{name} {text:?}: use RFC 3339 with a zone, or 10m for 10 minutes ago"))
+        })
+    })
+    .transpose()
 }
 
 /// `1.5 MiB`.

@@ -107,15 +107,15 @@ impl std::fmt::Display for Address {
     }
 }
 
-struct Tls {
-    config: Arc<rustls::ServerConfig>,
-    certificates: Arc<Certificates>,
+pub(super) struct Tls {
+    pub(super) config: Arc<rustls::ServerConfig>,
+    pub(super) certificates: Arc<Certificates>,
     client_ca: bool,
     fixed: String,
 }
 
 /// One table, or a list of them for SNI. `client_ca` and `client_auth` hold for the whole listener, wherever they stand.
-fn read_tls(section: &Section<'_>) -> Option<Tls> {
+pub(super) fn read_tls(section: &Section<'_>) -> Option<Tls> {
     let mut list: Vec<Certificate> = Vec::new();
     let mut clients: Option<(PathBuf, bool)> = None;
     let mut complete = true;

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
 
+mod admin;
 mod batch;
 mod build;
 mod cloudevents;
@@ -56,7 +57,7 @@ pub use problem::{Place, Problem, Problems};
 pub use reload::{ReloadReport, diff};
 pub use settings::{
     Access, AdminSettings, Config, DiagnosticsSettings, Format, ListenSettings, Loaded, ShutdownSettings,
-    StoreSettings, WhenFull,
+    StoreSettings, TokenRole, TokenSettings, WhenFull,
 };
 use sha2::{Digest as _, Sha256};
 pub use subscribers::{AskedSubscriber, SubscribersSettings, run_time_subscriber, run_time_tls};
@@ -131,6 +132,17 @@ fn finish(cx: Context<'_>, table: &Table, path: &Path) -> Result<Loaded, Problem
     Ok(Loaded { config, table, warnings: collected.warnings, files })
 }
 
+/// What a token may be limited to: what is written, whether it can be read or not.
+fn token_names<'a>(root: &Section<'a>) -> admin::Names<'a> {
+    let written = |key| root.named_sections(key).into_iter();
+    let subscribers = written("subscriber")
+        .filter_map(|(name, section)| Some(routing::subscriber_name(section.written("topic")?, name)));
+    admin::Names {
+        sources: written("source").map(|(name, _)| name).collect(),
+        upstreams: written("upstream").map(|(name, _)| name.to_owned()).chain(subscribers).collect(),
+    }
+}
+
 /// Reads every section. None if there are problems.
 fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing::Table)> {
     let whole = Place { file: Arc::from(path), line: 0 };
@@ -138,7 +150,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let server = server::Server::read(root.section("server"), root.section("quarantine"));
     let listen = listen::read(&root);
     let store = server::store(root.section("store"));
-    let admin = server::admin(root.section("admin"), &store, &listen);
+    let admin = admin::read(root.section("admin"), &store, &listen, &token_names(&root));
     let diagnostics = server::diagnostics(root.section("diagnostics"));
     let privacy = server::privacy(root.section("privacy"));
     let subscribers = subscribers::read(root.section("subscribers"));

@@ -149,6 +149,20 @@ impl<'a> Section<'a> {
         self.measure(key, None, units::parse_pace, |&(count, per)| units::show_pace(count, per))
     }
 
+    /// Things in a second, minute, hour or day, such as `"10/m"`.
+    pub(super) fn pace(&self, key: &'static str, default: &str) -> (u64, Duration) {
+        self.measure(key, Some(default), units::parse_pace, |&(count, per)| units::show_pace(count, per))
+            .unwrap_or((1, Duration::from_secs(1)))
+    }
+
+    /// The text of a key that is read elsewhere.
+    pub(super) fn written(&self, key: &str) -> Option<&'a str> {
+        match &self.table?.get(key)?.node.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Requests in a second, such as `"20/s"`.
     pub(super) fn rate(&self, key: &'static str, default: &str) -> u64 {
         self.measure(key, Some(default), units::parse_rate, |&value| format!("{value}/s")).unwrap_or_default()

@@ -6,14 +6,16 @@ use super::settings::Config;
 use crate::routing::subscriber_name;
 
 /// Keys (or beginnings of keys) that are read once, when the process starts.
-const NEEDS_RESTART: [&str; 9] = [
+const NEEDS_RESTART: [&str; 11] = [
     "server.max_connections",
     "server.handshake_timeout",
     "server.header_timeout",
     "server.max_header",
     "server.idle_timeout",
     "store.",
-    "admin.",
+    "admin.socket",
+    "admin.address",
+    "admin.tls",
     "diagnostics.level",
     "diagnostics.format",
 ];
@@ -111,7 +113,11 @@ impl Config {
             }
         }
         self.store.clone_from(&running.store);
-        self.admin.clone_from(&running.admin);
+        let admin = std::mem::replace(&mut self.admin, running.admin.clone());
+        if let (Some(own), Some(renewed)) = (&self.admin.certificates, &admin.certificates) {
+            own.renew_from(renewed);
+        }
+        (self.admin.failed_logins, self.admin.tokens) = (admin.failed_logins, admin.tokens);
         self.diagnostics.level = running.diagnostics.level;
         self.diagnostics.format = running.diagnostics.format;
         self.values.retain(|key, _| !needs_restart(key));

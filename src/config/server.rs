@@ -1,4 +1,4 @@
-//! Owns the keys of `[server]`, `[store]`, `[admin]`, `[diagnostics]` and `[privacy]`, with their defaults.
+//! Owns the keys of `[server]`, `[store]`, `[diagnostics]` and `[privacy]`, with their defaults.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,12 +6,13 @@ use http::HeaderName;
 
 use super::{
     door::networks,
-    reader::{Section, quoted},
-    settings::{
-        Access, AdminSettings, DiagnosticsSettings, Format, ListenSettings, ShutdownSettings, StoreSettings, WhenFull,
-    },
+    reader::Section,
+    settings::{Access, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
 };
-use crate::routing::{Limits, Privacy, QuarantinePolicy, Unmatched};
+use crate::{
+    expr::Mask,
+    routing::{Limits, Privacy, QuarantinePolicy, Unmatched},
+};
 
 /// The longest path of a Unix socket on Linux, in bytes.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -136,31 +137,6 @@ pub(super) fn store(section: Section<'_>) -> StoreSettings {
     settings
 }
 
-/// `[admin]`. The socket stands in the data directory unless the configuration says otherwise.
-pub(super) fn admin(section: Section<'_>, store: &StoreSettings, listen: &[ListenSettings]) -> AdminSettings {
-    let socket = section.path("socket").unwrap_or_else(|| {
-        let socket = store.path.join("admin.sock");
-        section.print("socket", &quoted(&socket.to_string_lossy()));
-        socket
-    });
-    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-        section.problem("socket", format!("is longer than {SOCKET_PATH_BYTES_MAX} bytes, the limit for a Unix socket"));
-    }
-    let socket_group = section.text("socket_group").map(str::to_owned);
-    let address = section.expanded("address").and_then(|text| section.accept("address", socket_address(&text)));
-    if let Some(address) = address {
-        section.print("address", &quoted(&address.to_string()));
-        if address.port() != 0 && listen.iter().any(|listen| listen.address == address.to_string()) {
-            section.problem("address", "is an address of [[listen]] too; senders and operators need one each");
-        }
-        if !address.ip().is_loopback() {
-            section.warn("address", "is not a loopback address: whoever reaches it reads what it serves");
-        }
-    }
-    section.finish();
-    AdminSettings { socket, socket_group, address }
-}
-
 /// `[diagnostics]`.
 pub(super) fn diagnostics(section: Section<'_>) -> DiagnosticsSettings {
     let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
@@ -183,8 +159,11 @@ pub(super) fn privacy(section: Section<'_>) -> Privacy {
     let hide_headers: Vec<HeaderName> =
         words.iter().filter_map(|(word, _)| header_name(&section, "hide_headers", word)).collect();
     section.print_words("hide_headers", hide_headers.iter().map(HeaderName::as_str));
+    let words = section.words("hide").unwrap_or_default();
+    let hide: Vec<Mask> = words.iter().filter_map(|(word, _)| section.accept("hide", Mask::parse(word))).collect();
+    section.print_words("hide", hide.iter().map(ToString::to_string));
     section.finish();
-    Privacy { hide_headers }
+    Privacy { hide_headers, hide }
 }
 
 /// A header's name, in any case.

@@ -6,6 +6,7 @@ use super::{problem::Problem, subscribers::SubscribersSettings, tls::Certificate
 use crate::{
     keys,
     routing::{Listener, Privacy, Table},
+    verify::Secret,
 };
 
 /// A configuration as loaded: the values, what to warn about, and what to watch.
@@ -92,7 +93,7 @@ pub enum WhenFull {
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct AdminSettings {
     /// What the CLI talks to; mode 0660.
     pub socket: PathBuf,
@@ -100,6 +101,38 @@ pub struct AdminSettings {
     pub socket_group: Option<String>,
     /// Page, API, metrics, health; None: not served over TCP.
     pub address: Option<SocketAddr>,
+    /// TLS of that address; None: plain.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// The certificates in use, renewed by reload.
+    pub(super) certificates: Option<Arc<Certificates>>,
+    /// So many wrong tokens a client may show in this time.
+    pub failed_logins: (u64, Duration),
+    /// Who may do what there.
+    pub tokens: Vec<TokenSettings>,
+}
+
+/// `[admin.token.NAME]`.
+#[derive(Clone)]
+pub struct TokenSettings {
+    /// Its name, as the audit trail shows it.
+    pub name: String,
+    /// What it may do.
+    pub role: TokenRole,
+    /// What is sent.
+    pub secret: Secret,
+    /// Only events of these; None: of all.
+    pub sources: Option<Vec<Box<str>>>,
+    /// Only deliveries to these; None: to all.
+    pub upstreams: Option<Vec<Box<str>>>,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRole {
+    /// See everything but credentials.
+    View,
+    /// Everything.
+    Operate,
 }
 
 /// `[diagnostics]`.

@@ -105,9 +105,6 @@ pub(super) fn batch(upstream: &Section<'_>) -> Option<BatchPolicy> {
 
 /// What can only be done to a single event is refused where several go together.
 pub(super) fn check_alone(upstream: &Section<'_>) {
-    if upstream.is_list("url") {
-        upstream.problem("url", "is a list; several events in one request go to one url: write one, or remove batch");
-    }
     let signs = match upstream.value("sign") {
         Some(Value::Text(text)) => text == "source",
         Some(_) => true,

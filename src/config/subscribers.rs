@@ -17,8 +17,8 @@ use super::{
 use crate::{
     expr::Expr,
     routing::{
-        HostPolicy, PaceRate, PathEdit, PublicOnly, Resolve, SignPolicy, Subscriber, Target, TlsClient, Types,
-        Upstream, subscriber_name,
+        HostPolicy, PaceRate, PathEdit, PublicOnly, SignPolicy, Subscriber, Target, TlsClient, Types, Upstream,
+        subscriber_name,
     },
     verify::SecretRef,
 };
@@ -96,7 +96,6 @@ pub fn run_time_subscriber(
     asked: &AskedSubscriber<'_>,
     settings: &SubscribersSettings,
     tls: impl FnOnce() -> Result<Arc<TlsClient>, String>,
-    resolver: Option<Arc<dyn Resolve>>,
 ) -> Result<Subscriber, String> {
     valid_name(asked.name)?;
     let guard = PublicOnly { allow: settings.allow.clone() };
@@ -128,7 +127,6 @@ pub fn run_time_subscriber(
         path: PathEdit { strip_prefix: None, path: Some(path) },
         sign: Some(sign),
         guard: Some(guard),
-        resolver,
         disable_after: settings.disable_after,
         ..upstream
     };
@@ -187,7 +185,7 @@ mod tests {
     }
 
     fn made(asked: &AskedSubscriber<'_>) -> Result<Subscriber, String> {
-        run_time_subscriber(asked, &settings(&["10.0.0.0/8"]), || Err("no TLS here".into()), None)
+        run_time_subscriber(asked, &settings(&["10.0.0.0/8"]), || Err("no TLS here".into()))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
+mod admin;
 mod batch;
 mod door;
 mod errors;
@@ -195,6 +196,7 @@ fn the_commented_example_names_every_key() {
         "[[listen]]\n[[listen.tls]]\n",
         "[store]\n",
         "[admin]\n",
+        "[admin.token.ops]\n",
         "[diagnostics]\n",
         "[privacy]\n",
         "[source.app]\n",

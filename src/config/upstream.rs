@@ -110,6 +110,7 @@ pub(super) fn one(
     let answers = failure::read(section);
     let sign = sign::read(section);
     let cloudevents = cloudevents::read(section);
+    let dns_refresh = section.duration("dns_refresh", "30s");
     let guard = guard(section, target.as_ref());
     if batch.is_some() {
         sink::check_alone(section);
@@ -137,12 +138,12 @@ pub(super) fn one(
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         turns: TurnPolicy { retries: retries?, replays: replays? },
         guard,
-        resolver: None,
         disable_after: None,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
         answers,
         cloudevents,
+        dns_refresh,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
     Some(upstream)

@@ -125,9 +125,9 @@ impl Lane {
         let begun = client.begin(draft, upstream, protocol).await;
         // How long the upstream took: a sender who reads slowly says nothing about it.
         let head = env.clock.elapsed().saturating_sub(started);
-        if let Some(chosen) = chosen {
-            self.balancer.observe(chosen, begun.as_ref().map(Response::status), self.env.clock.steady());
-        }
+        let excused = chosen.is_some_and(|chosen| {
+            self.balancer.observe(chosen, begun.as_ref().map(Response::status), self.env.clock.steady())
+        });
         let (result, told) = match begun {
             Ok(response) => {
                 let (answer, told) = hand_over(client, response, upstream, &mut claim, draft.is_head()).await;
@@ -146,6 +146,7 @@ impl Lane {
         }
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, head, &mut judged, upstream, env.clock.now());
+        judged.excuse(excused);
         let Some(told) = told else {
             return self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
         };

@@ -16,7 +16,7 @@ use super::{
     policy, rehearse,
     request::{self, Draft, Unsent},
     settle,
-    targets::{Chosen, Clients},
+    targets::{Choice, Chosen, Clients},
 };
 use crate::{
     clock::Timestamp,
@@ -39,10 +39,18 @@ impl Lane {
             return 0;
         };
         if let Some(policy) = &upstream.batch {
-            self.attempt_batch(clients.to(None), (job, ticket), (&table, upstream, policy)).await;
+            self.attempt_batch(clients, (job, ticket), (&table, upstream, policy)).await;
             return upstream.concurrency;
         }
-        let chosen = self.choose(clients, upstream).await;
+        let chosen = match self.choose(clients, upstream).await {
+            Choice::Nobody => {
+                self.put_back();
+                self.give_back([job]);
+                return upstream.concurrency;
+            }
+            Choice::Only => None,
+            Choice::One(chosen) => Some(chosen),
+        };
         let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let now = env.clock.now();
         match request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &self.large_bodies, now).await {
@@ -87,9 +95,9 @@ impl Lane {
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
         let result = clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await;
-        if let Some(chosen) = chosen {
-            self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady());
-        }
+        let excused = chosen.is_some_and(|chosen| {
+            self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady())
+        });
         let latency = env.clock.elapsed().saturating_sub(started);
         if let Err(Failure::Unsendable(words)) = &result {
             self.put_back();
@@ -98,6 +106,7 @@ impl Lane {
         }
         let mut judged = judge(&result, upstream, env.clock.now());
         let news = News::of(&result, latency, &mut judged, upstream, env.clock.now());
+        judged.excuse(excused);
         self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
     }
 
@@ -226,7 +235,7 @@ impl Lane {
             Step::Closed => {
                 tracing::info!(upstream, "the breaker closed");
                 // What is rehearsed goes on not to count towards giving up.
-                let paused = self.rehearsal.load().is_some();
+                let paused = self.rehearsal.load().is_some() || lock(&self.hall).gates.stopped;
                 self.signal(|signals| signals.paused(upstream, paused));
             }
             Step::Same | Step::Grew => {}

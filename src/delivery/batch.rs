@@ -18,14 +18,16 @@ use super::{
     adapt::Load,
     attempt,
     classify::{self, Health, Judgement},
-    client::{Answer, Client, EXCERPT_BYTES, Failure},
+    client::{Answer, EXCERPT_BYTES, Failure},
     gates::Ticket,
     lane::{Lane, lock},
+    names::Names,
     pace::News,
     rehearse,
     request::{self, Draft},
     settle,
     sink::{Now, objects},
+    targets::{Choice, Chosen, Clients},
 };
 use crate::{
     event::{Attempt, Body, Change, Job, Outcome, Reason, Sent},
@@ -79,7 +81,7 @@ impl Lane {
     /// One attempt with all that comes in time. `first` has passed the gates.
     pub(super) async fn attempt_batch(
         self: &Arc<Self>,
-        client: &mut Client,
+        clients: &mut Clients,
         (first, ticket): (Job, Ticket),
         (table, upstream, policy): (&Table, &Arc<Upstream>, &BatchPolicy),
     ) {
@@ -88,6 +90,15 @@ impl Lane {
             self.put_back();
             return self.give_back(jobs);
         }
+        let chosen = match self.choose(clients, upstream).await {
+            Choice::Nobody => {
+                self.put_back();
+                return self.give_back(jobs);
+            }
+            Choice::Only => None,
+            Choice::One(chosen) => Some(chosen),
+        };
+        let upstream = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream);
         let mut items = Vec::with_capacity(jobs.len());
         let mut drafts = Vec::with_capacity(jobs.len());
         let (log, evaluator) = (&self.env.log, &self.env.evaluator);
@@ -116,7 +127,7 @@ impl Lane {
                 break;
             }
             has_token = false;
-            let done = self.send_group(client, &group, (upstream, policy)).await;
+            let done = self.send_group((clients, chosen.as_ref()), &group, (upstream, policy)).await;
             let payload = done.judged.outcome != Outcome::Delivered && done.judged.health == Health::Alive;
             if group.len() > 1 && (payload || done.unsendable.is_some()) {
                 self.metrics.batch_splits.inc();
@@ -211,7 +222,7 @@ impl Lane {
 
     async fn send_group(
         &self,
-        client: &mut Client,
+        (clients, chosen): (&mut Clients, Option<&Chosen>),
         group: &[Item<'_>],
         (upstream, policy): (&Arc<Upstream>, &BatchPolicy),
     ) -> Sending {
@@ -231,11 +242,18 @@ impl Lane {
                 done
             }
             (Target::File(files), None) => self.write_group(group, files).await,
-            (Target::Objects(policy), None) => put_group(group, upstream, policy).await,
+            (Target::Objects(policy), None) => put_group(group, (upstream, &self.names), policy).await,
             _ => {
                 let post = Post::new(group, upstream, policy.format);
-                let result = client.exchange(&post, upstream, &self.protocol, EXCERPT_BYTES).await;
-                self.answered(post.url(), result, (upstream, group.len() > 1))
+                let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
+                let result = clients.to(chosen).exchange(&post, upstream, protocol, EXCERPT_BYTES).await;
+                let excused = chosen.is_some_and(|chosen| {
+                    let status = result.as_ref().map(|answer| answer.status);
+                    self.balancer.observe(chosen, status, self.env.clock.steady())
+                });
+                let mut done = self.answered(post.url(), result, (upstream, group.len() > 1));
+                done.judged.excuse(excused);
+                done
             }
         };
         let latency = self.env.clock.elapsed().saturating_sub(started);
@@ -374,7 +392,7 @@ impl Lane {
 }
 
 /// One object of a store.
-async fn put_group(group: &[Item<'_>], upstream: &Upstream, policy: &ObjectPolicy) -> Sending {
+async fn put_group(group: &[Item<'_>], upstream: (&Upstream, &Arc<Names>), policy: &ObjectPolicy) -> Sending {
     let jobs: Vec<&Job> = group.iter().map(|item| item.draft.job()).collect();
     let lines = group.iter().map(|item| item.bytes.clone()).collect();
     let (url, judged) = match objects::put(upstream, policy, &jobs, lines).await {

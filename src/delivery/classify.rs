@@ -52,6 +52,14 @@ pub(crate) struct Judgement {
 }
 
 impl Judgement {
+    /// A failure that says nothing about the upstream as a whole.
+    pub(crate) fn excuse(&mut self, excused: bool) {
+        if excused && self.health != Health::Alive {
+            self.health = Health::Unknown;
+            self.hold_upstream = false;
+        }
+    }
+
     /// The reason of a delivery that dies of this answer.
     pub(crate) fn reason(&self) -> Reason {
         match &self.words {

@@ -21,7 +21,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::connection::{Connection, Http1, Http2, Unsent, drive, open, same_peer, words};
+use super::{
+    connection::{Connection, Http1, Http2, Unsent, drive, open, route, same_peer, words},
+    names::Names,
+};
 use crate::routing::{Target, Upstream};
 
 /// Read beyond what is kept of an answer, so that the connection can be used again; a longer answer costs it.
@@ -79,16 +82,25 @@ pub(crate) trait MakeRequest {
     fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error>;
 }
 
-/// What the workers of one upstream share about its protocol.
-#[derive(Default)]
-pub(crate) struct Shared(tokio::sync::Mutex<Protocol>);
+/// What the workers of one upstream share about its protocol and its addresses.
+pub(crate) struct Shared {
+    protocol: tokio::sync::Mutex<Protocol>,
+    names: Arc<Names>,
+}
+
+impl Shared {
+    pub(crate) fn new(names: Arc<Names>) -> Self {
+        Self { protocol: tokio::sync::Mutex::default(), names }
+    }
+}
 
 #[derive(Default)]
 enum Protocol {
     #[default]
     Unknown,
     Http1,
-    Http2(Http2),
+    /// One for each address, if there are several.
+    Http2(Vec<Http2>),
 }
 
 /// A worker's connection, if it has one.
@@ -120,14 +132,23 @@ impl Client {
     ) -> Result<Response<Incoming>, Failure> {
         let head = timeout(upstream.timeout, self.head(request, upstream, shared)).await;
         match head {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) => {
+                if let Some(seat) = self.0.as_ref().and_then(Connection::seat) {
+                    seat.answered();
+                }
+                Ok(response)
+            }
             Ok(Err(failure)) => {
+                if let (Failure::Broken(_), Some(connection)) = (&failure, &self.0) {
+                    shared.avoid(connection);
+                }
                 self.0 = None;
                 Err(failure)
             }
             Err(_late) => {
                 // A silent HTTP/2 connection may be dead: whoever comes next makes a new one.
                 if let Some(connection) = self.0.take() {
+                    shared.avoid(&connection);
                     shared.forget(&connection).await;
                 }
                 Err(Failure::Late(upstream.timeout))
@@ -204,7 +225,7 @@ impl Client {
             Poll::Ready(())
         })
         .await;
-        if self.reuse(upstream) {
+        if self.reuse(upstream, shared) {
             return Ok(());
         }
         self.0 = None;
@@ -250,7 +271,7 @@ impl Client {
         upstream: &Arc<Upstream>,
         shared: &Shared,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut reused = self.reuse(upstream);
+        let mut reused = self.reuse(upstream, shared);
         loop {
             if !reused {
                 self.0 = None;
@@ -274,8 +295,13 @@ impl Client {
         }
     }
 
-    /// Whether the connection at hand is one to this upstream as it is configured now.
-    fn reuse(&mut self, upstream: &Arc<Upstream>) -> bool {
+    /// Whether the connection at hand is one to this upstream as it is configured now, and to one of its addresses.
+    fn reuse(&mut self, upstream: &Arc<Upstream>, shared: &Shared) -> bool {
+        if let Some(seat) = self.0.as_ref().and_then(Connection::seat)
+            && !shared.names.keeps(seat, upstream)
+        {
+            return false;
+        }
         let (made_for, open) = match &mut self.0 {
             None => return false,
             Some(Connection::Http1(connection)) => (&mut connection.made_for, !connection.ended),
@@ -293,39 +319,56 @@ impl Client {
     /// Connects, or takes the shared connection. True if it was there before.
     async fn connect(&mut self, upstream: &Arc<Upstream>, shared: &Shared) -> Result<bool, Failure> {
         if !matches!(upstream.target, Target::Https(_)) {
-            let (stream, answered) = open(upstream).await?;
+            let route = route(upstream, &shared.names).await?;
+            let (stream, answered) = open(upstream, (&shared.names, &route)).await?;
             self.0 = Some(Connection::Http1(Http1::handshake(stream, answered, upstream).await?));
             return Ok(false);
         }
         // Held while connecting as long as HTTP/2 is possible: the others wait for the connection they will share.
-        let mut protocol = shared.0.lock().await;
-        let known = match &*protocol {
-            Protocol::Http2(http2) if !http2.sender.is_closed() && same_peer(&http2.made_for, upstream) => {
-                self.0 = Some(Connection::Http2(http2.clone()));
-                return Ok(true);
+        let mut protocol = shared.protocol.lock().await;
+        let route = route(upstream, &shared.names).await?;
+        let held = match &mut *protocol {
+            Protocol::Http2(all) => {
+                all.retain(|known| {
+                    let is_usable = !known.sender.is_closed() && same_peer(&known.made_for, upstream);
+                    is_usable && route.has(known.seat.as_ref())
+                });
+                let first = route.addresses.first();
+                let next = all.iter().find(|known| known.seat.as_ref().is_none_or(|seat| Some(&seat.address) == first));
+                if let Some(http2) = next {
+                    self.0 = Some(Connection::Http2(http2.share(shared.names.now())));
+                    return Ok(true);
+                }
+                if all.is_empty() {
+                    *protocol = Protocol::Unknown;
+                }
+                Some(protocol)
             }
             Protocol::Http1 => {
                 drop(protocol);
                 None
             }
-            Protocol::Unknown | Protocol::Http2(_) => {
-                *protocol = Protocol::Unknown;
-                Some(protocol)
-            }
+            Protocol::Unknown => Some(protocol),
         };
-        let (stream, answered) = open(upstream).await?;
-        if stream.is_http2() {
-            let http2 = Http2::handshake(stream, upstream).await?;
-            match known {
-                Some(mut protocol) => *protocol = Protocol::Http2(http2.clone()),
-                None => *shared.0.lock().await = Protocol::Http2(http2.clone()),
-            }
-            self.0 = Some(Connection::Http2(http2));
+        let (stream, answered) = open(upstream, (&shared.names, &route)).await?;
+        let is_http2 = stream.is_http2();
+        self.0 = Some(if is_http2 {
+            Connection::Http2(Http2::handshake(stream, upstream).await?)
         } else {
-            if let Some(mut protocol) = known {
-                *protocol = Protocol::Http1;
-            }
-            self.0 = Some(Connection::Http1(Http1::handshake(stream, answered, upstream).await?));
+            Connection::Http1(Http1::handshake(stream, answered, upstream).await?)
+        });
+        let protocol = match held {
+            Some(held) => Some(held),
+            None if is_http2 => Some(shared.protocol.lock().await),
+            None => None,
+        };
+        match (protocol, &self.0) {
+            (Some(mut protocol), Some(Connection::Http2(http2))) => match &mut *protocol {
+                Protocol::Http2(all) => all.push(http2.share(shared.names.now())),
+                other => *other = Protocol::Http2(vec![http2.share(shared.names.now())]),
+            },
+            (Some(mut protocol), _) if matches!(*protocol, Protocol::Unknown) => *protocol = Protocol::Http1,
+            _ => {}
         }
         Ok(false)
     }
@@ -386,11 +429,17 @@ enum Piece {
 impl Shared {
     /// Forgets a shared connection that turned out to be closed or silent.
     async fn forget(&self, connection: &Connection) {
-        if let Connection::Http2(gone) = connection {
-            let mut protocol = self.0.lock().await;
-            if matches!(&*protocol, Protocol::Http2(known) if Arc::ptr_eq(&known.identity, &gone.identity)) {
-                *protocol = Protocol::Unknown;
-            }
+        if let Connection::Http2(gone) = connection
+            && let Protocol::Http2(all) = &mut *self.protocol.lock().await
+        {
+            all.retain(|known| !Arc::ptr_eq(&known.identity, &gone.identity));
+        }
+    }
+
+    /// No answer came over a connection: others to its address are not made for a while, if there is another address.
+    fn avoid(&self, connection: &Connection) {
+        if let Some(seat) = connection.seat() {
+            seat.failed(self.names.now());
         }
     }
 }

@@ -24,9 +24,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
     client::{Failure, MakeRequest},
-    stream::{AddressRefused, Stream},
+    names::{Names, Route, Seat},
+    stream::{self, AddressRefused, Stream},
 };
-use crate::routing::Upstream;
+use crate::{clock::Timestamp, routing::Upstream};
 
 /// A connection.
 pub(crate) enum Connection {
@@ -40,12 +41,14 @@ pub(crate) struct Http1 {
     pub(crate) driver: Pin<Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>>,
     pub(crate) ended: bool,
     pub(crate) answered: Arc<AtomicBool>,
+    pub(crate) seat: Option<Seat>,
     pub(crate) made_for: Arc<Upstream>,
 }
 
 /// Everyone's.
-#[derive(Clone)]
 pub(crate) struct Http2 {
+    /// Of each of its users.
+    pub(crate) seat: Option<Seat>,
     pub(crate) sender: http2::SendRequest<Full<Bytes>>,
     pub(crate) made_for: Arc<Upstream>,
     /// Tells one connection from the next.
@@ -60,6 +63,14 @@ pub(crate) enum Unsent {
 }
 
 impl Connection {
+    /// The address it goes to, if that is one of a name.
+    pub(crate) fn seat(&self) -> Option<&Seat> {
+        match self {
+            Self::Http1(connection) => connection.seat.as_ref(),
+            Self::Http2(connection) => connection.seat.as_ref(),
+        }
+    }
+
     /// Sends a request and waits for the head of the answer.
     pub(crate) async fn send(&mut self, request: &impl MakeRequest) -> Result<Response<Incoming>, Unsent> {
         let unsendable = |error: http::Error| Unsent::Failed(Failure::Unsendable(error.to_string().into()));
@@ -92,33 +103,48 @@ impl Connection {
 
 impl Http1 {
     pub(crate) async fn handshake(
-        stream: Stream,
+        mut stream: Stream,
         answered: Arc<AtomicBool>,
         upstream: &Arc<Upstream>,
     ) -> Result<Self, Failure> {
+        let seat = stream.seat.take();
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(connect_failure)?;
-        Ok(Self { sender, driver: Box::pin(driver), ended: false, answered, made_for: upstream.clone() })
+        Ok(Self { sender, driver: Box::pin(driver), ended: false, answered, seat, made_for: upstream.clone() })
     }
 }
 
 impl Http2 {
     /// The driver runs as a task of its own and ends with the last user of the connection.
-    pub(crate) async fn handshake(stream: Stream, upstream: &Arc<Upstream>) -> Result<Self, Failure> {
+    pub(crate) async fn handshake(mut stream: Stream, upstream: &Arc<Upstream>) -> Result<Self, Failure> {
+        let seat = stream.seat.take();
         let (sender, driver) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(connect_failure)?;
         tokio::spawn(async move { drop(driver.await) });
-        Ok(Self { sender, made_for: upstream.clone(), identity: Arc::default() })
+        Ok(Self { seat, sender, made_for: upstream.clone(), identity: Arc::default() })
+    }
+
+    /// The same connection for one more user.
+    pub(crate) fn share(&self, now: Timestamp) -> Self {
+        let (sender, made_for) = (self.sender.clone(), self.made_for.clone());
+        let seat = self.seat.as_ref().map(|seat| seat.share(now));
+        Self { seat, sender, made_for, identity: self.identity.clone() }
     }
 }
 
 /// Opens a stream, with the flag that tells whether anything was read from it.
-pub(crate) async fn open(upstream: &Upstream) -> Result<(Stream, Arc<AtomicBool>), Failure> {
+pub(crate) async fn open(upstream: &Upstream, from: (&Names, &Route)) -> Result<(Stream, Arc<AtomicBool>), Failure> {
     let answered = Arc::new(AtomicBool::new(false));
-    let stream = Stream::connect(upstream, answered.clone()).await.map_err(|error| match error.get_ref() {
+    let opened = Stream::connect(upstream, answered.clone(), from).await;
+    let stream = opened.map_err(|error| Failure::Connect(error.to_string().into()))?;
+    Ok((stream, answered))
+}
+
+/// Where an upstream may be dialled now.
+pub(crate) async fn route(upstream: &Upstream, names: &Names) -> Result<Route, Failure> {
+    stream::route(upstream, names).await.map_err(|error| match error.get_ref() {
         Some(inner) if inner.is::<AddressRefused>() => Failure::AddressRefused(error.to_string().into()),
         _ => Failure::Connect(error.to_string().into()),
-    })?;
-    Ok((stream, answered))
+    })
 }
 
 /// Whether two configurations of an upstream lead to the same peer with the same credentials.

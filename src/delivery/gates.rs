@@ -30,6 +30,8 @@ pub(crate) struct Gates {
     pub(crate) queue: VecDeque<Job>,
     /// Attempts under way.
     pub(crate) in_flight: usize,
+    /// Every target is drained.
+    pub(crate) stopped: bool,
     /// The upstream asked for a pause until then (steady time).
     asked_pause: Option<Timestamp>,
     /// Deliveries that died of what may yet turn out to be a broken endpoint; at most the policy's `failures`.
@@ -105,6 +107,7 @@ impl Gates {
             breaker: Breaker::new(now.time),
             queue: VecDeque::new(),
             in_flight: 0,
+            stopped: false,
             asked_pause: None,
             evidence: VecDeque::new(),
             told: None,
@@ -180,7 +183,7 @@ impl Gates {
 
     /// How many attempts may be under way at once.
     pub(crate) fn limit(&self, concurrency: usize) -> usize {
-        if self.asked_pause.is_some() || self.closed_until.is_some() {
+        if self.stopped || self.asked_pause.is_some() || self.closed_until.is_some() {
             return 0;
         }
         self.breaker.limit(self.pace.limit(concurrency))
@@ -188,7 +191,7 @@ impl Gates {
 
     /// Whether an attempt that has begun may go on: neither the breaker nor a pause that was asked for keeps it.
     pub(crate) fn is_open(&self) -> bool {
-        self.asked_pause.is_none() && self.breaker.limit(1) > 0
+        !self.stopped && self.asked_pause.is_none() && self.breaker.limit(1) > 0
     }
 
     /// Lets an attempt that has begun send another request. Otherwise gives until when none may begin; None if that can't

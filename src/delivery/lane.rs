@@ -18,13 +18,14 @@ use arc_swap::ArcSwapOption;
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use super::{
-    BreakerView, Env, Signals,
+    BreakerState, BreakerView, Env, Signals,
     client::Shared,
     gates::{Admitted, Gates, Now},
+    names::Names,
     rehearse::Rehearsal,
     request::LargeBodies,
     sink::Files,
-    targets::{Balancer, Chosen, Clients},
+    targets::{Balancer, Choice, Clients},
 };
 use crate::{clock::Timestamp, event::Job, routing::Upstream, telemetry::UpstreamMetrics};
 
@@ -47,6 +48,8 @@ pub(crate) struct Lane {
     retired: Mutex<bool>,
     pub(super) hall: Mutex<Hall>,
     pub(super) protocol: Shared,
+    /// Its addresses.
+    pub(super) names: Arc<Names>,
     /// Of an upstream that is files.
     pub(super) files: Arc<Files>,
     /// The targets, if there are several.
@@ -105,6 +108,7 @@ impl Lane {
     /// Opens a lane on a shard.
     pub(crate) fn open(name: Arc<str>, env: Arc<Env>, shard: &Handle) -> Arc<Self> {
         let metrics = env.metrics.upstream(&name);
+        let names = Names::new(env.resolver.clone(), env.clock.clone(), metrics.clone());
         let table = env.live.snapshot();
         let upstream = table.upstreams.get(&*name).map(AsRef::as_ref);
         let lane = Arc::new(Self {
@@ -116,20 +120,21 @@ impl Lane {
                 collecting: false,
             }),
             name,
-            env,
             metrics,
             inbox: Mutex::default(),
             bell: Notify::new(),
             more: Notify::new(),
             files: Arc::default(),
             retired: Mutex::new(false),
-            protocol: Shared::default(),
-            balancer: Arc::default(),
+            protocol: Shared::new(names.clone()),
+            balancer: Arc::new(Balancer::new(names.clone())),
+            names,
             large_bodies: LargeBodies::default(),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
             unsettled: AtomicUsize::new(0),
             rehearsal: ArcSwapOption::empty(),
             shard: shard.clone(),
+            env,
         });
         // Whatever was remembered of a breaker before this lane: this one is closed.
         lane.env.signals.paused(&lane.name, false);
@@ -166,6 +171,12 @@ impl Lane {
             self.env.signals.paused(&self.name, false);
         }
         drop(retired);
+        self.ring();
+    }
+
+    /// These targets get no new attempts from now on.
+    pub(crate) fn drain(&self, targets: &[Box<str>]) {
+        self.balancer.drain(targets);
         self.ring();
     }
 
@@ -243,6 +254,9 @@ impl Lane {
         let concurrency = upstream.concurrency;
         hall.gates.pace.configure(&upstream.pace, now.elapsed);
         hall.gates.tick(now);
+        let stopped = upstream.targets.is_some() && self.balancer.is_drained();
+        let has_changed = std::mem::replace(&mut hall.gates.stopped, stopped) != stopped;
+        let is_paused = stopped || hall.gates.breaker.state() != BreakerState::Closed;
         let batches = upstream.batch.is_some();
         if std::mem::replace(&mut hall.batches, batches) != batches {
             hall.collecting = false;
@@ -266,6 +280,9 @@ impl Lane {
         self.show(&hall.gates, concurrency, now);
         drop(hall);
         self.give_back(returned);
+        if has_changed {
+            self.signal(|signals| signals.paused(&self.name, is_paused));
+        }
         if let Some(window) = window {
             self.signal(|signals| signals.window(&self.name, window));
         }
@@ -373,21 +390,21 @@ impl Lane {
     }
 
     /// The target of an attempt, if there are several: one that can't be connected to gives its turn to another, once.
-    pub(super) async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Option<Chosen> {
-        let targets = upstream.targets.as_deref()?;
+    pub(super) async fn choose(&self, clients: &mut Clients, upstream: &Upstream) -> Choice {
+        let Some(targets) = upstream.targets.as_deref() else { return Choice::Only };
         let now = self.env.clock.steady();
-        let first = self.balancer.choose(targets, now, (&self.name, None))?;
+        let Some(first) = self.balancer.choose(targets, now, (&self.name, None)) else { return Choice::Nobody };
         let connected = clients.to(Some(&first)).ready(&first.upstream, &first.protocol).await;
-        let Err(failure) = connected else { return Some(first) };
+        let Err(failure) = connected else { return Choice::One(first) };
         let now = self.env.clock.steady();
         let Some(other) = self.balancer.choose(targets, now, (&self.name, Some(&first.url))) else {
-            return Some(first);
+            return Choice::One(first);
         };
         self.balancer.note(&first, true, now);
         self.metrics.failovers.inc();
         let (upstream, target, other_target) = (&*self.name, &*first.url, &*other.url);
         tracing::debug!(upstream, target, other_target, %failure, "an attempt goes to another target");
-        Some(other)
+        Choice::One(other)
     }
 }
 

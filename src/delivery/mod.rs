@@ -20,12 +20,15 @@ mod connection;
 mod gates;
 mod headers;
 mod lane;
+mod names;
 mod pace;
 mod policy;
+pub mod preview;
 mod proxy;
 mod ratelimit;
 mod rehearse;
 mod request;
+mod resolve;
 mod settle;
 mod sign;
 mod sink;
@@ -53,6 +56,7 @@ pub use answer::Answered;
 pub use breaker::BreakerState;
 pub use pace::Throttle;
 pub use proxy::{Proxied, ProxyError};
+pub use resolve::{Lookup, Resolve, System};
 pub use targets::TargetView;
 pub use waiters::{Awaited, Ticket, Waiting};
 
@@ -79,6 +83,8 @@ pub struct Deps {
     pub live: Live,
     /// For transforms.
     pub evaluator: Evaluator,
+    /// Knows the addresses of upstreams' names.
+    pub resolver: Arc<dyn Resolve>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Who is told about windows and pauses.
@@ -136,6 +142,8 @@ struct Inner {
     lanes: ArcSwap<HashMap<Box<str>, Arc<Lane>>>,
     /// Serializes changes of `lanes`; counts lanes opened, for the choice of a shard.
     opened: Mutex<usize>,
+    /// Targets that get no new attempts, by upstream; of those that are not configured as well.
+    drained: Mutex<HashMap<Box<str>, Vec<Box<str>>>>,
 }
 
 /// What all lanes share.
@@ -145,6 +153,7 @@ pub(crate) struct Env {
     log: Arc<dyn Log>,
     live: Live,
     evaluator: Evaluator,
+    resolver: Arc<dyn Resolve>,
     metrics: Arc<Metrics>,
     signals: Arc<dyn Signals>,
     /// Senders who wait for answers.
@@ -180,6 +189,7 @@ impl Engine {
             log: deps.log,
             live: deps.live,
             evaluator: deps.evaluator,
+            resolver: deps.resolver,
             waiters: waiters::Waiters::new(deps.metrics.clone()),
             metrics: deps.metrics,
             signals: deps.signals,
@@ -192,6 +202,7 @@ impl Engine {
             shards: shards.to_vec(),
             lanes: ArcSwap::default(),
             opened: Mutex::new(0),
+            drained: Mutex::default(),
         }));
         engine.configure();
         engine
@@ -252,6 +263,7 @@ impl Engine {
     pub fn configure(&self) {
         let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.0.env.live.snapshot();
+        let drained = self.0.drained.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.0.lanes.load_full();
         let mut lanes = HashMap::with_capacity(table.upstreams.len());
         if !self.0.env.draining.load(Ordering::Acquire) {
@@ -259,7 +271,11 @@ impl Engine {
                 if let Some(lane) = before.get(name) {
                     lanes.insert(name.clone(), lane.clone());
                 } else if let Some(shard) = self.0.shards.get(*opened % self.0.shards.len().max(1)) {
-                    lanes.insert(name.clone(), Lane::open(upstream.name.clone(), self.0.env.clone(), shard));
+                    let lane = Lane::open(upstream.name.clone(), self.0.env.clone(), shard);
+                    if let Some(targets) = drained.get(name) {
+                        lane.drain(targets);
+                    }
+                    lanes.insert(name.clone(), lane);
                     *opened += 1;
                 }
             }
@@ -269,6 +285,20 @@ impl Engine {
         for (name, lane) in &*before {
             if current.get(name).is_some_and(|now| Arc::ptr_eq(now, lane)) { lane.ring() } else { lane.retire() }
         }
+    }
+
+    /// From now on these targets of an upstream get no new attempts, and all its others do. Attempts under way go on. With
+    /// no target left the upstream stands still, as if its breaker were open.
+    pub fn drained(&self, upstream: &str, targets: Vec<Box<str>>) {
+        let mut drained = self.0.drained.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = self.0.lanes.load().get(upstream) {
+            lane.drain(&targets);
+        }
+        if targets.is_empty() {
+            drained.remove(upstream)
+        } else {
+            drained.insert(upstream.into(), targets)
+        };
     }
 
     /// Lets the attempts of an upstream fail as told for a time, without touching the network; None ends that at once.

@@ -91,7 +91,10 @@ impl Engine {
         };
         let env = &self.0.env;
         let chosen = match upstream.targets.as_deref() {
-            Some(targets) => lane.balancer.choose(targets, env.clock.steady(), (&name, None)),
+            Some(targets) => {
+                let chosen = lane.balancer.choose(targets, env.clock.steady(), (&name, None));
+                Some(chosen.ok_or_else(|| unreachable("every target is drained".to_owned()))?)
+            }
             None => None,
         };
         let serving = chosen.as_ref().map_or(upstream, |chosen| &chosen.upstream).clone();
@@ -100,10 +103,10 @@ impl Engine {
             request::prepare(&job, upstream, &table, &env.log, &env.evaluator, &lane.large_bodies, env.clock.now())
                 .await
                 .map_err(|unsent| ProxyError::Unsendable { upstream: name.clone(), words: words(unsent) })?;
-        let (shared, mut client) = (Shared::default(), Client::default());
+        let (shared, mut client) = (Shared::new(lane.names.clone()), Client::default());
         let begun = client.begin(&draft, upstream, &shared).await;
         if let Some(chosen) = &chosen {
-            lane.balancer.observe(chosen, begun.as_ref().map(Response::status), env.clock.steady());
+            let _excused = lane.balancer.observe(chosen, begun.as_ref().map(Response::status), env.clock.steady());
         }
         let response = begun.map_err(|failure| match failure {
             Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),

@@ -16,20 +16,23 @@ use std::{
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::names::{Names, Route, Seat, host};
 use crate::routing::{PublicOnly, Target, Upstream};
 
-/// Addresses of a name that are tried.
+/// Addresses that are tried for one connection.
 const ADDRESSES_MAX: usize = 8;
 
 /// A connected stream. Tells whether anything was read since it was last asked.
 pub(crate) struct Stream {
     io: Io,
     answered: Arc<AtomicBool>,
+    /// Its address, if that is one of a name.
+    pub(crate) seat: Option<Seat>,
 }
 
 enum Io {
@@ -39,11 +42,20 @@ enum Io {
 }
 
 impl Stream {
-    /// Connects to where an upstream's URL points. The name is looked up each time.
-    pub(crate) async fn connect(upstream: &Upstream, answered: Arc<AtomicBool>) -> io::Result<Self> {
+    /// Connects to where an upstream's URL points, by way of one of the route's addresses.
+    pub(crate) async fn connect(
+        upstream: &Upstream,
+        answered: Arc<AtomicBool>,
+        (names, route): (&Names, &Route),
+    ) -> io::Result<Self> {
+        let mut seat = None;
         let io = match &upstream.target {
             Target::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
-            Target::Http(uri) => Io::Tcp(tcp(uri, 80, upstream).await?),
+            Target::Http(_) => {
+                let (tcp, address) = tcp(upstream, names, route).await?;
+                seat = route.seat(address, names.now());
+                Io::Tcp(tcp)
+            }
             Target::File(_) | Target::Objects(_) => {
                 return Err(io::Error::other("a file or a store takes events, not requests"));
             }
@@ -53,11 +65,13 @@ impl Stream {
                     Some(name) => name.clone(),
                     None => ServerName::try_from(host(uri)?.to_owned()).map_err(io::Error::other)?,
                 };
-                let tcp = tcp(uri, 443, upstream).await?;
-                Io::Tls(Box::new(TlsConnector::from(settings.config.clone()).connect(name, tcp).await?))
+                let (tcp, address) = tcp(upstream, names, route).await?;
+                seat = route.seat(address, names.now());
+                let tls = TlsConnector::from(settings.config.clone()).connect(name, tcp).await;
+                Io::Tls(Box::new(tls.inspect_err(|_| route.failed(address, names.now()))?))
             }
         };
-        Ok(Self { io, answered })
+        Ok(Self { io, answered, seat })
     }
 
     /// Whether ALPN chose HTTP/2.
@@ -69,31 +83,28 @@ impl Stream {
     }
 }
 
-/// Host without the brackets of an IPv6 literal.
-fn host(uri: &http::Uri) -> io::Result<&str> {
-    let host = uri.host().ok_or_else(|| io::Error::other("the url names no host"))?;
-    Ok(host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host))
+/// Where an upstream may be dialled now: its addresses, as far as the guard takes them.
+pub(crate) async fn route(upstream: &Upstream, names: &Names) -> io::Result<Route> {
+    let mut route = names.route(upstream).await?;
+    route.addresses = dialled(route.addresses, upstream.guard.as_ref())?;
+    Ok(route)
 }
 
-/// Connects to the first address of a name that answers; each gets an equal share of the time.
-async fn tcp(uri: &http::Uri, default_port: u16, upstream: &Upstream) -> io::Result<TcpStream> {
-    let port = uri.port_u16().unwrap_or(default_port);
-    let found = match &upstream.resolver {
-        Some(resolver) => resolver.resolve(host(uri)?, port).await?.into_iter().take(ADDRESSES_MAX).collect(),
-        None => lookup_host((host(uri)?, port)).await?.take(ADDRESSES_MAX).collect(),
-    };
-    let addresses = dialled(found, upstream.guard.as_ref())?;
-    let share = upstream.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+/// Connects to the first of the route's addresses that answers; each gets an equal share of the time.
+async fn tcp(upstream: &Upstream, names: &Names, route: &Route) -> io::Result<(TcpStream, SocketAddr)> {
+    let tries = route.addresses.len().clamp(1, ADDRESSES_MAX);
+    let share = upstream.connect_timeout / u32::try_from(tries).unwrap_or(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in addresses {
+    for address in route.addresses.iter().copied().take(tries) {
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                return Ok((stream, address));
             }
             Ok(Err(error)) => last = error,
             Err(_late) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
         }
+        route.failed(address, names.now());
     }
     Err(last)
 }

@@ -12,6 +12,7 @@ mod bind;
 mod child;
 mod decode;
 mod json;
+mod mask;
 mod plain;
 mod pool;
 mod program;
@@ -36,6 +37,7 @@ use http::HeaderMap;
 
 pub use self::{
     decode::decode_body,
+    mask::{Mask, MaskError},
     pool::{Evaluator, Settings},
     program::panic_is_expected,
     worker::worker_main,

@@ -46,7 +46,7 @@ pub use policy::{
     BreakerPolicy, ErrorRate, HeaderEdit, HostPolicy, Lookup, PathEdit, PolicyError, QuarantinePolicy, Reply, Unmatched,
 };
 pub use provider::{BATCH, BATCH_ITEMS_MAX, ItemRule, NoItems, Numbering};
-pub use public_only::{PublicOnly, Resolve, Resolving};
+pub use public_only::PublicOnly;
 pub use retry::{RetryPolicy, STEPS_MAX, Schedule, TIMETABLE_ROWS_MAX};
 pub use sign::{RESIGN_AFTER, SignPolicy};
 pub use sink::{

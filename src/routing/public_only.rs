@@ -4,22 +4,9 @@
 //! registries of IANA (RFC 6890) do not call globally reachable is refused. Nothing is looked up here: the address that
 //! is judged is the one that is dialled afterwards.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::Pin,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-
-/// The addresses of a name, when they are known.
-pub type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
-
-/// Looks names up.
-pub trait Resolve: Send + Sync {
-    /// The addresses of a name, or of an address in any form that the machine takes.
-    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> Resolving<'a>;
-}
 
 /// The addresses that a guarded upstream may be reached at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,10 @@ use super::{
     TurnPolicy, Types, WaitPolicy,
     index::{self, Index},
 };
-use crate::{expr::Expr, verify::Verifier};
+use crate::{
+    expr::{Expr, Mask},
+    verify::Verifier,
+};
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
 #[derive(Clone)]
@@ -268,10 +271,10 @@ pub struct Upstream {
     pub sign: Option<SignPolicy>,
     /// Whether events become CloudEvents; None: they go as requests.
     pub cloudevents: Option<CloudEvents>,
+    /// How long the addresses of its name are good for; zero: for one connection.
+    pub dns_refresh: Duration,
     /// Which addresses its name may lead to; None: any.
     pub guard: Option<super::PublicOnly>,
-    /// Who looks its name up; None: the machine.
-    pub resolver: Option<Arc<dyn super::Resolve>>,
     /// After so long without a success it is disabled; None: never.
     pub disable_after: Option<Duration>,
 }
@@ -302,8 +305,8 @@ impl Upstream {
             answers: None,
             sign: None,
             cloudevents: None,
+            dns_refresh: Duration::from_secs(30),
             guard: None,
-            resolver: None,
             disable_after: None,
         }
     }
@@ -391,6 +394,8 @@ pub struct Limits {
 pub struct Privacy {
     /// Header names, lower case, besides the built-in list.
     pub hide_headers: Vec<HeaderName>,
+    /// What is hidden in bodies.
+    pub hide: Vec<Mask>,
 }
 
 /// A source found for a request.

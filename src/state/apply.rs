@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::{EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
+use super::{Drained, EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Diversion, Reason, Seq},
@@ -40,6 +40,8 @@ pub enum Note {
     Gate(UpstreamId),
     /// A subscriber was registered, changed, removed, disabled or enabled.
     Subscriber(UpstreamId),
+    /// A target of an upstream is drained or gets attempts again.
+    Drained(UpstreamId),
 }
 
 impl State {
@@ -241,6 +243,7 @@ impl State {
 
     fn command(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
         let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return Ok(None) };
+        self.audit.note(entry.pos.seq, &command);
         // Due times are steady time; the entry's own time steps with the wall clock.
         let at = entry::command_time(&entry.payload).unwrap_or(entry.time);
         match command.action {
@@ -283,8 +286,14 @@ impl State {
                     self.delete(event, entry, note)?;
                 }
             }
-            // The engine's, as long as the process lives.
-            Action::Rehearse { .. } | Action::EndRehearsal { .. } => {}
+            Action::DrainTarget { upstream, target, reason } => {
+                let (seq, since, actor) = (entry.pos.seq, entry.time, command.actor);
+                let drained = Drained { target: target.clone(), seq, since, reason, actor };
+                self.drain(&upstream, &target, Some(drained), note);
+            }
+            Action::UndrainTarget { upstream, target } => self.drain(&upstream, &target, None, note),
+            // The engine's, as long as the process lives; and what changes nothing.
+            Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
             action @ (Action::PutSubscriber { .. }
             | Action::RemoveSubscriber { .. }
             | Action::RefuseSubscriber { .. }
@@ -305,6 +314,14 @@ impl State {
             upstream.hold = hold;
         }
         note(Note::Gate(id));
+    }
+
+    fn drain(&mut self, upstream: &str, target: &str, drained: Option<Drained>, note: &mut impl FnMut(Note)) {
+        let id = self.intern(upstream);
+        if let Some(upstream) = self.upstream_mut(id) {
+            upstream.drain(target, drained);
+        }
+        note(Note::Drained(id));
     }
 
     /// The same change for many deliveries; those that it makes no sense for stay as they are.

@@ -126,21 +126,13 @@ impl State {
             }
             expiry.carry.push(self.carry_order(log, *event)?);
         }
-        expiry.upkeep = self
-            .upstreams
-            .iter()
-            .filter_map(|upstream| {
-                let hold = upstream.hold.as_ref().filter(|hold| hold.seq < before)?;
-                let action = Action::HoldUpstream {
-                    upstream: (&*upstream.name).into(),
-                    until_ms: hold.until.map(Timestamp::as_millis),
-                    reason: hold.reason.clone(),
-                };
-                let payload = entry::encode_json(&Command { actor: hold.actor.clone(), action });
-                Some(NewEntry { kind: Kind::Command, payload })
-            })
-            .chain(self.carried_subscribers(before))
-            .collect();
+        expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before)).collect();
+        expiry.upkeep.extend(self.carried_subscribers(before));
+        let (records, is_more) = self.audit.carry(log, before);
+        expiry.upkeep.extend(records);
+        if is_more && expiry.next.is_none() {
+            expiry.next = Some(before);
+        }
         Ok(expiry)
     }
 
@@ -200,6 +192,7 @@ impl State {
     }
 
     fn forget_all_but_the_dead(&mut self, first: Seq) {
+        self.audit.forget(first);
         let sets = self.upstreams.iter_mut();
         let sets = sets.flat_map(|upstream| {
             upstream.newest.forget(first);
@@ -239,6 +232,26 @@ impl State {
         }
         Ok(order)
     }
+}
+
+/// An upstream's commands that still count and stand before this entry.
+fn upkeep(upstream: &Upstream, before: Seq) -> Vec<NewEntry> {
+    let name = || Box::from(&*upstream.name);
+    let hold = upstream.hold.iter().filter(|hold| hold.seq < before).map(|hold| {
+        let until_ms = hold.until.map(Timestamp::as_millis);
+        let action = Action::HoldUpstream { upstream: name(), until_ms, reason: hold.reason.clone() };
+        (hold.actor.clone(), action)
+    });
+    let drained = upstream.drained.iter().filter(|drained| drained.seq < before).map(|drained| {
+        let (target, reason) = (drained.target.clone(), drained.reason.clone());
+        (drained.actor.clone(), Action::DrainTarget { upstream: name(), target, reason })
+    });
+    // It is the state that counts, not that somebody asked for it: that has its own record.
+    let entry = |(actor, action): (String, Action)| {
+        let command = Command { piece: 1, ..Command::new(actor, action) };
+        NewEntry { kind: Kind::Command, payload: entry::encode_json(&command) }
+    };
+    hold.chain(drained).map(entry).collect()
 }
 
 /// The reason an entry gives for a delivery that is dead, held, in review or superseded, with its text.

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use roaring::RoaringTreemap;
 
-use super::{Closed, Hold, Layers, Pauses, State, Subscriber, Timeline, Upstream};
+use super::{Closed, Drained, Hold, Layers, Pauses, State, Subscriber, Timeline, Upstream};
 use crate::{
     clock::Timestamp,
     event::Version,
@@ -33,6 +33,12 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
     for (seq, time) in samples {
         out.number(*seq);
         out.number(time.as_millis());
+    }
+    let audited = state.audit.iter();
+    out.number(audited.len() as u64);
+    for (own, at) in audited {
+        out.number(own);
+        out.number(at);
     }
     out.number(state.upstreams.len() as u64);
     for upstream in &state.upstreams {
@@ -79,6 +85,10 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
     let samples = (0..from.count()?).map(|_| Some((from.number()?, from.time()?))).collect::<Option<_>>()?;
     state.timeline = Timeline::from_samples(samples)?;
     for _ in 0..from.count()? {
+        let (own, at) = (from.number()?, from.number()?);
+        state.audit.put(own, at);
+    }
+    for _ in 0..from.count()? {
         let upstream = take_upstream(&mut from)?;
         let id = state.intern(&upstream.name);
         *state.upstream_mut(id)? = upstream;
@@ -111,6 +121,14 @@ fn put_upstream(out: &mut Writer, upstream: &Upstream) {
         out.option(hold.reason.as_deref(), |out, reason| out.text(reason));
         out.text(&hold.actor);
     });
+    out.number(upstream.drained.len() as u64);
+    for drained in &upstream.drained {
+        out.text(&drained.target);
+        out.number(drained.seq);
+        out.number(drained.since.as_millis());
+        out.option(drained.reason.as_deref(), |out, reason| out.text(reason));
+        out.text(&drained.actor);
+    }
     out.number(u64::from(upstream.pauses.causes));
     out.number(upstream.pauses.since.as_millis());
     out.number(upstream.pauses.past.len() as u64);
@@ -160,6 +178,15 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
             actor: from.text()?.into(),
         })
     })?;
+    for _ in 0..from.count()? {
+        upstream.drained.push(Drained {
+            target: from.text()?,
+            seq: from.number()?,
+            since: from.time()?,
+            reason: from.option(Reader::text)?.map(String::from),
+            actor: from.text()?.into(),
+        });
+    }
     upstream.pauses = Pauses {
         causes: u8::try_from(from.number()?).ok()?,
         since: Timestamp::from_millis(from.number()?),
@@ -203,6 +230,8 @@ mod tests {
         state.unplanned.insert_range(10..20);
         state.deleted.insert(5);
         state.timeline.note(1, Timestamp::from_millis(9));
+        state.audit.put(3, 3);
+        state.audit.put(4, 4241);
         let id = state.intern("billing");
         let upstream = state.upstream_mut(id).unwrap();
         upstream.waiting.insert_range(1 << 33..(1 << 33) + 1000);
@@ -217,6 +246,9 @@ mod tests {
             reason: None,
             actor: "uid 0 (root)".into(),
         });
+        let reason = Some("new kernel".to_owned());
+        let (target, since, actor) = ("http://a:1".into(), Timestamp::from_millis(5), "uid 0 (root)".into());
+        upstream.drain("http://a:1", Some(Drained { target, seq: 9, since, reason, actor }));
         upstream.pauses.set(Cause::Held, true, Timestamp::from_millis(4));
         upstream.streak = Some(Streak { since_ms: 8, attempts: 9 });
         upstream.closed = Some(Closed {
@@ -237,6 +269,7 @@ mod tests {
         assert_eq!(runs, [3, 1]);
         assert_eq!(encode(&state), body);
         assert_eq!(state.upstream(0).unwrap().hold, sample().upstream(0).unwrap().hold);
+        assert_eq!(state.upstream(0).unwrap().drained, sample().upstream(0).unwrap().drained);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! Deliberately absent: what is due, who is in flight, routing. That is `agenda`.
 
 mod apply;
+mod audit;
 mod expiry;
 mod manifest;
 mod newest;
@@ -39,6 +40,7 @@ use std::{
 };
 
 pub use apply::Note;
+pub use audit::{AUDITED_MAX, Audit};
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
 pub use newest::{NEWEST_MAX, Newest};
 pub use offline::{Offline, OfflineError, replay};
@@ -48,7 +50,7 @@ use roaring::RoaringTreemap;
 pub use store::{Frozen, Store, StoreError, Written};
 pub use subscriber::{Subscribed, Subscriber};
 pub use timeline::Timeline;
-pub use upstream::{Cause, Closed, Hold, Pauses, Upstream};
+pub use upstream::{Cause, Closed, Drained, Hold, Pauses, Upstream};
 pub use view::{DeliveryView, EventView, Listed, UpstreamStats, deliveries};
 
 use crate::{event::Seq, log::run::RunError};
@@ -69,6 +71,7 @@ pub struct State {
     early: RoaringTreemap,
     deleted: RoaringTreemap,
     carried: RoaringTreemap,
+    audit: Audit,
     upstreams: Vec<Upstream>,
     /// Registered at run time, by the upstream that each is.
     subscribers: Arc<BTreeMap<Box<str>, Subscriber>>,
@@ -96,6 +99,7 @@ impl State {
             early: RoaringTreemap::new(),
             deleted: RoaringTreemap::new(),
             carried: RoaringTreemap::new(),
+            audit: Audit::default(),
             upstreams: Vec::new(),
             subscribers: Arc::default(),
             ids: HashMap::new(),
@@ -166,6 +170,16 @@ impl State {
             return Ok(event);
         }
         Ok(self.layers.get(Key::new(event, EVENT))?.and_then(|record| record.reason_at).unwrap_or(event))
+    }
+
+    /// Events that were carried, newest first, those before `before`, at most `limit`: own number and where it is stored.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn carried_before(&self, before: Seq, limit: usize) -> Result<Vec<(Seq, Seq)>, StateError> {
+        let older = before.checked_sub(1).map_or(0, |last| self.carried.rank(last));
+        let events = (0..older).rev().take(limit).filter_map(|index| self.carried.select(index));
+        events.map(|event| Ok((event, self.stored_at(event)?))).collect()
     }
 
     /// The record of a delivery; one that waits for its first attempt gets the record it would have.

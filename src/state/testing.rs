@@ -135,7 +135,7 @@ impl TestLog {
     }
 
     pub(crate) fn command(&self, action: Action) -> Seq {
-        self.put(Kind::Command, entry::encode_json(&Command { actor: "uid 0 (root)".into(), action }))
+        self.put(Kind::Command, entry::encode_json(&Command::new("uid 0 (root)", action)))
     }
 
     pub(crate) fn all(&self) -> Vec<Entry> {

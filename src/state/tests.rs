@@ -164,6 +164,27 @@ fn what_waits_for_a_held_or_removed_upstream_is_shown_as_held() {
 }
 
 #[test]
+fn a_drained_target_is_one_until_it_is_undrained_and_is_carried_on() {
+    let log = TestLog::new();
+    let drain = |target: &str| Action::DrainTarget { upstream: "a".into(), target: target.into(), reason: None };
+    log.command(drain("http://x"));
+    log.command(drain("http://y"));
+    log.command(Action::UndrainTarget { upstream: "a".into(), target: "http://x".into() });
+    log.command(drain("http://y"));
+    let state = rebuilt(&log);
+    let drained = |state: &State| -> Vec<Box<str>> {
+        let all = state.upstreams().iter().flat_map(|upstream| &upstream.drained);
+        all.map(|drained| drained.target.clone()).collect()
+    };
+    assert_eq!(drained(&state), ["http://y".into()]);
+    let keep = Keep { settled: Duration::from_secs(100), dead: Duration::from_secs(100) };
+    let expiry = state.plan_expiry(&*log, 0..log.end(), s(500), keep, 100).unwrap();
+    let after = TestLog::new();
+    after.put_all(expiry.upkeep);
+    assert_eq!(drained(&rebuilt(&after)), drained(&state), "what came before may go");
+}
+
+#[test]
 fn a_replay_is_due_when_it_was_given_however_the_wall_clock_has_stepped() {
     let log = TestLog::new();
     let event = log.accept("s");
@@ -173,7 +194,7 @@ fn a_replay_is_due_when_it_was_given_however_the_wall_clock_has_stepped() {
         Action::Replay { targets: vec![target(event, "a")], new_key: false, interval_us: None, created: false };
     let given = s(1);
     log.at(s(3_600));
-    let payload = entry::encode_command(&entry::Command { actor: "uid 0 (root)".into(), action }, given);
+    let payload = entry::encode_command(&entry::Command::new("uid 0 (root)", action), given);
     let stored = log.put(Kind::Command, payload);
     assert!(log.read(stored).unwrap().time > given, "the log's time is that of the wall");
     assert_eq!(status(&rebuilt(&log), event, "a"), Some(Status::Pending { due: given }));

@@ -15,6 +15,9 @@ use crate::{
 /// The most pauses that are remembered; beyond it the oldest is forgotten (its time counts towards giving up then).
 pub(super) const PAUSES_MAX: usize = 256;
 
+/// The most drained targets of one upstream, configured or not; beyond it the oldest is forgotten.
+pub(super) const DRAINED_MAX: usize = 256;
+
 /// One upstream's part of the state.
 #[derive(Clone, Debug)]
 pub struct Upstream {
@@ -38,6 +41,8 @@ pub struct Upstream {
     pub newest: Newest,
     /// An operator's hold.
     pub hold: Option<Hold>,
+    /// Targets that get no new attempts; at most [`DRAINED_MAX`].
+    pub drained: Vec<Drained>,
     /// When it was held, or its breaker open, or it was not configured.
     pub pauses: Pauses,
     /// It gets nothing any more, and what it has not got dies.
@@ -55,6 +60,21 @@ pub struct Closed {
     pub since: Timestamp,
     /// Why it was disabled; None if it was removed.
     pub disabled: Option<String>,
+    /// Who.
+    pub actor: String,
+}
+
+/// A target that an operator took out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Its url as it was configured then.
+    pub target: Box<str>,
+    /// The command's entry.
+    pub seq: Seq,
+    /// When.
+    pub since: Timestamp,
+    /// In the operator's words.
+    pub reason: Option<String>,
     /// Who.
     pub actor: String,
 }
@@ -89,6 +109,7 @@ impl Upstream {
             low: RoaringTreemap::new(),
             newest: Newest::default(),
             hold: None,
+            drained: Vec::new(),
             pauses: Pauses::default(),
             closed: None,
             streak: None,
@@ -105,6 +126,15 @@ impl Upstream {
                 streak.attempts = streak.attempts.saturating_add(1);
             }
         }
+    }
+
+    /// A target is drained, or no longer.
+    pub(super) fn drain(&mut self, target: &str, drained: Option<Drained>) {
+        self.drained.retain(|other| &*other.target != target);
+        if self.drained.len() >= DRAINED_MAX {
+            self.drained.remove(0);
+        }
+        self.drained.extend(drained);
     }
 
     /// A delivery waits no longer for its first attempt. Whether it did.

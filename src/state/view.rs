@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{EVENT, Hold, Key, Record, State, StateError, expiry::reason_text};
+use super::{Drained, EVENT, Hold, Key, Record, State, StateError, expiry::reason_text};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Reason, Seq, Status},
@@ -80,6 +80,8 @@ pub struct UpstreamStats {
     pub in_flight: u64,
     /// An operator's hold.
     pub hold: Option<Hold>,
+    /// Targets that an operator took out.
+    pub drained: Vec<Drained>,
     /// It is not in the configuration: its deliveries are held `upstream_removed`.
     pub removed: bool,
 }
@@ -238,6 +240,7 @@ impl State {
                 oldest_pending_at: upstream.oldest_pending().map(|event| self.timeline.at(event)),
                 in_flight: 0,
                 hold: upstream.hold.clone(),
+                drained: upstream.drained.clone(),
                 removed: false,
             }
         });

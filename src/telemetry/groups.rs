@@ -53,7 +53,7 @@ impl Groups {
 
     /// The sum of each group, under the name that it is shown by.
     pub(super) fn summed(&self) -> Vec<(Box<str>, Arc<UpstreamMetrics>)> {
-        let sum = |(topic, gone): (&Box<str>, &Arc<UpstreamMetrics>)| {
+        let all = self.gone.iter().map(|(topic, gone)| {
             let sum = UpstreamMetrics::default();
             let own = self.members.values().filter(|(of, _)| of == topic).map(|(_, metrics)| metrics);
             for metrics in own.chain([gone]) {
@@ -61,15 +61,17 @@ impl Groups {
                 add_gauges(&sum, metrics);
             }
             (format!("{topic}/*").into(), Arc::new(sum))
-        };
-        self.gone.iter().map(sum).collect()
+        });
+        all.collect()
     }
 }
 
 /// Adds what only grows.
 fn add_counts(sum: &UpstreamMetrics, one: &UpstreamMetrics) {
     type Of = fn(&UpstreamMetrics) -> &Counter;
-    let counters: [Of; 10] = [
+    let counters: [Of; 12] = [
+        |metrics| &metrics.lookups,
+        |metrics| &metrics.lookups_failed,
         |metrics| &metrics.diverted,
         |metrics| &metrics.rehearsed,
         |metrics| &metrics.unordered,
@@ -95,7 +97,8 @@ fn add_counts(sum: &UpstreamMetrics, one: &UpstreamMetrics) {
 /// Adds what goes up and down; of ages and states the largest counts.
 fn add_gauges(sum: &UpstreamMetrics, one: &UpstreamMetrics) {
     type Of = fn(&UpstreamMetrics) -> &Gauge;
-    let added: [Of; 7] = [
+    let added: [Of; 8] = [
+        |metrics| &metrics.addresses,
         |metrics| &metrics.pending,
         |metrics| &metrics.held,
         |metrics| &metrics.review,

@@ -228,6 +228,40 @@ pub struct Metrics {
     pub quarantine_bytes: Gauge,
     /// Refused requests that are not in quarantine (any more), by index of [`QuarantineDrop`].
     pub quarantine_drops: [Counter; QuarantineDrop::ALL.len()],
+    /// Requests to the admin address that were refused, by index of [`AdminRefusal`].
+    pub admin_refusals: [Counter; AdminRefusal::ALL.len()],
+}
+
+/// Why a request to the admin address was refused before it was looked at; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdminRefusal {
+    /// It shows no token.
+    NoToken,
+    /// Its token is not one.
+    WrongToken,
+    /// Too many wrong ones came from there.
+    TooManyFailures,
+    /// Its token's role is too small.
+    Role,
+    /// Its token is limited to sources or upstreams.
+    Scope,
+}
+
+impl AdminRefusal {
+    /// All of them, in the order of their indexes.
+    pub const ALL: [Self; 5] = [Self::NoToken, Self::WrongToken, Self::TooManyFailures, Self::Role, Self::Scope];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::WrongToken => "wrong_token",
+            Self::TooManyFailures => "too_many_failures",
+            Self::Role => "role",
+            Self::Scope => "scope",
+        }
+    }
 }
 
 /// Why a refused request is not in quarantine (any more); a metric label.
@@ -427,6 +461,12 @@ pub struct UpstreamMetrics {
     pub settlements_refused: Counter,
     /// Attempts that dialled nothing, because the guard takes none of the upstream's addresses.
     pub addresses_refused: Counter,
+    /// Times that a name of its was looked up.
+    pub lookups: Counter,
+    /// Of these, in vain.
+    pub lookups_failed: Counter,
+    /// Addresses that its names have.
+    pub addresses: Gauge,
     /// Events in one request or one write, where several go together.
     pub batch_items: Histogram<Count>,
     /// Batches that were halved because the upstream did not take them whole.
@@ -450,6 +490,8 @@ pub struct UpstreamMetrics {
 pub struct TargetMetrics {
     /// 1 if it gets attempts, 0 if it is left out.
     pub up: Gauge,
+    /// 1 if an operator took it out.
+    pub drained: Gauge,
     /// Attempts under way.
     pub in_flight: Gauge,
     /// Times that it was left out for its answers to deliveries.
@@ -494,6 +536,19 @@ impl UpstreamMetrics {
 }
 
 impl Metrics {
+    /// The counter of requests to the admin address that were refused for this reason.
+    #[must_use]
+    pub const fn admin_refused(&self, why: AdminRefusal) -> &Counter {
+        let [no_token, wrong_token, too_many_failures, role, scope] = &self.admin_refusals;
+        match why {
+            AdminRefusal::NoToken => no_token,
+            AdminRefusal::WrongToken => wrong_token,
+            AdminRefusal::TooManyFailures => too_many_failures,
+            AdminRefusal::Role => role,
+            AdminRefusal::Scope => scope,
+        }
+    }
+
     /// The counter of requests that are not in quarantine for this reason.
     #[must_use]
     pub const fn quarantine_drop(&self, why: QuarantineDrop) -> &Counter {

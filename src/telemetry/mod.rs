@@ -11,6 +11,7 @@ mod render;
 pub mod systemd;
 
 pub use metrics::{
-    ANSWERED, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency, Metrics, OVER,
-    QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency,
+    Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics,
+    UpstreamMetrics,
 };

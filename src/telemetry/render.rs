@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    ANSWERED, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale,
-    SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES,
+    Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -112,6 +112,15 @@ impl Metrics {
             "Expressions stopped at a limit.",
             self.expressions_killed.get(),
         );
+        let name = "stagepost_admin_refused_total";
+        out.family(
+            name,
+            "counter",
+            "Requests to the admin address that were refused for want of a token, or of its rights.",
+        );
+        for why in AdminRefusal::ALL {
+            out.sample(name, &[("reason", why.as_str())], self.admin_refused(why).get());
+        }
         out.single(
             "stagepost_last_reload_success",
             "gauge",
@@ -221,6 +230,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     for (upstream, metrics) in all {
         out.sample("stagepost_addresses_refused_total", &[("upstream", upstream)], metrics.addresses_refused.get());
     }
+    names(out, all);
     out.family("stagepost_batch_items", "histogram", "Events in one request or one write.");
     for (upstream, metrics) in all {
         out.histogram("stagepost_batch_items", &[("upstream", upstream)], &metrics.batch_items);
@@ -305,10 +315,27 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     }
 }
 
+fn names(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
+    let name = "stagepost_name_lookups_total";
+    out.family(name, "counter", "Times that a name of the upstream was looked up.");
+    for (upstream, metrics) in all {
+        let failed = metrics.lookups_failed.get();
+        let found = metrics.lookups.get().saturating_sub(failed);
+        for (result, count) in [("found", found), ("failed", failed)] {
+            out.sample(name, &[("upstream", upstream), ("result", result)], count);
+        }
+    }
+    out.family("stagepost_addresses", "gauge", "Addresses that the names of the upstream have.");
+    for (upstream, metrics) in all {
+        out.sample("stagepost_addresses", &[("upstream", upstream)], metrics.addresses.get());
+    }
+}
+
 fn targets(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     type Read = fn(&TargetMetrics) -> i64;
-    let gauges: [(&str, &str, Read); 2] = [
+    let gauges: [(&str, &str, Read); 3] = [
         ("stagepost_target_up", "1 if the target gets attempts, 0 if it is left out.", |metrics| metrics.up.get()),
+        ("stagepost_target_drained", "1 if an operator took the target out.", |metrics| metrics.drained.get()),
         ("stagepost_target_in_flight", "Attempts under way at the target.", |metrics| metrics.in_flight.get()),
     ];
     for (name, help, read) in gauges {

@@ -115,6 +115,12 @@ impl Verifier {
         diagnosis
     }
 
+    /// What the check says about a request; None if it waits for a document from outside.
+    #[must_use]
+    pub fn verdict(&self, request: &Captured<'_>) -> Option<Result<Verified, Refusal>> {
+        self.judge(request).ok()
+    }
+
     /// Why a request is refused; None if it is taken, or waits for a document from outside.
     #[must_use]
     pub fn refusal(&self, request: &Captured<'_>) -> Option<Refusal> {

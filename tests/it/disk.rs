@@ -144,6 +144,72 @@ fn a_budget_that_is_used_up_by_undelivered_events_is_503_and_more_budget_is_enou
 }
 
 #[test]
+fn files_of_events_on_a_full_disk_have_no_half_lines_and_go_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(2) else { return };
+    let out = disk.directory.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let relay = format!(
+        r#"
+        [source.app]
+        path = "/*"
+        to = ["archive"]
+
+        [upstream.archive]
+        kind = "file"
+        path = "{}/events-{{time}}.ndjson"
+        retry = {{ schedule = ["100ms"], jitter = 0.0, give_up_after = "1h" }}
+        breaker = {{ failures = 100000 }}
+        batch = {{ max_wait = "10ms" }}
+        "#,
+        out.display()
+    );
+    let mut relay = Relay::start(&relay);
+    let before = relay.accept("/x", "\"before\"");
+    relay.wait_for_state(&before, "delivered");
+    let filler = disk.fill(1_900 * 1024);
+    // More than there is room for, and more than fits into one write.
+    let large = relay.accept("/x", format!("\"{}\"", hex::encode(distinct_bytes(150_000))));
+    wait_until("it is deferred", || {
+        let shown = relay.show(&large).to_string();
+        shown.contains("the file can't be written") && shown.contains("\"outcome\":\"deferred\"")
+    });
+    let beside = relay.accept("/x", "\"beside\"");
+    relay.wait_for_state(&beside, "delivered");
+    finished_lines(&out);
+    assert_eq!(relay.show(&large)["deliveries"][0]["state"], "pending");
+    relay.kill();
+    relay.run();
+    wait_until("it is deferred again", || relay.show(&large)["deliveries"][0]["attempts_total"].as_u64() > Some(1));
+    finished_lines(&out);
+    fs::remove_file(filler).unwrap();
+    relay.wait_for_state(&large, "delivered");
+    assert_eq!(relay.stop(), 0);
+    let mut ids = finished_lines(&out);
+    let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.iter().all(|path| path.extension().is_some_and(|end| end == "ndjson")), "{left:?}");
+    ids.sort();
+    let mut expected = [before, large, beside];
+    expected.sort();
+    assert_eq!(ids, expected, "each once");
+}
+
+/// The ids in files that have their names; every line of these is whole.
+fn finished_lines(out: &std::path::Path) -> Vec<String> {
+    let paths = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path());
+    let finished = paths.filter(|path| path.extension().is_some_and(|end| end == "ndjson"));
+    let lines = finished.flat_map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with('\n'), "{} ends with half a line", path.display());
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    });
+    let id = |line: String| {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        line["id"].as_str().unwrap().to_owned()
+    };
+    lines.map(id).collect()
+}
+
+#[test]
 fn a_write_that_fails_poisons_the_relay_and_a_restart_serves_what_was_acknowledged() {
     let mut relay =
         Relay::stopped("[store]\nreserve = \"1MiB\"\nmax_size = \"1GiB\"\n[source.a]\npath = \"/a\"\nto = []\n");

@@ -1,8 +1,8 @@
-//! Several targets of an upstream: turns, failures, health, reload.
+//! Several targets of an upstream: turns, failures, health, reload, draining; and one that is a name.
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Answer, Relay, Upstream, free_port, wait_until};
+use crate::harness::{Answer, Relay, Request, Upstream, free_port, wait_until};
 
 fn config(urls: &[String], settings: &str) -> String {
     let urls: Vec<String> = urls.iter().map(|url| format!("\"{url}\"")).collect();
@@ -131,4 +131,118 @@ fn a_reload_takes_a_target_out_and_puts_another_in() {
         relay.wait_for_state(&id, "delivered");
     }
     assert_eq!((other.received().len(), third.received().len()), (before, 3));
+}
+
+#[test]
+fn a_drained_target_gets_nothing_new_stays_out_through_restarts_and_comes_back() {
+    let (one, other) = (Upstream::start(), Upstream::start());
+    let mut relay = Relay::start(&config(&[one.url(), other.url()], ""));
+    for n in 0..4 {
+        relay.wait_for_state(&relay.accept("/x", format!("{n}")), "delivered");
+    }
+    assert_eq!((bodies(&one).len(), bodies(&other).len()), (2, 2));
+    let told = relay.cli(&["drain", "app", &other.url(), "--reason", "new kernel"]).done().out;
+    assert!(told.contains("gets no new attempts of app") && told.contains("that work: 1"), "{told}");
+    assert!(relay.cli(&["drain", "app", &other.url()]).done().out.contains("already"));
+    let labels = format!("{{upstream=\"app\",target=\"{}\"}}", other.url());
+    let stays_out = |relay: &Relay, from: usize| {
+        for n in from..from + 4 {
+            relay.wait_for_state(&relay.accept("/x", format!("{n}")), "delivered");
+        }
+        assert_eq!((bodies(&one).len(), bodies(&other).len()), (from + 2, 2));
+        assert_eq!(state_of(relay, &other.url()), "drained");
+        let status = relay.cli(&["status"]).done().out;
+        assert!(status.contains("drained since") && status.contains("new kernel"), "{status}");
+    };
+    stays_out(&relay, 4);
+    wait_until("it is counted", || relay.metric(&format!("stagepost_target_drained{labels}")) > 0.5);
+    relay.restart();
+    stays_out(&relay, 8);
+    relay.kill();
+    relay.run();
+    stays_out(&relay, 12);
+    relay.configure(&config(&[other.url(), one.url()], "balance = \"least_in_flight\""));
+    relay.cli(&["reload"]).done();
+    stays_out(&relay, 16);
+
+    let refused = relay.cli(&["drain", "app", &one.url()]);
+    assert_eq!(refused.code, 64, "{refused:?}");
+    assert!(refused.err.contains("no other target of app works") && refused.err.contains("--force"), "{refused:?}");
+    assert_eq!(relay.cli(&["drain", "app", "http://nowhere"]).code, 64);
+    relay.cli(&["undrain", "app", other.url().trim_start_matches("http://")]).done();
+    assert_eq!(state_of(&relay, &other.url()), "up");
+    for n in 20..24 {
+        relay.wait_for_state(&relay.accept("/x", format!("{n}")), "delivered");
+    }
+    assert_eq!(bodies(&other).len(), 4);
+}
+
+#[test]
+fn without_any_target_left_deliveries_wait_and_nothing_is_given_up() {
+    let (one, other) = (Upstream::start(), Upstream::start());
+    let text = config(&[one.url(), other.url()], "").replace("give_up_after = \"1h\"", "give_up_after = \"1s\"");
+    let mut relay = Relay::start(&text);
+    relay.cli(&["drain", "app", &one.url()]).done();
+    relay.cli(&["drain", "app", &other.url(), "--force"]).done();
+    let id = relay.accept("/x", "waits");
+    wait_until("it waits", || relay.upstream("app")["pending"] == 1);
+    let told = relay.cli(&["explain", &id]).done().out;
+    assert!(told.contains("Every target of app is drained"), "{told}");
+    assert_eq!(relay.send(&Request::get("/x")).status, 502);
+    relay.restart();
+    wait_until("it waits again", || relay.upstream("app")["pending"] == 1);
+    assert!(one.received().is_empty() && other.received().is_empty());
+    relay.cli(&["undrain", "app", &one.url()]).done();
+    assert_eq!(relay.wait_for_state(&id, "delivered")["deliveries"][0]["attempts_total"], 1);
+    assert_eq!((one.received().len(), other.received().len()), (1, 0));
+}
+
+#[test]
+fn a_target_that_fails_does_not_open_the_breaker_while_another_works() {
+    let (bad, good) = (Upstream::start(), Upstream::start());
+    bad.answer(Answer::With(503, vec![("Retry-After", "3600".into())], ""));
+    let settings = "breaker = { failures = 1 }\neject = { failures = 1000 }";
+    let text =
+        config(&[bad.url(), good.url()], settings).replace("jitter = 0.0", "jitter = 0.0, retry_after_max = \"0s\"");
+    let relay = Relay::start(&text);
+    for n in 0..10 {
+        relay.wait_for_state(&relay.accept("/x", format!("{n}")), "delivered");
+    }
+    assert!(bad.received().len() > 2, "it had its turns");
+    assert_eq!(relay.upstream("app")["breaker"], "closed");
+    good.answer(Answer::Status(503));
+    relay.accept("/x", "fails");
+    wait_until("the breaker opens once none works", || relay.upstream("app")["breaker"] == "open");
+}
+
+#[test]
+fn batches_go_to_several_targets_and_pass_one_that_is_not_there() {
+    let (one, other) = (Upstream::start(), Upstream::start());
+    let gone = format!("http://127.0.0.1:{}", free_port());
+    let settings = "concurrency = 1\nbatch = { max_items = 2, max_wait = \"20ms\" }";
+    let relay = Relay::start(&config(&[one.url(), gone, other.url()], settings));
+    let ids: Vec<String> = (0..24).map(|n| relay.accept("/x", format!("{n}"))).collect();
+    for id in &ids {
+        assert_eq!(relay.wait_for_state(id, "delivered")["deliveries"][0]["attempts_total"], 1);
+    }
+    let lines = |upstream: &Upstream| -> Vec<String> {
+        upstream.received().iter().flat_map(|got| got.text().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+    };
+    let (first, second) = (lines(&one), lines(&other));
+    assert!(!first.is_empty() && !second.is_empty(), "{first:?} {second:?}");
+    let all: BTreeSet<String> = first.into_iter().chain(second).collect();
+    assert_eq!(all.len(), 24);
+}
+
+#[test]
+fn a_name_is_looked_up_once_for_many_attempts() {
+    let one = Upstream::start();
+    let url = one.url().replace("127.0.0.1", "localhost");
+    let relay = Relay::start(&config(&[], "dns_refresh = \"1h\"").replace("url = []", &format!("url = \"{url}\"")));
+    for n in 0..20 {
+        relay.wait_for_state(&relay.accept("/x", format!("{n}")), "delivered");
+    }
+    assert_eq!(one.received().len(), 20);
+    assert!((0.5..1.5).contains(&relay.metric("stagepost_name_lookups_total{upstream=\"app\",result=\"found\"}")));
+    assert!(relay.metric("stagepost_addresses{upstream=\"app\"}") > 0.5);
 }

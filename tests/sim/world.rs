@@ -531,7 +531,7 @@ impl World {
 
     fn command(&mut self, action: Action) {
         self.note(&format!("{action:?}"));
-        self.append(Kind::Command, entry::encode_json(&Command { actor: "operator".into(), action }));
+        self.append(Kind::Command, entry::encode_json(&Command::new("operator", action)));
     }
 
     /// An operator does something.

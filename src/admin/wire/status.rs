@@ -1,12 +1,13 @@
 //! Owns the forms of `stagepost status`: upstreams, their targets, the store.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
 use crate::clock::Timestamp;
 
 /// `status --json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Status {
     pub version: String,
@@ -22,7 +23,7 @@ pub struct Status {
 }
 
 /// What is missing of a source's events, by the numbers that its sender gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gaps {
     /// The source.
     pub source: String,
@@ -35,7 +36,7 @@ pub struct Gaps {
 }
 
 /// The active configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct ConfigInfo {
     pub hash: String,
@@ -43,7 +44,7 @@ pub struct ConfigInfo {
 }
 
 /// An upstream's figures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Upstream {
     pub name: String,
@@ -94,20 +95,65 @@ pub struct Upstream {
 }
 
 /// One of several targets of an upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamTarget {
     /// As configured.
     pub url: String,
-    /// `up`, `ejected` or `unhealthy`.
+    /// `up`, `ejected`, `unhealthy` or `drained`.
     pub state: String,
     /// When an ejected one comes back.
     pub ejected_until: Option<Timestamp>,
     /// Attempts under way.
     pub in_flight: u64,
+    /// When an operator took it out; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<Timestamp>,
+    /// Who did; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_by: Option<String>,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_reason: Option<String>,
+}
+
+/// What `stagepost drain` and `undrain` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Drain {
+    /// Which upstream.
+    pub upstream: String,
+    /// Which target: its url, or its host and port.
+    pub target: String,
+    /// It gets attempts again.
+    #[serde(default)]
+    pub undo: bool,
+    /// Even if no other target works.
+    #[serde(default)]
+    pub force: bool,
+    /// In the operator's words.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What became of [`Drain`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Draining {
+    /// Which upstream.
+    pub upstream: String,
+    /// Which target, by its url.
+    pub target: String,
+    /// It gets no new attempts.
+    pub drained: bool,
+    /// That was not so before.
+    pub changed: bool,
+    /// Attempts that were under way at it.
+    pub in_flight: u64,
+    /// Other targets that work.
+    pub left: u64,
 }
 
 /// What `stagepost rehearse` asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Rehearse {
     /// Which upstream.
     pub upstream: String,
@@ -118,7 +164,7 @@ pub struct Rehearse {
 }
 
 /// What became of [`Rehearse`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rehearsed {
     /// Which upstream.
     pub upstream: String,
@@ -129,7 +175,7 @@ pub struct Rehearsed {
 }
 
 /// The log's figures.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Store {
     pub bytes: u64,
@@ -142,7 +188,7 @@ pub struct Store {
 }
 
 /// What was refused after reading and kept apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are defined in the contract, section 6")]
 pub struct Quarantine {
     pub count: u64,

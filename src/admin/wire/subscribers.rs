@@ -3,12 +3,13 @@
 //! A secret stands only in what registers or rotates, and in the one answer that shows a generated one; these have no
 //! `Debug`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
 /// Registers a subscriber.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subscribe {
     /// The topic whose events it gets.
@@ -32,7 +33,7 @@ pub struct Subscribe {
 }
 
 /// Gives a subscriber another secret.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateSecret {
     /// A reference; without it a secret is generated.
@@ -43,7 +44,7 @@ pub struct RotateSecret {
 }
 
 /// Pauses a subscriber.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PauseSubscriber {
     /// It goes on by itself after that.
@@ -53,7 +54,7 @@ pub struct PauseSubscriber {
 }
 
 /// What became of a subscriber.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SubscriberDone {
     /// As it is now; None if it was removed.
     pub subscriber: Option<Subscriber>,
@@ -63,7 +64,7 @@ pub struct SubscriberDone {
 }
 
 /// A subscriber in `subscriber list --json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Subscriber {
     /// The topic whose events it gets.
     pub topic: String,
@@ -103,4 +104,11 @@ pub struct Subscriber {
     pub pending: u64,
     /// Dead ones.
     pub dead: u64,
+}
+
+/// All subscribers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subscribers {
+    /// By topic and name.
+    pub subscribers: Vec<Subscriber>,
 }

@@ -155,7 +155,7 @@ fn whoever_composes_the_table_hears_of_subscribers_before_what_comes_after_is_pl
     };
     let agenda = Agenda::start(Settings::standard(dir.path().to_owned(), keep), deps).unwrap();
     assert!(agenda.ask(|core, _| core.state().subscribed().registered.is_empty()).unwrap());
-    let command = |action| agenda.command(&entry::Command { actor: "me".into(), action }).unwrap().wait().unwrap();
+    let command = |action| agenda.command(&entry::Command::new("me", action)).unwrap().wait().unwrap();
     command(Action::PutSubscriber { written: Written::Added, registration: registration_of("a"), streak: None });
     let last = command(Action::DisableSubscriber { upstream: "orders/a".into(), why: "why".into(), since_ms: None });
     agenda.applied(last).unwrap();

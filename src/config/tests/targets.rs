@@ -27,6 +27,19 @@ fn several_urls_are_targets_with_everything_else_in_common() {
 }
 
 #[test]
+fn batches_may_have_several_targets_and_a_name_is_good_for_as_long_as_it_says() {
+    let written = "url = ['http://a:1/x', 'http://b']\nbatch = { max_items = 2 }\ndns_refresh = '5m'";
+    let loaded = Directory::with(&text(written)).load().unwrap();
+    let upstream = &loaded.table.upstreams["u"];
+    let members = &upstream.targets.as_ref().unwrap().members;
+    assert!(
+        members.iter().all(|member| member.upstream.batch.is_some() && member.upstream.dns_refresh.as_secs() == 300)
+    );
+    let standard = Directory::with(&text("url = 'http://a'")).load().unwrap();
+    assert_eq!(standard.table.upstreams["u"].dns_refresh.as_secs(), 30);
+}
+
+#[test]
 fn one_url_has_no_targets() {
     let loaded = Directory::with(&text("url = 'http://a'")).load().unwrap();
     assert!(loaded.table.upstreams["u"].targets.is_none());
@@ -41,7 +54,8 @@ fn what_makes_no_sense_is_refused_with_its_key_and_a_remedy() {
         ("url = ['http://a', 'http://a']".to_owned(), "upstream.u.url", "twice"),
         ("url = ['http://a', 'https://b']".to_owned(), "upstream.u.url", "mixes"),
         ("url = ['http://a', 'http://u:p@b']".to_owned(), "upstream.u.url", "user or a password"),
-        (format!("{two}\nbatch = {{ max_items = 2 }}"), "upstream.u.url", "is a list"),
+        ("url = 'http://a'\ndns_refresh = 'soon'".to_owned(), "upstream.u.dns_refresh", ""),
+        ("url = 'http://a'\ndns_refresh = 5".to_owned(), "upstream.u.dns_refresh", ""),
         ("url = 'http://a'\nbalance = 'round_robin'".to_owned(), "upstream.u.balance", "with one url"),
         ("url = 'http://a'\nhealth = { path = '/' }".to_owned(), "upstream.u.health", "with one url"),
         ("url = 'http://a'\neject = { failures = 1 }".to_owned(), "upstream.u.eject", "with one url"),

@@ -22,7 +22,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::writer::packed;
 use crate::{
-    delivery::client::{Client, Failure, MakeRequest, Shared},
+    delivery::{
+        client::{Client, Failure, MakeRequest, Shared},
+        names::Names,
+    },
     event::Job,
     routing::{Bucket, Compression, ObjectPlace, ObjectPolicy, Target, Upstream},
 };
@@ -35,7 +38,7 @@ const WORDS_CHARS_MAX: usize = 400;
 
 /// Puts a batch and gives the object's URL.
 pub(crate) async fn put(
-    upstream: &Upstream,
+    (upstream, names): (&Upstream, &Arc<Names>),
     policy: &ObjectPolicy,
     jobs: &[&Job],
     lines: Vec<Bytes>,
@@ -45,7 +48,7 @@ pub(crate) async fn put(
     let body = tokio::task::spawn_blocking(move || packed(compression, &lines.concat()).map(|body| body.into_owned()));
     let body = body.await.map_err(io::Error::other).and_then(|packed| packed).map_err(|error| words(&error))?;
     let url = format!("{}/{key}", policy.place);
-    let store = store(upstream, policy).await?;
+    let store = store(upstream, policy, names).await?;
     store.put(&Path::from(key), PutPayload::from(body)).await.map_err(|error| words(&error))?;
     Ok(url)
 }
@@ -73,7 +76,11 @@ fn key(policy: &ObjectPolicy, jobs: &[&Job]) -> String {
     format!("{prefix}{day}/{time}-{id}-{hash}.{end}")
 }
 
-async fn store(upstream: &Upstream, policy: &ObjectPolicy) -> Result<Box<dyn ObjectStore>, Box<str>> {
+async fn store(
+    upstream: &Upstream,
+    policy: &ObjectPolicy,
+    names: &Arc<Names>,
+) -> Result<Box<dyn ObjectStore>, Box<str>> {
     match &policy.place {
         ObjectPlace::Directory(directory) => {
             let directory = directory.clone();
@@ -81,11 +88,11 @@ async fn store(upstream: &Upstream, policy: &ObjectPolicy) -> Result<Box<dyn Obj
             let store = opened.map_err(|gone| words(&gone))?.map_err(|error| words(&error))?;
             Ok(Box::new(store.with_fsync(true)))
         }
-        ObjectPlace::Bucket(bucket) => s3(upstream, bucket),
+        ObjectPlace::Bucket(bucket) => s3(upstream, bucket, names.clone()),
     }
 }
 
-fn s3(upstream: &Upstream, bucket: &Bucket) -> Result<Box<dyn ObjectStore>, Box<str>> {
+fn s3(upstream: &Upstream, bucket: &Bucket, names: Arc<Names>) -> Result<Box<dyn ObjectStore>, Box<str>> {
     let secret = |secret: &crate::verify::Secret| String::from_utf8_lossy(secret.expose()).into_owned();
     let target = match bucket.endpoint.scheme_str() {
         Some("http") => Target::Http(bucket.endpoint.clone()),
@@ -107,7 +114,7 @@ fn s3(upstream: &Upstream, bucket: &Bucket) -> Result<Box<dyn ObjectStore>, Box<
         .with_access_key_id(secret(&bucket.access_key))
         .with_secret_access_key(secret(&bucket.secret_key))
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-        .with_http_connector(Ours(Arc::new(endpoint)));
+        .with_http_connector(Ours(Arc::new(endpoint), names));
     if let Some(token) = &bucket.session_token {
         builder = builder.with_token(secret(token));
     }
@@ -115,7 +122,7 @@ fn s3(upstream: &Upstream, bucket: &Bucket) -> Result<Box<dyn ObjectStore>, Box<
 }
 
 /// Our client in the place of the crate's own.
-struct Ours(Arc<Upstream>);
+struct Ours(Arc<Upstream>, Arc<Names>);
 
 impl fmt::Debug for Ours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +132,7 @@ impl fmt::Debug for Ours {
 
 impl HttpConnector for Ours {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Self(self.0.clone())))
+        Ok(HttpClient::new(Self(self.0.clone(), self.1.clone())))
     }
 }
 
@@ -141,7 +148,8 @@ impl HttpService for Ours {
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
             let request = Put { request: Request::from_parts(parts, body) };
-            let answer = Client::default().exchange(&request, &self.0, &Shared::default(), ANSWER_BYTES).await;
+            let shared = Shared::new(self.1.clone());
+            let answer = Client::default().exchange(&request, &self.0, &shared, ANSWER_BYTES).await;
             let answer = answer.map_err(|failure| {
                 let kind = match failure {
                     Failure::Connect(_) | Failure::ConnectLate(_) | Failure::AddressRefused(_) => {

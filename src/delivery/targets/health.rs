@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     delivery::{
         client::{Client, MakeRequest, Shared},
+        names::Names,
         request::authority,
     },
     jitter::Jitter,
@@ -42,7 +43,7 @@ async fn watch(balancer: Arc<Balancer>, targets: Arc<Targets>, index: usize, (cl
         if !lock(&balancer.pool).is_adopted(&targets) {
             return;
         }
-        let is_good = probe.ask(policy).await;
+        let is_good = probe.ask(policy, &balancer.names).await;
         let standing = lock(&balancer.pool).checked(&member.url, is_good, policy, clock.steady());
         let (upstream, target) = (&*member.upstream.name, &*member.url);
         match standing {
@@ -83,8 +84,8 @@ impl Probe {
         Self { upstream: Arc::new(upstream), path: policy.path.clone(), host }
     }
 
-    async fn ask(&self, policy: &HealthCheck) -> bool {
-        let (mut client, shared) = (Client::default(), Shared::default());
+    async fn ask(&self, policy: &HealthCheck, names: &Arc<Names>) -> bool {
+        let (mut client, shared) = (Client::default(), Shared::new(names.clone()));
         let exchange = client.exchange(self, &self.upstream, &shared, 0);
         matches!(timeout(policy.timeout, exchange).await, Ok(Ok(answer)) if policy.accepts(answer.status))
     }

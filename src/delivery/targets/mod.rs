@@ -1,8 +1,8 @@
 //! Owns the choice among several targets of an upstream, and what is known about each of them.
 //!
-//! Promises that a target that is ejected or unhealthy gets no new attempts while another one may have them, that with
+//! Promises that a drained target gets none; that one that is ejected or unhealthy gets no new attempts while another one may have them, that with
 //! none left all are tried, that at least one is never ejected, and that all of this costs an upstream with one
-//! target nothing. What is known lasts as long as the lane: a reload keeps it for targets that stay. One that a reload
+//! target nothing. A failure of one while another works is not told to the breaker. What is known lasts as long as the lane: a reload keeps it for targets that stay. One that a reload
 //! takes out finishes its attempts and gets no new ones. Deliberately absent: weights, and sticking to a target.
 
 mod clients;
@@ -16,7 +16,10 @@ use tokio::sync::Notify;
 
 use self::pool::Pool;
 pub(crate) use self::{clients::Clients, pool::Standing};
-use super::client::{Failure, Shared};
+use super::{
+    client::{Failure, Shared},
+    names::Names,
+};
 use crate::{
     clock::Timestamp,
     routing::{Targets, Upstream},
@@ -28,7 +31,7 @@ use crate::{
 pub struct TargetView {
     /// As configured.
     pub url: Arc<str>,
-    /// `up`, `ejected` or `unhealthy`.
+    /// `up`, `ejected`, `unhealthy` or `drained`.
     pub state: &'static str,
     /// Attempts under way.
     pub in_flight: usize,
@@ -37,11 +40,21 @@ pub struct TargetView {
 }
 
 /// The targets of one lane. Empty for an upstream with one.
-#[derive(Default)]
 pub(crate) struct Balancer {
+    names: Arc<Names>,
     pool: Mutex<Pool>,
     /// Rung when the targets change or the lane ends.
     changed: Notify,
+}
+
+/// Where an attempt goes.
+pub(crate) enum Choice {
+    /// The upstream has one target.
+    Only,
+    /// To this one of several.
+    One(Chosen),
+    /// Nowhere: all are drained.
+    Nobody,
 }
 
 /// A target that an attempt is made at; counted as under way until it is dropped.
@@ -62,6 +75,10 @@ impl Drop for Chosen {
 }
 
 impl Balancer {
+    pub(crate) fn new(names: Arc<Names>) -> Self {
+        Self { pool: Mutex::new(Pool::new(names.clone())), names, changed: Notify::new() }
+    }
+
     /// Takes the targets of this configuration over. Called by the lane's steward only.
     pub(crate) fn adopt(&self, targets: Option<&Arc<Targets>>, metrics: &UpstreamMetrics) {
         if lock(&self.pool).adopt(targets, metrics) {
@@ -80,8 +97,18 @@ impl Balancer {
         lock(&self.pool).tick(now)
     }
 
-    /// The target of the next attempt, of those of this configuration; not `except` if there is another. None if there
-    /// is only one, or none but `except`.
+    /// These targets get no new attempts from now on, and no others are kept from them.
+    pub(crate) fn drain(&self, urls: &[Box<str>]) {
+        lock(&self.pool).drain(urls);
+    }
+
+    /// Whether all of them are drained.
+    pub(crate) fn is_drained(&self) -> bool {
+        lock(&self.pool).is_drained()
+    }
+
+    /// The target of the next attempt, of those of this configuration; not `except` if there is another. None if all are
+    /// drained, or there is none but `except`.
     pub(crate) fn choose(
         &self,
         targets: &Targets,
@@ -105,14 +132,16 @@ impl Balancer {
         Some(Chosen { upstream, url, index, protocol, metrics })
     }
 
-    /// Takes note of what an exchange with a target led to.
-    pub(crate) fn observe(&self, chosen: &Chosen, result: Result<StatusCode, &Failure>, now: Timestamp) {
+    /// Takes note of what an exchange with a target led to. True if it failed and another target works: then it says
+    /// nothing about the upstream.
+    pub(crate) fn observe(&self, chosen: &Chosen, result: Result<StatusCode, &Failure>, now: Timestamp) -> bool {
         let is_failure = match result {
             Ok(status) => status.is_server_error(),
-            Err(Failure::Unsendable(_)) => return,
+            Err(Failure::Unsendable(_)) => return false,
             Err(_) => true,
         };
         self.note(chosen, is_failure, now);
+        is_failure && lock(&self.pool).has_better(&chosen.url, now)
     }
 
     /// The same, if only the connection was tried.

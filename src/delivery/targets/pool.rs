@@ -5,15 +5,17 @@ use std::{sync::Arc, time::Duration};
 use super::TargetView;
 use crate::{
     clock::Timestamp,
-    delivery::client::Shared,
+    delivery::{client::Shared, names::Names},
     routing::{Balance, HealthCheck, Targets},
     telemetry::{Gauge, TargetMetrics, UpstreamMetrics},
 };
 
 /// The targets of one upstream.
-#[derive(Default)]
 pub(crate) struct Pool {
+    names: Arc<Names>,
     adopted: Option<Arc<Targets>>,
+    /// Urls that an operator took out, configured or not.
+    drained: Vec<Box<str>>,
     /// In the order of the members of `adopted`.
     known: Vec<Known>,
     /// Where the last turn went.
@@ -37,6 +39,10 @@ struct Known {
     /// Times in a row.
     ejections: u32,
     unhealthy: bool,
+    /// By an operator.
+    drained: bool,
+    /// The last attempt got a good answer.
+    good: bool,
     /// Answers to health checks in a row that speak against `unhealthy`.
     against: u32,
 }
@@ -50,17 +56,19 @@ pub(crate) enum Standing {
 }
 
 impl Known {
-    fn new(url: Arc<str>, metrics: Arc<TargetMetrics>) -> Self {
+    fn new(url: Arc<str>, metrics: Arc<TargetMetrics>, names: &Arc<Names>) -> Self {
         metrics.up.set(1);
         Self {
             url,
             metrics,
-            protocol: Arc::default(),
+            protocol: Arc::new(Shared::new(names.clone())),
             failures: 0,
             ejected_until: None,
             ejected_for: Duration::ZERO,
             ejections: 0,
             unhealthy: false,
+            drained: false,
+            good: false,
             against: 0,
         }
     }
@@ -70,15 +78,29 @@ impl Known {
     }
 
     fn is_up(&self, now: Timestamp) -> bool {
-        !self.unhealthy && !self.is_ejected(now)
+        !self.drained && !self.unhealthy && !self.is_ejected(now)
     }
 
     fn show(&self, now: Timestamp) {
         self.metrics.up.set(i64::from(self.is_up(now)));
+        self.metrics.drained.set(i64::from(self.drained));
     }
 }
 
 impl Pool {
+    pub(crate) fn new(names: Arc<Names>) -> Self {
+        Self {
+            names,
+            adopted: None,
+            drained: Vec::new(),
+            known: Vec::new(),
+            last: 0,
+            panic: false,
+            panic_metric: None,
+            watched: false,
+        }
+    }
+
     /// Takes the targets over, with what is known of those that stay. True if they are others than before.
     pub(crate) fn adopt(&mut self, targets: Option<&Arc<Targets>>, metrics: &UpstreamMetrics) -> bool {
         let same = match (&self.adopted, targets) {
@@ -93,8 +115,9 @@ impl Pool {
         let members = targets.map(|targets| targets.members.as_slice()).unwrap_or_default();
         for member in members {
             let known = before.iter().position(|known| known.url == member.url).map(|at| before.swap_remove(at));
-            let fresh = || Known::new(member.url.clone(), metrics.target(&member.url));
+            let fresh = || Known::new(member.url.clone(), metrics.target(&member.url), &self.names);
             let mut known = known.unwrap_or_else(fresh);
+            known.drained = self.drained.contains(&Box::from(&*known.url));
             if targets.is_some_and(|targets| targets.health.is_none()) {
                 // Nobody would ever find it healthy again.
                 known.unhealthy = false;
@@ -110,6 +133,19 @@ impl Pool {
         self.adopted = targets.cloned();
         self.watched = false;
         true
+    }
+
+    /// These get no new attempts from now on, and no others are kept from them.
+    pub(crate) fn drain(&mut self, urls: &[Box<str>]) {
+        self.drained = urls.to_vec();
+        for known in &mut self.known {
+            known.drained = urls.contains(&Box::from(&*known.url));
+        }
+    }
+
+    /// Whether none is left.
+    pub(crate) fn is_drained(&self) -> bool {
+        !self.known.is_empty() && self.known.iter().all(|known| known.drained)
     }
 
     /// The targets, if they want to be asked about their health and nobody does.
@@ -145,6 +181,10 @@ impl Pool {
             let up = self.known_at(index, &member.url).is_none_or(|known| known.is_up(now));
             (up && except != Some(&*member.url)).then_some(index)
         };
+        let may_be = |index: &usize| {
+            let member = targets.members.get(*index);
+            member.is_some_and(|member| self.known_at(*index, &member.url).is_none_or(|known| !known.drained))
+        };
         let load = |index: &usize| {
             let url = targets.members.get(*index).map(|member| &*member.url).unwrap_or_default();
             self.known_at(*index, url).map_or(0, |known| known.metrics.in_flight.get())
@@ -157,7 +197,7 @@ impl Pool {
         let index = match (up, except) {
             (Some(index), _) => index,
             (None, Some(_)) => return None,
-            (None, None) => best(&mut turn(self.last))?,
+            (None, None) => best(&mut turn(self.last).filter(may_be))?,
         };
         self.last = index;
         if except.is_some() {
@@ -180,15 +220,24 @@ impl Pool {
 
     /// What attempts at a target share. One that is gone by a reload has figures that nobody sees.
     pub(crate) fn shared(&self, index: usize, url: &str) -> (Arc<TargetMetrics>, Arc<Shared>) {
-        self.known_at(index, url).map(|known| (known.metrics.clone(), known.protocol.clone())).unwrap_or_default()
+        let known = self.known_at(index, url).map(|known| (known.metrics.clone(), known.protocol.clone()));
+        known.unwrap_or_else(|| (Arc::default(), Arc::new(Shared::new(self.names.clone()))))
+    }
+
+    /// Whether another target than this one works: it is up, and its last attempt got a good answer.
+    pub(crate) fn has_better(&self, url: &str, now: Timestamp) -> bool {
+        self.known.iter().any(|known| *known.url != *url && known.good && known.is_up(now))
     }
 
     /// Takes note of an attempt.
     pub(crate) fn observe(&mut self, url: &str, is_failure: bool, now: Timestamp) -> Option<Standing> {
         let targets = self.adopted.clone()?;
-        let ejected = self.known.iter().filter(|known| known.is_ejected(now)).count();
-        let is_room = ejected < targets.eject.ejected_max(self.known.len());
+        let in_use = self.known.iter().filter(|known| !known.drained);
+        let (ejected, count) =
+            in_use.fold((0, 0), |(ejected, count), known| (ejected + usize::from(known.is_ejected(now)), count + 1));
+        let is_room = ejected < targets.eject.ejected_max(count);
         let known = self.known.iter_mut().find(|known| *known.url == *url)?;
+        known.good = !is_failure;
         if known.is_ejected(now) {
             // It was under way when the target was ejected, or all are tried.
             return None;
@@ -245,6 +294,7 @@ impl Pool {
         let view = |known: &Known| TargetView {
             url: known.url.clone(),
             state: match () {
+                () if known.drained => "drained",
                 () if known.unhealthy => "unhealthy",
                 () if known.is_ejected(now) => "ejected",
                 () => "up",
@@ -259,7 +309,10 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::{EjectPolicy, Member, Target, Upstream};
+    use crate::{
+        clock::Clock,
+        routing::{EjectPolicy, Member, Target, Upstream},
+    };
 
     const T: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -273,8 +326,12 @@ mod tests {
         Arc::new(Targets::new((0..count).map(member).collect(), balance, None, eject).unwrap())
     }
 
+    fn names() -> Arc<Names> {
+        Names::new(Arc::new(crate::delivery::System), Clock::system(), Arc::default())
+    }
+
     fn pool(targets: &Arc<Targets>) -> (Pool, UpstreamMetrics) {
-        let (mut pool, metrics) = (Pool::default(), UpstreamMetrics::default());
+        let (mut pool, metrics) = (Pool::new(names()), UpstreamMetrics::default());
         assert!(pool.adopt(Some(targets), &metrics) && !pool.adopt(Some(targets), &metrics));
         (pool, metrics)
     }
@@ -314,6 +371,20 @@ mod tests {
             assert_eq!(fail(&mut pool, 0, 2, T), None);
             assert_eq!(pool.observe("http://t0", false, T), None);
         }
+    }
+
+    #[test]
+    fn a_target_is_better_if_it_is_up_and_its_last_answer_was_good() {
+        let targets = targets(2, Balance::RoundRobin, 0.5);
+        let (mut pool, _) = pool(&targets);
+        assert!(!pool.has_better("http://t0", T), "nothing is known of the other");
+        pool.observe("http://t1", false, T);
+        assert!(pool.has_better("http://t0", T) && !pool.has_better("http://t1", T));
+        fail(&mut pool, 1, 1, T);
+        assert!(!pool.has_better("http://t0", T));
+        pool.observe("http://t1", false, T);
+        pool.known[1].unhealthy = true;
+        assert!(!pool.has_better("http://t0", T));
     }
 
     #[test]
@@ -365,6 +436,32 @@ mod tests {
         assert_eq!(turns(&mut pool, &targets, T, 2), [1, 1]);
         metrics.target("http://t1").in_flight.set(2);
         assert_eq!(turns(&mut pool, &targets, T, 2), [0, 1], "of equals one after the other");
+    }
+
+    #[test]
+    fn a_drained_target_gets_no_attempt_even_if_no_other_is_up_and_the_last_stops_all() {
+        let targets = targets(3, Balance::RoundRobin, 0.9);
+        let (mut pool, metrics) = pool(&targets);
+        pool.drain(&["http://t1".into()]);
+        assert_eq!(turns(&mut pool, &targets, T, 3), [2, 0, 2]);
+        assert!(fail(&mut pool, 0, 3, T).is_some());
+        assert_eq!(fail(&mut pool, 2, 9, T), None, "of those that are left one is never ejected");
+        pool.known[2].unhealthy = true;
+        let panic = turns(&mut pool, &targets, T, 4);
+        assert!(!panic.contains(&1) && panic.contains(&0) && panic.contains(&2), "{panic:?}");
+        assert_eq!(pool.choose(&targets, T, Some("http://t0")), None);
+        assert_eq!(pool.views(T)[1].state, "drained");
+        pool.tick(T);
+        assert_eq!((metrics.target("http://t1").up.get(), metrics.target("http://t1").drained.get()), (0, 1));
+
+        pool.drain(&["http://t0".into(), "http://t1".into(), "http://t2".into()]);
+        assert!(pool.is_drained() && pool.choose(&targets, T, None).is_none());
+        // A reload changes nothing about it; what comes is not drained.
+        let four = super::tests::targets(4, Balance::RoundRobin, 0.9);
+        assert!(pool.adopt(Some(&four), &metrics) && !pool.is_drained());
+        assert_eq!(turns(&mut pool, &four, T, 2), [3, 3]);
+        pool.drain(&[]);
+        assert_eq!(turns(&mut pool, &four, T.after(s(60)), 3), [0, 1, 2]);
     }
 
     #[test]

@@ -8,21 +8,27 @@ use std::{
     },
 };
 
-use super::rig::{Act, ok, peer, rig, say, upstream};
+use super::rig::{Act, Rig, ok, peer, rig_with, say, upstream};
 use crate::{
+    clock::Clock,
+    delivery::{Lookup, Resolve, System},
     event::Change,
-    routing::{PublicOnly, Resolve, Resolving, Target},
+    routing::{PublicOnly, Target, Upstream},
 };
 
 /// A name server that answers something else each time; the last answer repeats.
 struct Fickle(Vec<Vec<SocketAddr>>, AtomicUsize);
 
 impl Resolve for Fickle {
-    fn resolve<'a>(&'a self, _host: &'a str, _port: u16) -> Resolving<'a> {
+    fn resolve(&self, _host: &str, _port: u16) -> Lookup {
         let at = self.1.fetch_add(1, Ordering::SeqCst).min(self.0.len() - 1);
         let answer = self.0[at].clone();
         Box::pin(async move { Ok(answer) })
     }
+}
+
+fn rig(resolver: Arc<dyn Resolve>, upstream: Upstream) -> Rig {
+    rig_with((&[tokio::runtime::Handle::current()], Clock::system()), resolver, vec![upstream], Vec::new())
 }
 
 #[tokio::test]
@@ -36,8 +42,8 @@ async fn a_name_that_leads_elsewhere_at_the_next_connection_is_refused_there_and
     let resolver = Arc::new(Fickle(vec![vec![public], vec![private]], AtomicUsize::new(0)));
     let mut guarded = upstream("orders/crm", Target::Http("http://crm.example/".parse().unwrap()));
     guarded.guard = Some(PublicOnly { allow: vec!["127.0.0.1/32".parse().unwrap()] });
-    guarded.resolver = Some(resolver.clone());
-    let rig = rig(vec![guarded], Vec::new());
+    guarded.dns_refresh = std::time::Duration::ZERO;
+    let rig = rig(resolver.clone(), guarded);
     rig.dispatch([7], "orders/crm");
     assert_eq!(rig.log.wait(1).await[0].change, Change::Delivered);
     rig.dispatch([8], "orders/crm");
@@ -55,7 +61,7 @@ async fn a_redirect_is_refused_and_nobody_goes_where_it_leads() {
     let outer = peer(vec![say("302 Found", &format!("location: {uri}\r\n"), "")]).await;
     let mut guarded = upstream("orders/crm", outer.target.clone());
     guarded.guard = Some(PublicOnly { allow: vec!["127.0.0.1/32".parse().unwrap()] });
-    let rig = rig(vec![guarded], Vec::new());
+    let rig = rig(Arc::new(System), guarded);
     rig.dispatch([7], "orders/crm");
     let entry = rig.log.wait(1).await.remove(0);
     assert!(matches!(&entry.change, Change::Die(reason) if reason.code == "redirect"), "{:?}", entry.change);
@@ -70,8 +76,7 @@ async fn of_several_addresses_only_those_that_may_be_are_dialled() {
     let addresses = ["127.0.0.3", "127.0.0.1", "127.0.0.2"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
     let mut guarded = upstream("u", Target::Http("http://crm.example/".parse().unwrap()));
     guarded.guard = Some(PublicOnly { allow: vec!["127.0.0.1/32".parse().unwrap()] });
-    guarded.resolver = Some(Arc::new(Fickle(vec![addresses.to_vec()], AtomicUsize::new(0))));
-    let rig = rig(vec![guarded], Vec::new());
+    let rig = rig(Arc::new(Fickle(vec![addresses.to_vec()], AtomicUsize::new(0))), guarded);
     rig.dispatch([7], "u");
     assert_eq!(rig.log.wait(1).await[0].change, Change::Delivered);
     assert_eq!(peer.connections(), 1);

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     clock::{Clock, Timestamp},
-    delivery::{Deps, Engine, Signals},
+    delivery::{Deps, Engine, Resolve, Signals, System},
     event::{Body, Event, EventId, Job, Pos, Scheme, Seq, Verification},
     expr::Evaluator,
     jitter::Jitter,
@@ -160,6 +160,16 @@ pub(crate) fn rig(upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
 
 /// An engine on shards of its own.
 pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>, routes: Vec<Route>) -> Rig {
+    rig_with((shards, Clock::system()), Arc::new(System), upstreams, routes)
+}
+
+/// An engine with a clock and a resolver of the test's own.
+pub(crate) fn rig_with(
+    (shards, clock): (&[tokio::runtime::Handle], Clock),
+    resolver: Arc<dyn Resolve>,
+    upstreams: Vec<Upstream>,
+    routes: Vec<Route>,
+) -> Rig {
     let log = Arc::new(FakeLog {
         next: AtomicU64::new(1_000_000),
         attempted: watch::Sender::new(Vec::new()),
@@ -168,7 +178,6 @@ pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>
     });
     let signals = Arc::new(FakeSignals(watch::Sender::new(Vec::new())));
     let live = Live::new(table(upstreams, routes));
-    let clock = Clock::system();
     let metrics = Arc::<Metrics>::default();
     let deps = Deps {
         clock: clock.clone(),
@@ -176,6 +185,7 @@ pub(crate) fn rig_on(shards: &[tokio::runtime::Handle], upstreams: Vec<Upstream>
         log: log.clone(),
         live: live.clone(),
         evaluator: evaluator(),
+        resolver,
         metrics: metrics.clone(),
         signals: signals.clone(),
         node: "test".into(),
@@ -328,7 +338,12 @@ impl Peer {
 
 /// Starts a scripted peer. `acts` are shared by all of its connections, in order of requests.
 pub(crate) async fn peer(acts: Vec<Act>) -> Peer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    peer_at("127.0.0.1:0", acts).await.unwrap()
+}
+
+/// The same, where the test wants it.
+pub(crate) async fn peer_at(address: &str, acts: Vec<Act>) -> std::io::Result<Peer> {
+    let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr().unwrap();
     let peer = Peer {
         target: Target::Http(format!("http://{address}/").parse().unwrap()),
@@ -343,7 +358,7 @@ pub(crate) async fn peer(acts: Vec<Act>) -> Peer {
             tokio::spawn(serve(stream, acts.clone(), requests.clone()));
         }
     });
-    peer
+    Ok(peer)
 }
 
 /// Follows the script on one connection.

@@ -23,10 +23,37 @@ pub struct Target {
 /// An operator's command, stored as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// Who: `uid 1000 (alice)`, `relay` for what the relay does by itself.
+    /// Who: `uid 1000 (alice)`, `token ops`, `relay` for what the relay does by itself.
     pub actor: String,
     /// What.
     pub action: Action,
+    /// From where: `socket`, `signal`, a client's address. None for what the relay does by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// In the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What was asked for, if that is more than its targets say: the filters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Which entry of a command that needs several; 0 is the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub piece: u64,
+    /// Deliveries or events that all its entries are about; 0 if its targets say it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub total: u64,
+}
+
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Command {
+    /// A command without anything that is optional.
+    #[must_use]
+    pub fn new(actor: impl Into<String>, action: Action) -> Self {
+        Self { actor: actor.into(), action, origin: None, reason: None, asked: None, piece: 0, total: 0 }
+    }
 }
 
 /// What an operator did.
@@ -99,6 +126,22 @@ pub enum Action {
         /// For how long.
         for_ms: u64,
     },
+    /// A target of an upstream gets no new attempts.
+    DrainTarget {
+        /// The upstream's name.
+        upstream: Box<str>,
+        /// The target's url as configured.
+        target: Box<str>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// It gets attempts again.
+    UndrainTarget {
+        /// The upstream's name.
+        upstream: Box<str>,
+        /// The target's url.
+        target: Box<str>,
+    },
     /// Ends a rehearsal before its time.
     EndRehearsal {
         /// Of which upstream.
@@ -143,10 +186,100 @@ pub enum Action {
         /// The upstream that it is.
         upstream: Box<str>,
     },
+    /// Changes no delivery: it stands here for the record alone.
+    Noted {
+        /// What was done, in a word: `reload`, `reveal`, `login_failed`.
+        what: Box<str>,
+        /// To what, as shown to operators: ids, names; the first of them.
+        targets: Vec<Box<str>>,
+        /// How many there were.
+        count: u64,
+    },
+    /// What a command was, without its effect: its own entry went with its segment.
+    Past {
+        /// Its own sequence number.
+        seq: Seq,
+        /// When it was given, milliseconds since the epoch.
+        at_ms: u64,
+        /// What it was, in a word.
+        was: Box<str>,
+        /// To what, as far as it says that in words.
+        targets: Vec<Box<str>>,
+        /// How many deliveries or events it was about.
+        count: u64,
+    },
+}
+
+impl Action {
+    /// What it is, in a word.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        match self {
+            Self::HoldUpstream { .. } => "hold_upstream",
+            Self::ReleaseUpstream { .. } => "release_upstream",
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Replay { .. } => "replay",
+            Self::LetGo { .. } => "let_go",
+            Self::Resolve { .. } => "resolve",
+            Self::Delete { .. } => "delete",
+            Self::Rehearse { .. } => "rehearse",
+            Self::EndRehearsal { .. } => "end_rehearsal",
+            Self::DrainTarget { .. } => "drain",
+            Self::UndrainTarget { .. } => "undrain",
+            Self::PutSubscriber { written: Written::SecretRotated, .. } => "rotate_subscriber_secret",
+            Self::PutSubscriber { .. } => "add_subscriber",
+            Self::RemoveSubscriber { .. } => "remove_subscriber",
+            Self::RefuseSubscriber { .. } => "refuse_subscriber",
+            Self::DisableSubscriber { .. } => "disable_subscriber",
+            Self::EnableSubscriber { .. } => "enable_subscriber",
+            Self::Noted { what, .. } => what,
+            Self::Past { was, .. } => was,
+        }
+    }
+}
+
+impl Command {
+    /// What it was done to, as far as it says that in words: upstreams, ids, names.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Box<str>> {
+        match &self.action {
+            Action::HoldUpstream { upstream, .. }
+            | Action::ReleaseUpstream { upstream }
+            | Action::Rehearse { upstream, .. }
+            | Action::EndRehearsal { upstream }
+            | Action::RemoveSubscriber { upstream }
+            | Action::DisableSubscriber { upstream, .. }
+            | Action::EnableSubscriber { upstream } => vec![upstream.clone()],
+            Action::PutSubscriber { registration, .. } => vec![registration.upstream(), registration.url.clone()],
+            Action::RefuseSubscriber { upstream, url, .. } => vec![upstream.clone(), url.clone()],
+            Action::DrainTarget { upstream, target, .. } | Action::UndrainTarget { upstream, target } => {
+                vec![upstream.clone(), target.clone()]
+            }
+            Action::Noted { targets, .. } | Action::Past { targets, .. } => targets.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many deliveries, events or things it is about, with all of its pieces.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match &self.action {
+            _ if self.total > 0 => self.total,
+            Action::Hold { targets, .. }
+            | Action::Release { targets }
+            | Action::Replay { targets, .. }
+            | Action::LetGo { targets }
+            | Action::Resolve { targets, .. } => targets.len() as u64,
+            Action::Delete { events } => events.len() as u64,
+            Action::Noted { count, .. } | Action::Past { count, .. } => *count,
+            _ => 1,
+        }
+    }
 }
 
 /// How attempts fail in a rehearsal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// An answer with this status and no body.

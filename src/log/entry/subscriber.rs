@@ -121,7 +121,7 @@ mod tests {
             registration: Box::new(registration),
             streak: Some(Streak { since_ms: 1, attempts: 2 }),
         };
-        let command = Command { actor: "me".into(), action };
+        let command = Command::new("me", action);
         assert!(!format!("{command:?}").contains("c2VjcmV0"), "{command:?}");
         assert_eq!(decode_json::<Command>(&encode_json(&command)), Some(command));
     }
