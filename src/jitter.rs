@@ -1,6 +1,7 @@
-//! Owns randomness for spreading load in time: seeded in tests, from the operating system in production.
+//! Owns randomness: for spreading load in time, seeded in tests, from the operating system in production; and, apart from
+//! that, bytes for secrets.
 //!
-//! Not for secrets: the generator is SplitMix64 (Steele, Lea, Flood 2014), fast and predictable on purpose.
+//! [`Jitter`] is not for secrets: the generator is SplitMix64 (Steele, Lea, Flood 2014), fast and predictable on purpose.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -52,6 +53,15 @@ impl Jitter {
     }
 }
 
+/// Bytes that nobody can guess, from the operating system. None if it has none to give.
+#[must_use]
+pub fn secret_bytes() -> Option<[u8; 32]> {
+    use ring::rand::{SecureRandom as _, SystemRandom};
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +70,7 @@ mod tests {
     fn a_seed_gives_the_same_sequence_and_no_jitter_gives_zero() {
         let (one, two) = (Jitter::seeded(7), Jitter::seeded(7));
         assert!((0..100).all(|_| one.next_u64() == two.next_u64()));
+        assert_ne!(secret_bytes(), secret_bytes());
         assert_eq!(Jitter::none().up_to(Duration::from_secs(5)), Duration::ZERO);
         assert!((0..1000).all(|_| one.up_to(Duration::from_millis(3)) <= Duration::from_millis(3)));
     }

@@ -201,6 +201,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[upstream.NAME.breaker]", "[upstream.billing.breaker]\nerror_rate = 0.5\n"),
     ("[topic.NAME]", "[topic.orders]\n"),
     ("[subscriber.NAME]", "[subscriber.crm]\n"),
+    ("[subscribers]", "[subscribers]\n"),
     ("[[route]]", "[[route]]\n"),
     ("[[upstream.NAME.failure]]", "[[upstream.NAME.failure]]\n"),
     ("[route.headers]", "[[route]]\n[route.headers]\n"),
@@ -249,7 +250,7 @@ fn the_reference_names_every_key_and_no_other() {
         if section.is_empty() {
             known.insert("include".to_owned());
         }
-        if section.starts_with("[subscriber") {
+        if section.starts_with("[subscriber.") {
             // The others are those of an upstream, which have a table.
             let shared = self::known("[upstream.billing]\n");
             assert!(shared.is_subset(&known));

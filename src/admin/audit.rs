@@ -97,6 +97,7 @@ fn read(own: Seq, entry: &Entry) -> Option<Audited> {
         | Action::Hold { reason, .. }
         | Action::Resolve { reason, .. }
         | Action::DrainTarget { reason, .. } => reason.clone(),
+        Action::RefuseSubscriber { why, .. } | Action::DisableSubscriber { why, .. } => Some(why.clone()),
         Action::Rehearse { fault, for_ms, .. } => Some(format!("{fault} for {} s", for_ms / 1_000)),
         _ => None,
     };

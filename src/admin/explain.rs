@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use super::wire::{Attempt, Show, ShownDelivery, Status, Upstream};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, event::topic_of_source};
 
 /// Explains an event, given the figures of the running instance.
 #[must_use]
 pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
-    let mut told = vec![received(show), verified(show)];
+    let mut told = vec![received(show)];
+    told.extend(verified(show));
     match show.duplicates {
         0 => {}
         1 => told.push("It was sent once more and recognised as a duplicate.".to_owned()),
@@ -44,19 +45,30 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
 fn received(show: &Show) -> String {
     let event = &show.event;
     let kind = event.event_type.as_deref().map_or(String::new(), |kind| format!(" of type {kind}"));
+    if let Some(topic) = topic_of_source(&event.source) {
+        let parent = event.parent.as_deref();
+        let parent = parent.map_or(String::new(), |parent| format!(", because of event {parent}"));
+        let (id, at, size) = (&event.id, event.received_at, event.size);
+        return format!(
+            "Event {id}{kind} was published by this relay under topic {topic} at {at}{parent}: {size} bytes."
+        );
+    }
     format!(
         "Event {}{kind} came to source {} at {} from {}: {} {}, {} bytes.",
         event.id, event.source, event.received_at, show.client, event.method, event.path, event.size
     )
 }
 
-fn verified(show: &Show) -> String {
+fn verified(show: &Show) -> Option<String> {
+    if topic_of_source(&show.event.source).is_some() {
+        return show.config.as_deref().map(|hash| format!("It follows from configuration {hash:.12}."));
+    }
     let config = show.config.as_deref().map_or(String::new(), |hash| format!(" (configuration {hash:.12})"));
-    match (&show.verification.secret, show.verification.scheme.as_str()) {
+    Some(match (&show.verification.secret, show.verification.scheme.as_str()) {
         (_, "none") => format!("Its source checks no signature{config}."),
         (Some(secret), scheme) => format!("Its {scheme} signature was made with the secret {secret}{config}."),
         (None, scheme) => format!("It passed the check of {scheme}{config}."),
-    }
+    })
 }
 
 fn cached(show: &Show) -> Option<String> {

@@ -109,6 +109,7 @@ pub(crate) struct Fake {
     deleted: Mutex<BTreeSet<Seq>>,
     carried: Mutex<BTreeMap<Seq, Seq>>,
     commands: Mutex<Vec<Command>>,
+    turn: Mutex<()>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
     metrics: Arc<crate::telemetry::Metrics>,
     /// The state can't be read now.
@@ -418,6 +419,31 @@ impl Ports for Fake {
             status: 401,
         };
         if after < 1 { vec![one] } else { Vec::new() }
+    }
+    fn subscribers(&self) -> Result<Vec<wire::Subscriber>, String> {
+        let one = |upstream: String| wire::Subscriber { upstream, ..Default::default() };
+        Ok(self.subscribed().registered.keys().map(|name| one(name.to_string())).collect())
+    }
+    /// What the commands so far say.
+    fn subscribed(&self) -> crate::state::Subscribed {
+        let mut state = crate::state::State::new(1);
+        for (seq, command) in (0..).zip(self.commands()) {
+            let payload = entry::encode_json(&command);
+            let pos = Pos { partition: 0, seq };
+            let entry = Entry { pos, time: self.clock(), kind: Kind::Command, refs: Vec::new(), payload };
+            state.apply(&entry, &mut |_| {}).unwrap();
+        }
+        state.subscribed()
+    }
+    fn check_subscriber(&self, registration: &entry::Registration, _: bool) -> Result<(), String> {
+        if registration.url.contains("10.0.0.1") { Err("url: leads to 10.0.0.1".into()) } else { Ok(()) }
+    }
+    fn subscribers_turn(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.turn.lock().unwrap()
+    }
+    fn subscriber_refused(&self) {}
+    fn secret_bytes(&self) -> Option<[u8; 32]> {
+        Some([7; 32])
     }
     fn sources(&self) -> Vec<wire::Source> {
         let source = |name: &str| wire::Source { name: name.into(), path: "/x".into(), ..Default::default() };

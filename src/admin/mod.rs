@@ -27,6 +27,7 @@ mod scoped;
 pub mod server;
 mod show;
 mod socket;
+mod subscribers;
 pub mod wire;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use quarantine::{KeptBodyError, QUARANTINED, Wanted, kept_listed, quarantine
 pub use reload::reload_by_signal;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};
+pub use subscribers::{SECRETS_AT_ONCE, SubscriberError, shown_secrets};
 
 pub use crate::{
     clock::{Clock, Timestamp},

@@ -3,7 +3,11 @@
 //! Promises that nothing here is called on an async thread, unless it says that it never blocks: every other call may
 //! read the disk or wait for the committer.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -17,9 +21,10 @@ use crate::{
     event::{DeliveryState, Event, EventId, Seq, Status},
     log::{
         Log, ReadError,
-        entry::{Command, Fault, Target},
+        entry::{Command, Fault, Registration, Target},
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    state::Subscribed,
     telemetry::Metrics,
 };
 
@@ -245,6 +250,31 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn blocked_keys(&self, upstream: Option<&str>) -> Result<Vec<wire::BlockedKey>, String>;
+
+    /// All subscribers, by name.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn subscribers(&self) -> Result<Vec<wire::Subscriber>, String>;
+
+    /// What the log says about subscribers.
+    fn subscribed(&self) -> Subscribed;
+
+    /// Whether a subscriber could be registered like this; if it is new, also whether there is room for it and whether its
+    /// name leads only to where it may.
+    ///
+    /// # Errors
+    /// Why not, in words, beginning with what is wrong.
+    fn check_subscriber(&self, registration: &Registration, is_new: bool) -> Result<(), String>;
+
+    /// Whoever changes subscribers holds this: one at a time.
+    fn subscribers_turn(&self) -> MutexGuard<'_, ()>;
+
+    /// Counts a registration that was refused.
+    fn subscriber_refused(&self);
+
+    /// Bytes that nobody can guess. None if there are none to be had.
+    fn secret_bytes(&self) -> Option<[u8; 32]>;
 
     /// The configured sources.
     fn sources(&self) -> Vec<wire::Source>;

@@ -4,7 +4,11 @@
 //! upstream that the scope leaves out, so that no question has to remember that. What concerns the whole instance is
 //! refused before it comes here (`api::Reach`).
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -19,9 +23,10 @@ use crate::{
     event::{DeliveryState, Event, Seq},
     log::{
         Log,
-        entry::{Command, Fault, Target},
+        entry::{Command, Fault, Registration, Target},
     },
     quarantine::{Judgement, Purpose, Quarantine},
+    state::Subscribed,
     telemetry::Metrics,
 };
 
@@ -178,6 +183,32 @@ impl Ports for Scoped {
             keys.retain(|key| key.event.parse().is_ok_and(|id| find(self, id).is_ok()));
         }
         Ok(keys)
+    }
+
+    fn subscribers(&self) -> Result<Vec<wire::Subscriber>, String> {
+        let mut all = self.ports.subscribers()?;
+        all.retain(|one| self.scope.takes_upstream(&one.upstream));
+        Ok(all)
+    }
+
+    fn subscribed(&self) -> Subscribed {
+        self.ports.subscribed()
+    }
+
+    fn check_subscriber(&self, registration: &Registration, is_new: bool) -> Result<(), String> {
+        self.ports.check_subscriber(registration, is_new)
+    }
+
+    fn subscribers_turn(&self) -> MutexGuard<'_, ()> {
+        self.ports.subscribers_turn()
+    }
+
+    fn subscriber_refused(&self) {
+        self.ports.subscriber_refused();
+    }
+
+    fn secret_bytes(&self) -> Option<[u8; 32]> {
+        self.ports.secret_bytes()
     }
 
     fn sources(&self) -> Vec<wire::Source> {

@@ -5,6 +5,7 @@
 mod parts;
 mod plan;
 mod status;
+mod subscribers;
 
 use std::borrow::Cow;
 
@@ -20,6 +21,7 @@ pub use self::plan::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary};
 pub use self::status::{
     ConfigInfo, Drain, Draining, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget,
 };
+pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone, Subscribers};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 

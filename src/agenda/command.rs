@@ -94,6 +94,11 @@ impl Agenda {
             | Action::UndrainTarget { .. }
             | Action::Rehearse { .. }
             | Action::EndRehearsal { .. }
+            | Action::PutSubscriber { .. }
+            | Action::RemoveSubscriber { .. }
+            | Action::RefuseSubscriber { .. }
+            | Action::DisableSubscriber { .. }
+            | Action::EnableSubscriber { .. }
             | Action::Noted { .. }
             | Action::Past { .. } => 0,
         };

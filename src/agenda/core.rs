@@ -6,6 +6,7 @@
 //! replays, none of them starving.
 
 mod blocked;
+mod closed;
 mod dispatch;
 mod fetch;
 mod keys;
@@ -33,7 +34,7 @@ use crate::{
         entry::{self, Action, Attempted, Command},
     },
     routing::{Priority, Table},
-    state::{Cause, Key, NEVER, Note, Record, State, StateError, UpstreamId},
+    state::{Cause, Key, NEVER, Note, Record, State, StateError, Subscribed, UpstreamId},
 };
 
 /// Filters that may be under way in the pool at once; more wait in the log.
@@ -170,6 +171,8 @@ pub struct Core {
     plans: Vec<(Seq, Decision)>,
     /// The answer in the entry that is being heeded, if that is wanted.
     heard: Option<Box<str>>,
+    /// A command about subscribers was applied.
+    subscribers_changed: bool,
     out: Effects,
 }
 
@@ -205,6 +208,7 @@ impl Core {
             turn: 0,
             plans: Vec::new(),
             heard: None,
+            subscribers_changed: false,
             out: Effects::default(),
         };
         core.configure(now);
@@ -286,11 +290,17 @@ impl Core {
         self.write_resends(now);
         self.read_resent(now)?;
         self.end_timed_holds(now);
+        self.settle_closed()?;
         for id in 0..self.lanes.len() {
             self.fetch(id as UpstreamId, now)?;
         }
         self.dispatch(now)?;
         Ok(mem::take(&mut self.out))
+    }
+
+    /// What is known of subscribers, if that has changed since it was asked for.
+    pub fn take_subscribed(&mut self) -> Option<Subscribed> {
+        mem::take(&mut self.subscribers_changed).then(|| self.state.subscribed())
     }
 
     /// When the next step is needed if nothing happens before.
@@ -434,6 +444,7 @@ impl Core {
                 if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
                     lane.absent.remove(key.event);
                 }
+                self.note_failures(key.upstream, entry, now);
                 return self.revise(key, now);
             }
             Note::Due(key, _) | Note::Replayed(key, _) if self.has_order(key.upstream) => {
@@ -458,7 +469,17 @@ impl Core {
                 }
                 return self.revise(key, now);
             }
-            Note::Gate(_) => {}
+            Note::Gate(id) => {
+                let name = self.state.upstream(id).map(|upstream| upstream.name.clone());
+                self.subscribers_changed |= name.is_some_and(|name| self.state.is_registered(&name));
+            }
+            Note::Subscriber(id) => {
+                self.grow();
+                self.subscribers_changed = true;
+                if let Some(lane) = self.lanes.get_mut(id as usize) {
+                    lane.disabling = false;
+                }
+            }
             Note::Drained(id) => self.tell_drained(id),
         }
         Ok(())

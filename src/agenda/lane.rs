@@ -91,6 +91,8 @@ pub(super) struct Lane {
     pub(super) released: Option<Seq>,
     /// The stored records are being searched for what is due.
     pub(super) refilling: bool,
+    /// The command that disables it is on its way into the log.
+    pub(super) disabling: bool,
     pub(super) turns: Turns,
 }
 
@@ -111,6 +113,7 @@ impl Lane {
             live: false,
             released: None,
             refilling: false,
+            disabling: false,
             turns: Turns::new(),
         }
     }

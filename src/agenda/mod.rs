@@ -46,7 +46,7 @@ use crate::{
     expr::Evaluator,
     log::Log,
     routing::Live,
-    state::{Keep, Store, StoreError},
+    state::{Keep, Store, StoreError, Subscribed},
     telemetry::Metrics,
 };
 
@@ -66,6 +66,13 @@ pub trait Dispatch: Send + Sync {
     /// The sender of an event waits for an answer that will not come now. Must not block.
     fn unanswered(&self, event: Seq) {
         let _nobody_waits = event;
+    }
+
+    /// Subscribers came, went or changed. Called on the agenda's thread: first when the state has caught up with the log,
+    /// and always before what comes after in the log is planned. Whoever puts them into the live table does it before
+    /// this returns.
+    fn subscribed(&self, subscribed: Subscribed) {
+        let _nobody_asks = subscribed;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    event::{Body, Event, Reason},
+    event::{Body, Event, Reason, topic_of_source},
     expr::{EvalError, Evaluator, Input},
     routing::{OnFailure, OrderPolicy, Priority, Route, Table},
 };
@@ -47,10 +47,10 @@ impl Orders {
             return None;
         }
         let mut orders = Self::default();
-        for source in &table.sources {
-            let policy = leading().find(|route| route.takes(&source.name)).and_then(|route| route.order.as_ref());
+        for source in table.source_names() {
+            let policy = leading().find(|route| route.takes(&source)).and_then(|route| route.order.as_ref());
             if let Some(number) = policy.map(|policy| orders.number(policy)) {
-                orders.by_source.insert((&*source.name).into(), number);
+                orders.by_source.insert(source.into(), number);
             }
         }
         let policy = leading().find(|route| route.sources.is_none()).and_then(|route| route.order.as_ref());
@@ -70,7 +70,8 @@ impl Orders {
     /// The policy for events of a source, and its number.
     #[must_use]
     pub fn of(&self, source: &str) -> Option<(u16, &OrderPolicy)> {
-        let number = self.by_source.get(source).copied().or(self.for_all)?;
+        let for_all = || self.for_all.filter(|_| topic_of_source(source).is_none());
+        let number = self.by_source.get(source).copied().or_else(for_all)?;
         Some((number, self.policies.get(usize::from(number))?))
     }
 
@@ -169,10 +170,10 @@ impl Routes {
         let for_all = (0..).zip(&table.routes).filter(|(_, route)| route.sources.is_none()).map(|(index, _)| index);
         let for_all: Vec<usize> = for_all.collect();
         let mut by_source: HashMap<Box<str>, Vec<usize>> = HashMap::new();
-        for source in &table.sources {
-            let routes =
-                (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source.name)).map(|(index, _)| index);
-            by_source.insert((&*source.name).into(), routes.collect());
+        for source in table.source_names() {
+            let routes = (0..).zip(&table.routes).filter(|(_, route)| route.takes(&source)).map(|(index, _)| index);
+            let routes = routes.collect();
+            by_source.insert(source.into(), routes);
         }
         let has_priorities = table.routes.iter().any(|route| route.priority != Priority::Normal);
         let orders =
@@ -197,7 +198,11 @@ impl Routes {
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].
     #[must_use]
     pub fn plan(&self, event: &Event, evaluator: &Evaluator, answers: &[(usize, Answer)]) -> Verdict {
-        let routes = self.by_source.get(&event.source).unwrap_or(&self.for_all);
+        let routes = match self.by_source.get(&event.source) {
+            Some(routes) => &routes[..],
+            None if topic_of_source(&event.source).is_some() => &[],
+            None => &self.for_all[..],
+        };
         let mut ask = Vec::new();
         let mut matched: Vec<&Route> = Vec::new();
         let mut failed: Vec<(&Route, &NoAnswer)> = Vec::new();

@@ -28,9 +28,11 @@ use crate::{
 
 mod again;
 mod backlog;
+mod closed;
 mod door;
 mod holds;
 mod order;
+mod published;
 mod refused;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);

@@ -104,6 +104,7 @@ impl Run {
     fn begin(&self, mut state: State) -> Result<Core, StateError> {
         catch_up(&self.shared, &mut state)?;
         let deps = &self.shared.deps;
+        deps.dispatch.subscribed(state.subscribed());
         let (table, evaluator) = (deps.live.snapshot(), deps.evaluator.clone());
         Core::new(state, table, evaluator, self.shared.settings.bounds, deps.clock.steady())
     }
@@ -224,8 +225,17 @@ impl Work {
         }
         let entries = self.entries();
         self.bytes_since += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
-        let effects = self.core.step(&entries, now, &self.shared.deps.live.snapshot())?;
-        self.perform(effects);
+        // A command may change the table that what comes after it is planned with.
+        let mut pieces = entries.split_inclusive(|entry| entry.kind == Kind::Command);
+        let mut piece = Some(pieces.next().unwrap_or_default());
+        while let Some(some) = piece {
+            let effects = self.core.step(some, now, &self.shared.deps.live.snapshot())?;
+            self.perform(effects);
+            if let Some(subscribed) = self.core.take_subscribed() {
+                self.shared.deps.dispatch.subscribed(subscribed);
+            }
+            piece = pieces.next();
+        }
         let next = self.core.state().next;
         self.until.retain(|(seq, waiter)| {
             let waits = *seq >= next;
@@ -472,7 +482,10 @@ impl Work {
         self.upkeep_stale = self.upkeep.try_send(Upkeep::Clear).is_ok();
         self.upkeep_busy = self.upkeep_stale;
         let mut state = State::new(self.shared.deps.log.log_id());
-        let rebuilt = catch_up(&self.shared, &mut state).and_then(|()| self.core.replace_state(state, now));
+        let rebuilt = catch_up(&self.shared, &mut state).and_then(|()| {
+            self.shared.deps.dispatch.subscribed(state.subscribed());
+            self.core.replace_state(state, now)
+        });
         match rebuilt {
             Ok(()) => self.shared.ready.store(true, Ordering::Release),
             Err(why) => {

@@ -1,12 +1,15 @@
 //! Owns what operators and retention may ask the running agenda. All of it blocks for an answer of the agenda's
 //! thread: not for async threads.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use super::{Agenda, AskError, core::Core};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Reason, Seq},
+    routing::topic_of,
     state::{DeliveryView, EventView, Expiry, Key, Listed, StateError, UpstreamStats},
-    telemetry::Metrics,
+    telemetry::{Metrics, UpstreamMetrics},
 };
 
 /// The most events in one question, so that the thread is not held up.
@@ -145,19 +148,40 @@ impl Core {
     /// Sets the gauges.
     pub(super) fn measure(&mut self, metrics: &Metrics, now: Timestamp) {
         self.measure_order(metrics);
+        let mut gone: BTreeMap<Box<str>, Vec<UpstreamStats>> =
+            metrics.upstream_groups().into_iter().map(|topic| (topic, Vec::new())).collect();
         for stats in self.upstream_stats() {
-            let gauges = metrics.upstream(&stats.name);
-            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-            gauges.pending.set(number(stats.pending));
-            gauges.held.set(number(stats.held));
-            gauges.review.set(number(stats.review));
-            let oldest = stats.oldest_pending_at.filter(|_| stats.pending > 0);
-            gauges.oldest_pending_seconds.set(oldest.map_or(0, |at| number(now.since(at).as_secs())));
-            let mut dead = gauges.dead.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            dead.values_mut().for_each(|count| *count = 0);
-            for (code, count) in &stats.dead {
-                *dead.entry(Reason::new(code).code).or_default() += number(*count);
+            match own_metrics(metrics, &stats.name) {
+                Some(gauges) => show(&gauges, &[stats], now),
+                None => gone.entry(topic_of(&stats.name).unwrap_or_default().into()).or_default().push(stats),
             }
         }
+        for (topic, stats) in gone {
+            show(&metrics.upstreams_gone(&topic), &stats, now);
+        }
+    }
+}
+
+/// The metrics of an upstream; None for a subscriber that is gone and has none of its own: its name may come from outside.
+pub(super) fn own_metrics(metrics: &Metrics, upstream: &str) -> Option<Arc<UpstreamMetrics>> {
+    match topic_of(upstream) {
+        Some(_) => metrics.known_upstream(upstream),
+        None => Some(metrics.upstream(upstream)),
+    }
+}
+
+/// Sets the gauges to the figures of all of these upstreams.
+fn show(gauges: &UpstreamMetrics, all: &[UpstreamStats], now: Timestamp) {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let sum = |of: fn(&UpstreamStats) -> u64| number(all.iter().map(of).sum());
+    gauges.pending.set(sum(|stats| stats.pending));
+    gauges.held.set(sum(|stats| stats.held));
+    gauges.review.set(sum(|stats| stats.review));
+    let oldest = all.iter().filter(|stats| stats.pending > 0).filter_map(|stats| stats.oldest_pending_at).min();
+    gauges.oldest_pending_seconds.set(oldest.map_or(0, |at| number(now.since(at).as_secs())));
+    let mut dead = gauges.dead.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    dead.values_mut().for_each(|count| *count = 0);
+    for (code, count) in all.iter().flat_map(|stats| &stats.dead) {
+        *dead.entry(Reason::new(code).code).or_default() += number(*count);
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use super::subscribers::Subscribers;
 use crate::{
     agenda::Agenda,
     clock::Clock,
@@ -45,6 +46,7 @@ pub(super) struct Janitor {
 struct Work {
     log: Arc<SledLog>,
     agenda: Agenda,
+    subscribers: Arc<Subscribers>,
     clock: Clock,
     store: StoreSettings,
     /// The pass of reclaiming that is under way.
@@ -77,12 +79,14 @@ impl Janitor {
     pub(super) fn start(
         log: Arc<SledLog>,
         agenda: Agenda,
+        subscribers: Arc<Subscribers>,
         clock: Clock,
         store: StoreSettings,
     ) -> std::io::Result<Self> {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = stop.clone();
-        let work = Work { log, agenda, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
+        let work =
+            Work { log, agenda, subscribers, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
         let run = move || {
             let (flag, bell) = &*stopped;
             loop {
@@ -176,11 +180,14 @@ impl Work {
         self.agenda.applied(before.saturating_sub(1))?;
         let (mut from, mut carried) = (0, false);
         loop {
-            let expiry = self.agenda.plan_expiry(from, before, CARRY_AT_ONCE)?;
             let mut waiting = Vec::new();
+            // What is carried of subscribers must not overtake an operator's change of them.
+            let turn = self.subscribers.turn();
+            let expiry = self.agenda.plan_expiry(from, before, CARRY_AT_ONCE)?;
             for entry in expiry.upkeep {
                 waiting.push(self.append(Vec::new(), entry));
             }
+            drop(turn);
             for order in &expiry.carry {
                 let (parts, entry) = self.copy_of(order)?;
                 sum.events += 1;

@@ -7,6 +7,7 @@ use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::Semaphore;
 
+use super::subscribers::Subscribers;
 use crate::{
     agenda::{Agenda, Dispatch},
     delivery::{self, Awaited, Engine, Proxied, Signals, Switched, Upgrade},
@@ -15,14 +16,21 @@ use crate::{
     listen::Tunnel,
     log::{Log, ReadError, find_answer, read_answer, read_whole},
     routing::{OnDuplicate, OnError, WaitPolicy, topic_of},
+    state::Subscribed,
 };
 
 /// The engine, once it is there: agenda and engine need each other, and the agenda comes first. What it hands out before
 /// waits.
 #[derive(Default)]
-pub(super) struct ToEngine(pub(super) OnceLock<Engine>);
+pub(super) struct ToEngine(pub(super) OnceLock<Engine>, pub(super) Option<Arc<Subscribers>>);
 
 impl Dispatch for ToEngine {
+    fn subscribed(&self, subscribed: Subscribed) {
+        if let Some(subscribers) = &self.1 {
+            subscribers.changed(subscribed);
+        }
+    }
+
     fn dispatch(&self, job: Job) {
         // The agenda's thread has nothing to do without an engine; a job that was dropped would be leased for long.
         self.0.wait().dispatch(job);

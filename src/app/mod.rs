@@ -6,6 +6,8 @@
 mod decide;
 mod janitor;
 mod links;
+mod listing;
+mod notices;
 mod parts;
 mod ports;
 mod probe;
@@ -13,6 +15,7 @@ mod reads;
 mod reload;
 mod serve;
 mod status;
+mod subscribers;
 mod trial;
 mod watch;
 

@@ -2,14 +2,14 @@
 
 use std::{
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::{decide::decide, parts, probe::Probe, reads, reload::Running, status::Samples, trial::Pair};
+use super::{decide::decide, listing, parts, probe::Probe, reads, reload::Running, status::Samples, trial::Pair};
 use crate::{
     admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, Trial, wire},
     agenda::{Blocked, core::key_text, plan::Routes},
@@ -19,14 +19,16 @@ use crate::{
     event::{DeliveryState, Event, Seq},
     expr::Evaluator,
     ingress::{Gaps, Gate, Ingress},
+    jitter::secret_bytes,
     log::{
         Log,
-        entry::{Command, Fault, Target},
+        entry::{Command, Fault, Registration, Target},
         read_event,
         sled::SledLog,
     },
     quarantine::{Judgement, Purpose, Quarantine},
-    state::Drained,
+    routing::topic_of,
+    state::{Drained, Subscribed, UpstreamStats},
     telemetry::Metrics,
 };
 
@@ -212,6 +214,38 @@ impl Ports for Instance {
         Ok(blocked.into_iter().filter_map(|blocked| self.blocked_key(blocked, &routes)).collect())
     }
 
+    fn subscribers(&self) -> Result<Vec<wire::Subscriber>, String> {
+        let stats = self.running.agenda.upstreams().map_err(|error| error.to_string())?;
+        let ((known, off), configured) = (self.running.subscribers.known(), self.running.subscribers.configured());
+        let now = (self.running.clock.now(), self.running.clock.steady());
+        let registered = known.registered.values().map(|one| listing::registered(&one.registration, &known, &off));
+        let configured = configured.iter().map(|(name, url)| listing::configured(name, url, &known));
+        let all = registered.chain(configured);
+        let mut all: Vec<_> = all.map(|one| listing::with_figures(one, &stats, now)).collect();
+        all.sort_by(|one, other| (&one.topic, &one.name, &one.origin).cmp(&(&other.topic, &other.name, &other.origin)));
+        Ok(all)
+    }
+
+    fn subscribed(&self) -> Subscribed {
+        self.running.subscribers.known().0
+    }
+
+    fn check_subscriber(&self, registration: &Registration, is_new: bool) -> Result<(), String> {
+        self.running.subscribers.check(registration, is_new)
+    }
+
+    fn subscribers_turn(&self) -> MutexGuard<'_, ()> {
+        self.running.subscribers.turn()
+    }
+
+    fn subscriber_refused(&self) {
+        self.running.metrics.subscribers_refused.inc();
+    }
+
+    fn secret_bytes(&self) -> Option<[u8; 32]> {
+        secret_bytes()
+    }
+
     fn sources(&self) -> Vec<wire::Source> {
         parts::sources(&self.running.live.snapshot(), &self.running.metrics)
     }
@@ -296,8 +330,9 @@ impl Instance {
     fn upstream_figures(&self, names: &[Box<str>], now: Timestamp) -> Vec<wire::Upstream> {
         let stats = self.running.agenda.upstreams().unwrap_or_default();
         let breakers = self.running.engine.breakers();
-        let known = stats.iter().filter(|one| one.removed).map(|one| Box::from(&*one.name));
-        let mut all: Vec<Box<str>> = names.iter().cloned().chain(known).collect();
+        let known = self.running.subscribers.known().0;
+        let gone = stats.iter().filter(|one| one.removed && has_any(one)).map(|one| Box::from(&*one.name));
+        let mut all: Vec<Box<str>> = names.iter().cloned().chain(gone).collect();
         all.sort();
         all.dedup();
         let one = |name: Box<str>| {
@@ -321,6 +356,7 @@ impl Instance {
                 upstream.rehearsal = Some(fault.to_string());
                 upstream.rehearsal_until = Some(self.running.clock.now().after(until.since(now)));
             }
+            upstream.disabled = known.disabled(&name).map(|(why, _)| why.to_owned());
             if let Some(stats) = stats.iter().find(|stats| *stats.name == *name) {
                 upstream.pending = stats.pending;
                 upstream.held = stats.held;
@@ -336,6 +372,11 @@ impl Instance {
         };
         all.into_iter().map(one).collect()
     }
+}
+
+/// Whether there is anything to tell about an upstream that is gone. Subscribers come and go.
+fn has_any(stats: &UpstreamStats) -> bool {
+    topic_of(&stats.name).is_none() || stats.held + stats.pending + stats.review > 0 || !stats.dead.is_empty()
 }
 
 fn gaps(gaps: Gaps) -> wire::Gaps {

@@ -127,7 +127,10 @@ impl Reads for OfflineReads {
     }
 
     fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
-        let live = |name: &str| self.config.as_ref().is_none_or(|(_, table)| table.upstreams.contains_key(name));
+        let live = |name: &str| {
+            let is_configured = |(_, table): &(Config, Table)| table.upstreams.contains_key(name);
+            self.config.as_ref().is_none_or(is_configured) || self.offline.state.is_registered(name)
+        };
         let one = |planned: &PlannedFor| match self.offline.state.view(planned.event, &live) {
             Ok(found) => Ok(view(&*self.log, &planned.upstreams, &found)),
             Err(error) => Err(error.to_string()),

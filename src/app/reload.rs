@@ -7,7 +7,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::watch::{Changed, Watched};
+use super::{
+    subscribers::Subscribers,
+    watch::{Changed, Watched},
+};
 use crate::{
     admin::{
         LoginLimit, Role, Scope, Token, Tokens,
@@ -63,6 +66,7 @@ pub(super) struct Running {
     pub(super) agenda: Agenda,
     pub(super) engine: Engine,
     pub(super) keys: Keys,
+    pub(super) subscribers: Arc<Subscribers>,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) current: Mutex<Current>,
@@ -144,8 +148,7 @@ impl Running {
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());
         self.tokens.store(Arc::new(tokens(&config.admin)));
-        self.live.swap(table);
-        self.engine.configure();
+        messages.extend(self.subscribers.reconfigure(table, config.subscribers.clone()));
         self.agenda.configured();
         let generation = current.generation;
         current.hashes.push((generation, hash.clone()));

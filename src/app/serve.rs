@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
     probe::Probe,
     reload::{self, Current, Origin, Running},
     status::Samples,
+    subscribers::Subscribers,
     watch::{self, Watched},
 };
 use crate::{
@@ -118,12 +119,23 @@ impl App {
         let evaluator = Evaluator::start(crate::expr::Settings::standard());
         table.generation = clock.now().as_millis();
         let (limits, generation, hash) = (table.limits.clone(), table.generation, table.hash.clone());
+        let base = table.clone();
         let live = Live::new(table);
+        let settings = config.subscribers.clone();
+        let subscribers = Arc::new(Subscribers::new(
+            live.clone(),
+            base,
+            settings,
+            clock.clone(),
+            metrics.clone(),
+            seam.clone(),
+            Arc::new(delivery::System),
+        ));
         let shards = Shards::start(Shards::default_count())?;
         let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
         let node: Arc<str> = node_name().into();
 
-        let to_engine = Arc::new(ToEngine::default());
+        let to_engine = Arc::new(ToEngine(OnceLock::new(), Some(subscribers.clone())));
         let agenda = Agenda::start(
             agenda_settings(&config.store),
             agenda::Deps {
@@ -152,6 +164,7 @@ impl App {
             &delivery_shards.handles(),
         );
         let _first = to_engine.0.set(engine.clone());
+        subscribers.attach(engine.clone());
 
         let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
@@ -190,6 +203,7 @@ impl App {
             agenda: agenda.clone(),
             engine,
             keys,
+            subscribers: subscribers.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             current: Mutex::new(current),
@@ -216,7 +230,7 @@ impl App {
             admin.push(tokio::spawn(admin::server::serve_tcp(listener, admin_tls, instance.clone())));
         }
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
-        let janitor = Janitor::start(log.clone(), agenda, clock, store)?;
+        let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
         Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, admin, options, addresses })
     }
@@ -254,7 +268,11 @@ impl App {
                 }
                 _ = look.tick() => {
                     let (running, watch) = (self.running.clone(), self.options.watch);
-                    let _done = tokio::task::spawn_blocking(move || running.reload_if_changed(watch)).await;
+                    let work = move || {
+                        running.reload_if_changed(watch);
+                        running.subscribers.tick();
+                    };
+                    let _done = tokio::task::spawn_blocking(work).await;
                 }
                 _ = save.tick() => {
                     let instance = self.instance.clone();

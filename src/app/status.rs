@@ -56,8 +56,9 @@ impl Samples {
 }
 
 fn delivered(metrics: &Metrics, upstream: &str) -> u64 {
-    let handle = metrics.upstream(upstream);
-    handle.attempts.get(Outcome::Delivered as usize).map_or(0, crate::telemetry::Counter::get)
+    // One that was only just removed gets no series of its own.
+    let handle = metrics.known_upstream(upstream);
+    handle.and_then(|handle| Some(handle.attempts.get(Outcome::Delivered as usize)?.get())).unwrap_or(0)
 }
 
 fn per_second(count: u64, over: Duration) -> f64 {

@@ -18,7 +18,7 @@ use crate::{
     agenda::plan::Routes,
     clock::Timestamp,
     delivery::preview::{Preview, preview},
-    event::{Body, Event, Job},
+    event::{Body, Event, Job, RELAY},
     expr::Evaluator,
     log::Log,
     routing::{Lookup, Source, Table},
@@ -143,7 +143,7 @@ fn door(table: &Table, event: &Event, body: &[u8]) -> AtDoor {
     // The secret of a path is not stored, an item of a batch is not what was signed, and what the relay published itself
     // came through no door.
     let is_item = event.extras.as_ref().is_some_and(|extras| extras.parent.is_some());
-    if is_item || matches!(&*event.verification.scheme, PATH_SCHEME | "relay") {
+    if is_item || matches!(&*event.verification.scheme, PATH_SCHEME | RELAY) {
         return by_name();
     }
     let nobody = |refused| AtDoor { source: None, captures: Vec::new(), refused: Some(refused), unverified: false };

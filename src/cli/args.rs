@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod rehearse;
+mod subscriber;
+
+pub(super) use self::rehearse::RehearseArgs;
+pub(super) use self::subscriber::{
+    SubscriberAddArgs, SubscriberArgs, SubscriberNameArgs, SubscriberPauseArgs, SubscriberRotateArgs, SubscriberVerb,
+};
 use super::{Failure, units};
 use crate::admin::{Timestamp, wire::Filters};
 
@@ -111,6 +118,8 @@ use `stagepost replay --state review`.")]
 Nothing is sent to the upstream meanwhile, and no delivery dies because of it. It ends by itself, after an hour at most,
 or with a restart; the breaker is closed then.")]
     Rehearse(RehearseArgs),
+    /// Who gets what is published under a topic: add, list, pause, resume, remove, rotate a secret
+    Subscriber(SubscriberArgs),
     /// Take one of several targets of an upstream out: no new attempts, those under way finish
     #[command(after_help = "Examples:
   stagepost drain billing http://10.0.0.2:3000 --reason 'new kernel'
@@ -339,33 +348,6 @@ pub(super) struct KeysArgs {
     pub(super) upstream: Option<String>,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("fault").required(true))]
-pub(super) struct RehearseArgs {
-    #[command(flatten)]
-    pub(super) place: Where,
-    /// The upstream
-    pub(super) upstream: String,
-    /// Answer with this status, 400 to 599
-    #[arg(long, value_name = "STATUS", group = "fault")]
-    pub(super) status: Option<u16>,
-    /// Do not answer within the time-out
-    #[arg(long, group = "fault")]
-    pub(super) hang: bool,
-    /// Break the connection before the answer
-    #[arg(long, group = "fault")]
-    pub(super) reset: bool,
-    /// End it now
-    #[arg(long, group = "fault")]
-    pub(super) stop: bool,
-    /// For this time, at most 1h
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, required_unless_present = "stop")]
-    pub(super) for_ms: Option<u64>,
-    /// One JSON object
-    #[arg(long)]
     pub(super) json: bool,
 }
 

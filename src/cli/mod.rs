@@ -26,6 +26,7 @@ mod show;
 mod simple;
 mod sources;
 mod status;
+mod subscriber;
 mod units;
 
 use std::{
@@ -131,6 +132,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Drain(args) => simple::drain(args, host, terminal),
         Verb::Undrain(args) => simple::undrain(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
+        Verb::Subscriber(args) => subscriber::subscriber(&args.verb, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Audit(args) => audit::audit(args, host, terminal),

@@ -214,8 +214,10 @@ fn page(show: &Show, colours: bool) -> String {
     line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
     line("State", &state(&event.state, 0, colours));
     if let Some(parent) = &event.parent {
-        let item = event.item.map_or(String::new(), |item| format!("item {item} of "));
-        line("Batch", &format!("{item}{}", escaped(parent)));
+        match event.item {
+            Some(item) => line("Batch", &format!("item {item} of {}", escaped(parent))),
+            None => line("Parent", &escaped(parent)),
+        }
     }
     if let Some(tenant) = &event.tenant {
         line("Tenant", &escaped(tenant));

@@ -56,6 +56,9 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     let rows: Vec<Vec<String>> = status.upstreams.iter().map(|upstream| row(upstream, now)).collect();
     let head = ["UPSTREAM", "BREAKER", "PENDING", "HELD", "REVIEW", "DEAD", "IN FLIGHT", "RATE", "OLDEST", "HOLD"];
     table(out, &head, &rows)?;
+    for (upstream, why) in status.upstreams.iter().filter_map(|one| Some((one, one.disabled.as_ref()?))) {
+        writeln!(out, "\nsubscriber {} is disabled: {}", escaped(&upstream.name), escaped(why))?;
+    }
     let targets = status.upstreams.iter().flat_map(|upstream| upstream.targets.iter().map(move |one| (upstream, one)));
     let rows: Vec<Vec<String>> = targets.map(|(upstream, one)| target(upstream, one)).collect();
     if !rows.is_empty() {
@@ -87,6 +90,7 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
     vec![
         escaped(&upstream.name),
         match (&upstream.rehearsal, upstream.rehearsal_until) {
+            _ if upstream.disabled.is_some() => "disabled".to_owned(),
             (Some(fault), Some(until)) => {
                 escaped(&format!("{} (rehearsal of {fault} until {until})", upstream.breaker))
             }

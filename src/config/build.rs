@@ -21,6 +21,7 @@ use super::{
     wait,
 };
 use crate::{
+    event::{topic_of_source, topic_source},
     expr::CompileError,
     routing::{AnswerPolicy, Limits, Route, SignPolicy, Source, Table, TableParts, Upstream},
     verify::Resigning,
@@ -46,7 +47,9 @@ impl Parts {
             cx.problem(&place, &key, message);
         }
         self.check_use(cx);
-        let sources: Vec<&str> = self.sources.iter().map(|read| &*read.source.name).collect();
+        let topics: Vec<String> = self.topics.names().map(topic_source).collect();
+        let sources = self.sources.iter().map(|read| &*read.source.name);
+        let sources: Vec<&str> = sources.chain(topics.iter().map(String::as_str)).collect();
         order::check(cx, &sources, self.all_routes());
         for ReadSource { source, place, .. } in &self.sources {
             wait::check(cx, source, place, self.all_routes().map(|(route, _, _)| route), &self.upstreams);
@@ -88,7 +91,7 @@ impl Parts {
             limits: self.limits,
         });
         let (topics, subscribers) = self.topics.into_parts();
-        table.topics = topics;
+        table.declare(topics);
         table.subscribe(&subscribers)?;
         Ok(table)
     }
@@ -121,6 +124,12 @@ impl Parts {
                 cx.problem(place, &key, format!("names the unknown upstream \"{name}\"; {hint}"));
             }
             for name in route.sources.iter().flatten().filter(|name| !sources.contains(&***name)) {
+                if let Some(topic) = topic_of_source(name) {
+                    if let Some(problem) = self.topics.unknown(topic) {
+                        cx.problem(place, &key, problem);
+                    }
+                    continue;
+                }
                 let hint = suggestion(name, sources.iter().copied());
                 cx.problem(place, &key, format!("names the unknown source \"{name}\"; {hint}"));
             }

@@ -34,6 +34,7 @@ mod settings;
 mod sign;
 mod sink;
 mod source;
+mod subscribers;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use settings::{
     StoreSettings, TokenRole, TokenSettings, WhenFull,
 };
 use sha2::{Digest as _, Sha256};
+pub use subscribers::{AskedSubscriber, SubscribersSettings, run_time_subscriber, run_time_tls};
 pub use tls::Certificates;
 
 use build::Parts;
@@ -153,6 +155,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let admin = admin::read(root.section("admin"), &store, &listen, &token_names(&root));
     let diagnostics = server::diagnostics(root.section("diagnostics"));
     let privacy = server::privacy(root.section("privacy"));
+    let subscribers = subscribers::read(root.section("subscribers"));
     let sources = source::read(&root, &server);
     let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
     let machine = upstream::MachineRoots::default();
@@ -181,6 +184,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         diagnostics,
         shutdown: server.shutdown,
         privacy,
+        subscribers,
         keys,
         hash: String::new(),
         printed: String::new(),

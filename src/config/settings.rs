@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{problem::Problem, tls::Certificates};
+use super::{problem::Problem, subscribers::SubscribersSettings, tls::Certificates};
 use crate::{
     keys,
     routing::{Listener, Privacy, Table},
@@ -35,6 +35,8 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// `[privacy]`.
     pub privacy: Privacy,
+    /// `[subscribers]`.
+    pub subscribers: SubscribersSettings,
     /// `[keys]`; None if no source fetches keys.
     pub keys: Option<keys::Settings>,
     /// SHA-256 of the effective configuration, hex.

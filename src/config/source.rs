@@ -141,15 +141,22 @@ fn max_body(section: &Section<'_>, server: &Server, preset: Option<&Preset>) -> 
 
 /// Names are metric labels and arguments on the command line.
 pub(super) fn check_name(section: &Section<'_>, key: &str, name: &str) {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
-        let message = format!("\"{name}\" is no name; use letters, digits, _, - and ., at most {NAME_BYTES_MAX}");
+    if let Err(message) = valid_name(name) {
         if key.is_empty() {
             section.cx.problem(&section.place, &section.key, message);
         } else {
             section.problem(key, message);
         }
     }
+}
+
+/// Whether a text can be a name.
+pub(super) fn valid_name(name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
+        return Err(format!("\"{name}\" is no name; use letters, digits, _, - and ., at most {NAME_BYTES_MAX}"));
+    }
+    Ok(())
 }
 
 /// Compiles jq.

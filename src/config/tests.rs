@@ -216,6 +216,8 @@ fn the_commented_example_names_every_key() {
         "[upstream.billing.retry]\n",
         "[upstream.billing.retry]\nattempts = 3\n",
         "[upstream.billing.breaker]\nerror_rate = 0.5\n",
+        "[subscribers]\n",
+        "[subscriber.crm]\n",
         "[[route]]\n",
         "[[route]]\n[route.headers]\n",
     ] {

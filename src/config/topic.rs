@@ -12,17 +12,21 @@ use super::{
     server::Server,
     settings::StoreSettings,
     source::{check_name, expression},
+    subscribers::patience_of,
     tree::Value,
     upstream::{self, MachineRoots},
     verify::secrets,
 };
 use crate::{
-    routing::{Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
+    routing::{LoopRule, Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
     verify::Signer,
 };
 
 /// The most subscribers of one topic: each is an upstream.
 const SUBSCRIBERS_MAX: u64 = 10_000;
+
+/// How the topics begin that the relay itself publishes under.
+const OWN_TOPICS: &str = "stagepost.";
 
 /// Topics and their subscribers.
 pub(super) struct Topics {
@@ -41,11 +45,21 @@ impl Topics {
         Self { subscribers: subscribers.collect(), topics }
     }
 
+    /// The names of all topics.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(|(topic, _)| &*topic.name)
+    }
+
+    /// What is wrong with the name of a topic that nobody declares.
+    pub(super) fn unknown(&self, name: &str) -> Option<String> {
+        unknown(name, &self.topics)
+    }
+
     /// Records topics that routes name and nobody declares.
     pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
         for (route, place) in routes {
             let Some(topic) = &route.topic else { continue };
-            if let Some(problem) = unknown(topic, &self.topics) {
+            if let Some(problem) = self.unknown(topic) {
                 cx.problem(place, &format!("route.{}", route.name), problem);
             }
         }
@@ -57,7 +71,9 @@ impl Topics {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, subscriber, place) in &self.subscribers {
             *counts.entry(&subscriber.topic).or_default() += 1;
-            if !published.contains(&*subscriber.topic) {
+            // The relay itself publishes there.
+            let is_own = subscriber.topic.starts_with(OWN_TOPICS);
+            if !published.contains(&*subscriber.topic) && !is_own {
                 let message = format!("no route has topic = \"{}\": it gets nothing", subscriber.topic);
                 cx.warn(place, &format!("subscriber.{name}"), message);
             }
@@ -81,9 +97,13 @@ impl Topics {
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
     check_name(&section, "", name);
     let most = section.count("max_subscribers", 1_000, 1..=SUBSCRIBERS_MAX);
+    let usual = LoopRule::standard().max_hops;
+    let hops = section.count("max_hops", u64::from(usual), 1..=1000);
     let place = section.place.clone();
     section.finish();
-    (Topic { name: name.into(), max_subscribers: usize::try_from(most).unwrap_or(usize::MAX) }, place)
+    let max_subscribers = usize::try_from(most).unwrap_or(usize::MAX);
+    let max_hops = u32::try_from(hops).unwrap_or(usual);
+    (Topic { name: name.into(), max_subscribers, max_hops }, place)
 }
 
 fn unknown(name: &str, topics: &[(Topic, Place)]) -> Option<String> {
@@ -118,6 +138,7 @@ fn subscriber(
     });
     let when = expression(&section, "when");
     let secrets = section.has("secrets").then(|| signed(&section));
+    let disable_after = patience_of(&section, None);
     let read = upstream::one(name, &section, server, store, machine);
     let place = section.place.clone();
     section.finish();
@@ -127,7 +148,7 @@ fn subscriber(
         None => upstream.sign.clone(),
     };
     let topic: Box<str> = topic?.into();
-    let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, ..upstream });
+    let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, disable_after, ..upstream });
     Some((name.into(), Subscriber { topic, types, when, upstream }, place))
 }
 

@@ -138,6 +138,7 @@ pub(super) fn one(
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         turns: TurnPolicy { retries: retries?, replays: replays? },
         guard,
+        disable_after: None,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
         batch,
         answers,
@@ -210,7 +211,11 @@ pub(super) fn target(section: &Section<'_>, url: &str) -> Result<(String, Target
         let path = section.resolve("url", path);
         return Ok((format!("unix:{}", path.display()), Target::Unix(path)));
     }
-    // The text itself is not repeated: it may hold a password.
+    Ok((url.to_owned(), http_target(url)?))
+}
+
+/// An address of HTTP. The text itself is not repeated in what is wrong with it: it may hold a password.
+pub(super) fn http_target(url: &str) -> Result<Target, String> {
     let example = "write \"http://127.0.0.1:3000/base\", \"https://…\" or \"unix:/run/app.sock\"";
     let uri: Uri = url.parse().map_err(|_| format!("is no url; {example}"))?;
     let authority = uri.authority().ok_or_else(|| format!("names no host; {example}"))?;
@@ -223,12 +228,11 @@ pub(super) fn target(section: &Section<'_>, url: &str) -> Result<(String, Target
     if uri.query().is_some() || url.contains('#') {
         return Err("has a query or a fragment; the request's own query is sent, remove it".to_owned());
     }
-    let target = match uri.scheme_str() {
-        Some("http") => Target::Http(uri),
-        Some("https") => Target::Https(uri),
-        _ => return Err(format!("has an unknown scheme; {example}")),
-    };
-    Ok((url.to_owned(), target))
+    match uri.scheme_str() {
+        Some("http") => Ok(Target::Http(uri)),
+        Some("https") => Ok(Target::Https(uri)),
+        _ => Err(format!("has an unknown scheme; {example}")),
+    }
 }
 
 /// `guard` and `guard_allow`.

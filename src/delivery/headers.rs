@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    event::{EventId, Job},
+    event::{EventId, Job, RELAY},
     routing::HeaderEdit,
 };
 
@@ -127,6 +127,8 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
         insert(headers, IDEMPOTENCY_KEY, HeaderValue::from_bytes(&fresh).ok());
     }
     match &event.proxy {
+        // Nobody asked from outside.
+        None if *event.client == *RELAY => {}
         None => {
             insert(headers, FORWARDED_FOR, HeaderValue::from_str(&event.client).ok());
             insert(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());

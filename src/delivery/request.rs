@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{Body, Change, Event, Job, Reason, Sent},
+    event::{Body, Change, Event, Job, RELAY, Reason, Sent},
     expr::{EvalError, Evaluator, Expr, Input},
     log::{Log, ReadError, origin, read_body},
     routing::{Changes, HostPolicy, PathEdit, Route, Table, Target, Upstream, without_secret},
@@ -231,6 +231,8 @@ fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
     let path = match &*event.verification.scheme {
         // The secret itself was never stored; what stands in its place is not the upstream's business.
         PATH_SCHEME => Cow::Owned(without_secret(&event.path)),
+        // It was sent to no path: it goes to that of the url.
+        RELAY => Cow::Borrowed(""),
         _ => Cow::Borrowed(&*event.path),
     };
     let mut target = own.unwrap_or(&upstream.path).apply(base, &path);

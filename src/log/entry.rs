@@ -10,6 +10,7 @@ mod attempted;
 mod codec;
 mod command;
 mod planned;
+mod subscriber;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 pub use self::command::{Action, Command, Fault, Target, command_time, encode_command};
 pub use self::planned::{Planned, PlannedEvent, decode_planned, encode_planned};
+pub use self::subscriber::{Registration, SigningSecret, StoredSecret, Streak, Written};
 use crate::{
     clock::Timestamp,
     event::{EventId, Pos, Seq},

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod entry;
 pub mod frame;
 pub mod memory;
+pub mod publish;
 mod queue;
 pub mod run;
 pub mod segment;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{Route, Table};
-use crate::expr::Expr;
+use crate::{event::topic_of_source, expr::Expr};
 
 /// What the routes between a source and an upstream change.
 #[derive(Clone, Debug)]
@@ -30,10 +30,14 @@ pub struct Conflict {
 }
 
 impl Route {
-    /// Whether it takes events of this source.
+    /// Whether it takes events of this source. What is published under a topic is taken only by routes that name it: a
+    /// route for all sources is one for what comes from outside.
     #[must_use]
     pub fn takes(&self, source: &str) -> bool {
-        self.sources.as_ref().is_none_or(|names| names.iter().any(|name| **name == *source))
+        match &self.sources {
+            Some(names) => names.iter().any(|name| **name == *source),
+            None => topic_of_source(source).is_none(),
+        }
     }
 
     /// Whether it wants events of this type.
@@ -58,7 +62,7 @@ impl Route {
     }
 
     fn overlaps(&self, other: &Self, table: &Table) -> bool {
-        table.sources.iter().any(|source| self.takes(&source.name) && other.takes(&source.name))
+        table.source_names().any(|source| self.takes(&source) && other.takes(&source))
     }
 }
 

@@ -8,13 +8,14 @@ use std::{borrow::Cow, cmp::Ordering, collections::HashMap, sync::Arc};
 use super::{Lookup, Matched, Source, has_dot_segments};
 
 /// Sources by host, then by path.
+#[derive(Clone)]
 pub(super) struct Index {
     by_host: HashMap<Box<str>, Paths>,
     any_host: Paths,
 }
 
 /// The sources of one host.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Paths {
     /// Patterns that take a single path.
     single: HashMap<Box<str>, Arc<Source>>,

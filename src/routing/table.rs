@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
+#[derive(Clone)]
 pub struct Table {
     /// Counts configurations since the process started; stored with plans. Set by the app when it activates the table.
     pub generation: u64,
@@ -31,7 +32,7 @@ pub struct Table {
     pub upstreams: HashMap<Box<str>, Arc<Upstream>>,
     /// Limits of the front door.
     pub limits: Limits,
-    /// What routes publish under; empty at first.
+    /// What routes and the relay itself publish under; empty at first, see [`Table::declare`].
     pub topics: Vec<Topic>,
     index: Index,
 }
@@ -280,6 +281,8 @@ pub struct Upstream {
     pub dns_refresh: Duration,
     /// Which addresses its name may lead to; None: any.
     pub guard: Option<super::PublicOnly>,
+    /// After so long without a success it is disabled; None: never.
+    pub disable_after: Option<Duration>,
 }
 
 impl Upstream {
@@ -310,6 +313,7 @@ impl Upstream {
             cloudevents: None,
             dns_refresh: Duration::from_secs(30),
             guard: None,
+            disable_after: None,
         }
     }
 }

@@ -5,10 +5,13 @@
 //! delays nobody, and that subscribers that want everything cost no evaluation. Deliberately absent: where
 //! subscribers come from.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use super::{Route, Table, Upstream};
-use crate::expr::{CompileError, Expr};
+use crate::{
+    event::topic_source,
+    expr::{CompileError, Expr},
+};
 
 /// What stands between the name of a topic and that of its subscriber in the name of the upstream.
 const SEPARATOR: char = '/';
@@ -23,6 +26,8 @@ pub struct Topic {
     pub name: Box<str>,
     /// Subscribers at once; more are refused.
     pub max_subscribers: usize,
+    /// An event that the relay publishes after so many relays and answers is a loop.
+    pub max_hops: u32,
 }
 
 /// Which types of events are wanted: names, or beginnings followed by `*`.
@@ -95,6 +100,29 @@ pub fn topic_of(upstream: &str) -> Option<&str> {
 }
 
 impl Table {
+    /// Adds topics. What the relay itself publishes under one has a source of its own (see [`topic_source`]), with a
+    /// route that leads to the topic's subscribers.
+    pub fn declare(&mut self, topics: Vec<Topic>) {
+        self.routes.extend(topics.iter().map(|topic| {
+            let source = topic_source(&topic.name);
+            let sources = Some(vec![source.as_str().into()]);
+            Route { sources, topic: Some(topic.name.clone()), ..Route::new(&source, Vec::new()) }
+        }));
+        self.topics.extend(topics);
+    }
+
+    /// The topic of this name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.iter().find(|topic| *topic.name == *name)
+    }
+
+    /// The names of all sources there are, topics included.
+    pub fn source_names(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let topics = self.topics.iter().map(|topic| Cow::Owned(topic_source(&topic.name)));
+        self.sources.iter().map(|source| Cow::Borrowed(&*source.name)).chain(topics)
+    }
+
     /// Adds subscribers: each is an upstream, and every route that publishes under its topic leads to it as well. Those
     /// that want everything are added to the route itself; of the others, those with the same wishes share one route.
     ///
@@ -113,6 +141,13 @@ impl Table {
         }
         self.routes.append(&mut derived);
         Ok(())
+    }
+
+    /// No route leads to a subscriber any more, since it is disabled. It is still there: what is under way is finished.
+    pub fn silence(&mut self, upstream: &str) {
+        for route in &mut self.routes {
+            route.to.retain(|name| **name != *upstream);
+        }
     }
 }
 
@@ -226,6 +261,9 @@ mod tests {
             ]
         );
         assert_eq!(table.upstreams.len(), 4);
+        table.silence("orders/paid");
+        assert!(table.routes.iter().all(|route| !route.leads_to("orders/paid")));
+        assert!(table.routes.iter().any(|route| route.leads_to("orders/also")) && table.upstreams.len() == 4);
         assert_eq!((topic_of("orders/all"), topic_of("u")), (Some("orders"), None));
     }
 }

@@ -38,6 +38,8 @@ pub enum Note {
     Stopped(Key),
     /// An upstream is held or released.
     Gate(UpstreamId),
+    /// A subscriber was registered, changed, removed, disabled or enabled.
+    Subscriber(UpstreamId),
     /// A target of an upstream is drained or gets attempts again.
     Drained(UpstreamId),
 }
@@ -118,6 +120,12 @@ impl State {
             return self.upgraded(key, entry);
         }
         let Some(old) = self.before(key)? else { return Ok(Some(())) };
+        // What was only rehearsed has no number of its own.
+        if let Some(attempt) = attempted.attempt.as_ref().filter(|attempt| attempt.number > old.attempts)
+            && let Some(upstream) = self.upstream_mut(key.upstream)
+        {
+            upstream.note_outcome(attempt.outcome, entry.time);
+        }
         // An attempt that began before a replay: it is counted, and the replay is still due.
         let overtaken = matches!(old.state, DeliveryState::Pending | DeliveryState::Held)
             && attempted.replays.is_some_and(|replays| replays < old.replays);
@@ -302,6 +310,15 @@ impl State {
             Action::UndrainTarget { upstream, target } => self.drain(&upstream, &target, None, note),
             // The engine's, as long as the process lives; and what changes nothing.
             Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
+            action @ (Action::PutSubscriber { .. }
+            | Action::RemoveSubscriber { .. }
+            | Action::RefuseSubscriber { .. }
+            | Action::DisableSubscriber { .. }
+            | Action::EnableSubscriber { .. }) => {
+                if let Some(id) = self.subscription(entry, &command.actor, action) {
+                    note(Note::Subscriber(id));
+                }
+            }
         }
         Ok(Some(()))
     }

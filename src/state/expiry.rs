@@ -127,6 +127,7 @@ impl State {
             expiry.carry.push(self.carry_order(log, *event)?);
         }
         expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before)).collect();
+        expiry.upkeep.extend(self.carried_subscribers(before));
         let (records, is_more) = self.audit.carry(log, before);
         expiry.upkeep.extend(records);
         if is_more && expiry.next.is_none() {

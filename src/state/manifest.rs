@@ -4,16 +4,16 @@
 //! a length before them), then the CRC32C of all before it, little-endian. A reader that finds anything else throws
 //! the state away: it is derived.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use roaring::RoaringTreemap;
 
-use super::{Drained, Hold, Layers, Pauses, State, Timeline, Upstream};
+use super::{Closed, Drained, Hold, Layers, Pauses, State, Subscriber, Timeline, Upstream};
 use crate::{
     clock::Timestamp,
     event::Version,
-    log::entry::{Reader, Writer},
+    log::entry::{Reader, Registration, Streak, Writer},
 };
 
 const MAGIC: &[u8; 8] = b"SPSTATE3";
@@ -43,6 +43,11 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
     out.number(state.upstreams.len() as u64);
     for upstream in &state.upstreams {
         put_upstream(&mut out, upstream);
+    }
+    out.number(state.subscribers.len() as u64);
+    for subscriber in state.subscribers.values() {
+        out.number(subscriber.seq);
+        out.bytes(&serde_json::to_vec(&subscriber.registration).unwrap_or_default());
     }
     out.0
 }
@@ -88,6 +93,13 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
         let id = state.intern(&upstream.name);
         *state.upstream_mut(id)? = upstream;
     }
+    let subscribers = (0..from.count()?).map(|_| {
+        let seq = from.number()?;
+        let registration: Registration = serde_json::from_slice(&from.slice()?).ok()?;
+        let subscriber = Subscriber { registration, seq };
+        Some((subscriber.registration.upstream(), subscriber))
+    });
+    state.subscribers = Arc::new(subscribers.collect::<Option<_>>()?);
     let runs = (0..from.count()?).map(|_| from.number()).collect::<Option<_>>()?;
     state.layers = Layers::default();
     from.0.is_empty().then_some((state, runs))
@@ -131,6 +143,16 @@ fn put_upstream(out: &mut Writer, upstream: &Upstream) {
         out.number(u64::from(matches!(version, Version::Text(_))));
         out.text(version.as_str());
     }
+    out.option(upstream.closed.as_ref(), |out, closed| {
+        out.number(closed.seq);
+        out.number(closed.since.as_millis());
+        out.option(closed.disabled.as_deref(), |out, why| out.text(why));
+        out.text(&closed.actor);
+    });
+    out.option(upstream.streak, |out, streak| {
+        out.number(streak.since_ms);
+        out.number(streak.attempts);
+    });
 }
 
 fn take_upstream(from: &mut Reader) -> Option<Upstream> {
@@ -175,6 +197,15 @@ fn take_upstream(from: &mut Reader) -> Option<Upstream> {
         let version = if kind == 0 { Version::Number(text) } else { Version::Text(text) };
         upstream.newest.note(key, &version, entry);
     }
+    upstream.closed = from.option(|from| {
+        Some(Closed {
+            seq: from.number()?,
+            since: from.time()?,
+            disabled: from.option(Reader::text)?.map(String::from),
+            actor: from.text()?.into(),
+        })
+    })?;
+    upstream.streak = from.option(|from| Some(Streak { since_ms: from.number()?, attempts: from.number()? }))?;
     Some(upstream)
 }
 
@@ -219,6 +250,15 @@ mod tests {
         let (target, since, actor) = ("http://a:1".into(), Timestamp::from_millis(5), "uid 0 (root)".into());
         upstream.drain("http://a:1", Some(Drained { target, seq: 9, since, reason, actor }));
         upstream.pauses.set(Cause::Held, true, Timestamp::from_millis(4));
+        upstream.streak = Some(Streak { since_ms: 8, attempts: 9 });
+        upstream.closed = Some(Closed {
+            seq: 7,
+            since: Timestamp::from_millis(9),
+            disabled: Some("it failed".into()),
+            actor: "relay".into(),
+        });
+        let subscriber = Subscriber { registration: crate::state::testing::registration("crm"), seq: 12 };
+        Arc::make_mut(&mut state.subscribers).insert("orders/crm".into(), subscriber);
         state
     }
 

@@ -24,6 +24,7 @@ mod offline;
 mod overlay;
 mod record;
 mod store;
+mod subscriber;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -32,7 +33,11 @@ mod timeline;
 mod upstream;
 mod view;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use apply::Note;
 pub use audit::{AUDITED_MAX, Audit};
@@ -43,8 +48,9 @@ pub use overlay::{Layers, Map};
 pub use record::{EVENT, Key, NEVER, Record, UpstreamId};
 use roaring::RoaringTreemap;
 pub use store::{Frozen, Store, StoreError, Written};
+pub use subscriber::{Subscribed, Subscriber};
 pub use timeline::Timeline;
-pub use upstream::{Cause, Drained, Hold, Pauses, Upstream};
+pub use upstream::{Cause, Closed, Drained, Hold, Pauses, Upstream};
 pub use view::{DeliveryView, EventView, Listed, UpstreamStats, deliveries};
 
 use crate::{event::Seq, log::run::RunError};
@@ -67,6 +73,8 @@ pub struct State {
     carried: RoaringTreemap,
     audit: Audit,
     upstreams: Vec<Upstream>,
+    /// Registered at run time, by the upstream that each is.
+    subscribers: Arc<BTreeMap<Box<str>, Subscriber>>,
     ids: HashMap<Arc<str>, UpstreamId>,
     timeline: Timeline,
     layers: Layers,
@@ -93,6 +101,7 @@ impl State {
             carried: RoaringTreemap::new(),
             audit: Audit::default(),
             upstreams: Vec::new(),
+            subscribers: Arc::default(),
             ids: HashMap::new(),
             timeline: Timeline::default(),
             layers: Layers::default(),

@@ -13,7 +13,10 @@ use crate::{
     event::{Attempt, Change, EventId, Extras, Job, Outcome, Pos, Scheme, Sent, Seq},
     log::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, NewEntry, ReadError,
-        entry::{self, Accepting, Action, Attempted, Command, Planned, PlannedEvent},
+        entry::{
+            self, Accepting, Action, Attempted, Command, Planned, PlannedEvent, Registration, SigningSecret,
+            StoredSecret,
+        },
     },
 };
 
@@ -122,7 +125,7 @@ impl TestLog {
         let settled = Attempted {
             event: job.event.id.pos.seq,
             upstream: (&*job.upstream).into(),
-            attempt: Some(attempt(job.number)),
+            attempt: Some(attempt(job.number, &change)),
             change,
             previous: job.previous,
             replays: Some(job.replays),
@@ -144,6 +147,22 @@ impl TestLog {
         let log = Self::new();
         *log.entries.lock().unwrap() = self.all().into_iter().take(entries).collect();
         log
+    }
+}
+
+/// A subscriber of the topic `orders`.
+pub(crate) fn registration(name: &str) -> Registration {
+    let secret = StoredSecret::new("literal:whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    Registration {
+        topic: "orders".into(),
+        name: name.into(),
+        url: "https://app.example/hook".into(),
+        types: Vec::new(),
+        when: None,
+        secrets: vec![SigningSecret { secret, until_ms: None }],
+        rate: None,
+        since_ms: 1_000,
+        by: "me".into(),
     }
 }
 
@@ -184,16 +203,16 @@ fn accepting(
 
 /// An `attempted` entry; number 0 means a change without an attempt.
 pub(crate) fn attempted(event: Seq, upstream: &str, number: u32, change: Change) -> Bytes {
-    let attempt = (number > 0).then(|| attempt(number));
+    let attempt = (number > 0).then(|| attempt(number, &change));
     let upstream = upstream.into();
     entry::encode_attempted(&Attempted { event, upstream, attempt, change, previous: None, replays: None, turn: None })
 }
 
-fn attempt(number: u32) -> Attempt {
+fn attempt(number: u32, change: &Change) -> Attempt {
     Attempt {
         number,
         at: Timestamp::ZERO,
-        outcome: Outcome::Deferred,
+        outcome: if *change == Change::Delivered { Outcome::Delivered } else { Outcome::Deferred },
         status: Some(503),
         error: None,
         latency_ms: 1,

@@ -8,7 +8,8 @@ use roaring::RoaringTreemap;
 use super::{newest::Newest, record::Record};
 use crate::{
     clock::Timestamp,
-    event::{DeliveryState, Seq},
+    event::{DeliveryState, Outcome, Seq},
+    log::entry::Streak,
 };
 
 /// The most pauses that are remembered; beyond it the oldest is forgotten (its time counts towards giving up then).
@@ -44,6 +45,23 @@ pub struct Upstream {
     pub drained: Vec<Drained>,
     /// When it was held, or its breaker open, or it was not configured.
     pub pauses: Pauses,
+    /// It gets nothing any more, and what it has not got dies.
+    pub closed: Option<Closed>,
+    /// Attempts that have failed since the last success.
+    pub streak: Option<Streak>,
+}
+
+/// A subscriber that gets nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The command's entry.
+    pub seq: Seq,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it was disabled; None if it was removed.
+    pub disabled: Option<String>,
+    /// Who.
+    pub actor: String,
 }
 
 /// A target that an operator took out.
@@ -93,6 +111,20 @@ impl Upstream {
             hold: None,
             drained: Vec::new(),
             pauses: Pauses::default(),
+            closed: None,
+            streak: None,
+        }
+    }
+
+    /// An attempt is over: counts failures that no success interrupts. An answer that is not acceptable is neither.
+    pub(super) fn note_outcome(&mut self, outcome: Outcome, at: Timestamp) {
+        match outcome {
+            Outcome::Delivered => self.streak = None,
+            Outcome::Degraded => {}
+            Outcome::Deferred | Outcome::Refused => {
+                let streak = self.streak.get_or_insert(Streak { since_ms: at.as_millis(), attempts: 0 });
+                streak.attempts = streak.attempts.saturating_add(1);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CacheMetrics, UpgradeMetrics};
+use super::{CacheMetrics, UpgradeMetrics, groups::Groups};
 
 /// A number that only grows.
 #[derive(Default)]
@@ -137,6 +137,15 @@ impl<S: Scale> Histogram<S> {
         self.sum.fetch_add(number, Ordering::Relaxed);
     }
 
+    /// Adds what another has counted.
+    pub(super) fn add(&self, other: &Self) {
+        let (counts, sum) = other.read();
+        for (bucket, count) in self.buckets.iter().zip(counts) {
+            bucket.fetch_add(count, Ordering::Relaxed);
+        }
+        self.sum.fetch_add(sum, Ordering::Relaxed);
+    }
+
     /// Counts for each bucket (not cumulative), the one after the last bound is above all bounds; and the sum.
     #[must_use]
     pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
@@ -158,11 +167,22 @@ pub const BUDGET_LEVELS: [&str; 3] = ["75", "90", "100"];
 /// to an equal request.
 pub const ANSWERED: [&str; 4] = ["upstream", "fallback", "repeated", "cache"];
 
+/// What a subscriber that was registered at run time is; a metric label.
+pub const SUBSCRIBER_STATES: [&str; 4] = ["active", "paused", "disabled", "off"];
+
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
     sources: Mutex<BTreeMap<Box<str>, Arc<SourceMetrics>>>,
     upstreams: Mutex<BTreeMap<Box<str>, Arc<UpstreamMetrics>>>,
+    groups: Mutex<Groups>,
+    /// Subscribers that are registered at run time, by index of [`SUBSCRIBER_STATES`].
+    pub subscribers: [Gauge; SUBSCRIBER_STATES.len()],
+    /// How many may be.
+    pub subscribers_limit: Gauge,
+    /// Registrations of subscribers that were refused.
+    pub subscribers_refused: Counter,
+    topics: Mutex<BTreeMap<Box<str>, Arc<TopicMetrics>>>,
     /// Requests refused before any source was known, by [`RequestResult`] index (404, 400, 408, 431 …).
     pub unmatched: [Counter; RequestResult::ALL.len()],
     /// Connections open now.
@@ -394,6 +414,13 @@ pub struct SourceMetrics {
     pub skew: Histogram,
 }
 
+/// Metrics of one topic; resolve once, keep the handle.
+#[derive(Default)]
+pub struct TopicMetrics {
+    /// Events that the relay itself published under it.
+    pub published: Counter,
+}
+
 /// Metrics of one upstream; resolve once, keep the handle.
 #[derive(Default)]
 pub struct UpstreamMetrics {
@@ -547,10 +574,26 @@ impl Metrics {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
     }
 
-    /// The handle of a configured upstream. Never call with a name from outside.
+    /// The handle of a configured upstream, or of one that was registered at run time and grouped before. Never call with
+    /// another name from outside.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        if let Some(member) = self.groups.lock().unwrap_or_else(PoisonError::into_inner).member(name) {
+            return member;
+        }
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// The handle of a configured topic. Never call with a name from outside.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Arc<TopicMetrics> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// All topics seen so far, by name.
+    pub(super) fn all_topics(&self) -> Vec<(Box<str>, Arc<TopicMetrics>)> {
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        topics.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
     /// All sources seen so far, by name.
@@ -559,9 +602,35 @@ impl Metrics {
         sources.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
-    /// All upstreams seen so far, by name.
+    /// All upstreams seen so far, by name; those that were registered at run time together, under `TOPIC/*`.
     pub(super) fn all_upstreams(&self) -> Vec<(Box<str>, Arc<UpstreamMetrics>)> {
         let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
-        upstreams.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).summed();
+        upstreams.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).chain(groups).collect()
+    }
+
+    /// The handle of an upstream that has one already.
+    #[must_use]
+    pub fn known_upstream(&self, name: &str) -> Option<Arc<UpstreamMetrics>> {
+        let member = self.groups.lock().unwrap_or_else(PoisonError::into_inner).member(name);
+        member.or_else(|| self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+    }
+
+    /// From now on these upstreams, each with its topic, are shown together with the others of the topic: their names
+    /// come from outside. What those before them counted stays in the sum.
+    pub fn group_upstreams(&self, members: &[(&str, &str)]) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).set(members);
+    }
+
+    /// Those of a topic's group that are no upstreams any more.
+    #[must_use]
+    pub fn upstreams_gone(&self, topic: &str) -> Arc<UpstreamMetrics> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).gone(topic)
+    }
+
+    /// The topics with a group.
+    #[must_use]
+    pub fn upstream_groups(&self) -> Vec<Box<str>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).topics()
     }
 }

@@ -6,6 +6,7 @@
 
 mod cache;
 pub mod diagnostics;
+mod groups;
 mod metrics;
 mod render;
 pub mod systemd;
@@ -14,6 +15,7 @@ mod upgrade;
 pub use cache::{CacheMetrics, CacheResult};
 pub use metrics::{
     ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency,
-    Metrics, OVER, QuarantineDrop, RequestResult, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics,
+    UpstreamMetrics,
 };
 pub use upgrade::UpgradeMetrics;

@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, Scale,
-    SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES,
+    Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -28,6 +28,11 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut out = Text(String::with_capacity(16 * 1024));
         sources(&mut out, &self.all_sources());
+        let help = "Events that the relay itself published under a topic.";
+        out.family("stagepost_published_total", "counter", help);
+        for (topic, metrics) in self.all_topics() {
+            out.sample("stagepost_published_total", &[("topic", &topic)], metrics.published.get());
+        }
         upstreams(&mut out, &self.all_upstreams());
         self.store(&mut out);
         self.quarantine(&mut out);
@@ -76,6 +81,15 @@ impl Metrics {
             "Connections refused because of server.max_connections.",
             self.connections_refused.get(),
         );
+        let name = "stagepost_subscribers";
+        out.family(name, "gauge", "Subscribers that were registered at run time.");
+        for (state, count) in SUBSCRIBER_STATES.iter().zip(&self.subscribers) {
+            out.sample(name, &[("state", state)], count.get());
+        }
+        let (limit, refused) = (self.subscribers_limit.get(), self.subscribers_refused.get());
+        out.single("stagepost_subscribers_limit", "gauge", "How many may be registered (subscribers.max).", limit);
+        let help = "Registrations of subscribers that were refused.";
+        out.single("stagepost_subscribers_refused_total", "counter", help, refused);
         let waiting = "Senders who wait for an upstream's answer.";
         out.single("stagepost_waiting_senders", "gauge", waiting, self.waiting_senders.get());
         out.single("stagepost_body_memory_bytes", "gauge", "Bytes of bodies in memory.", self.body_memory.get());
@@ -461,6 +475,7 @@ mod tests {
         let target = upstream.target("http://a:1/base");
         target.up.set(1);
         target.in_flight.set(3);
+        metrics.topic("orders").published.add(5);
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

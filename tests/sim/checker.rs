@@ -192,6 +192,11 @@ impl Checker {
             Action::LetGo { targets } => self.each(targets.iter().map(key), |known| {
                 known.let_go |= known.is == Is::Dead;
             }),
+            Action::PutSubscriber { .. }
+            | Action::RemoveSubscriber { .. }
+            | Action::RefuseSubscriber { .. }
+            | Action::DisableSubscriber { .. }
+            | Action::EnableSubscriber { .. } => return Err("nobody subscribes here".to_owned()),
             // Nothing is ever in review here: no upstream of the simulation has `accept`.
             Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),
             Action::Delete { events } => {

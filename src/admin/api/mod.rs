@@ -15,6 +15,7 @@ mod openapi;
 mod param;
 mod parts;
 mod quarantine;
+mod subscribers;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +43,8 @@ use super::{
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All routes, in groups. Of two that take the same path the first counts.
-const GROUPS: &[&[Route]] = &[instance::ROUTES, events::ROUTES, commands::ROUTES, parts::ROUTES, quarantine::ROUTES];
+const GROUPS: &[&[Route]] =
+    &[instance::ROUTES, events::ROUTES, commands::ROUTES, parts::ROUTES, quarantine::ROUTES, subscribers::ROUTES];
 
 /// All routes.
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {

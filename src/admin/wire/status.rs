@@ -83,6 +83,9 @@ pub struct Upstream {
     /// Its targets, if it has several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<UpstreamTarget>,
+    /// Why it is disabled: it gets nothing. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<String>,
     /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearsal: Option<String>,

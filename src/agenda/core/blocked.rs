@@ -2,7 +2,7 @@
 
 use super::Core;
 use crate::{
-    agenda::view::Blocked,
+    agenda::view::{Blocked, own_metrics},
     clock::Timestamp,
     event::Seq,
     state::{DeliveryView, Key, StateError, UpstreamId},
@@ -40,7 +40,7 @@ impl Core {
     /// Sets the gauges of orders and hands out what was counted.
     pub(in crate::agenda) fn measure_order(&mut self, metrics: &Metrics) {
         for (lane, upstream) in self.lanes.iter_mut().zip(self.state.upstreams()) {
-            let gauges = metrics.upstream(&upstream.name);
+            let Some(gauges) = own_metrics(metrics, &upstream.name) else { continue };
             let (blocked, unknown) = match &mut lane.order {
                 None => (0, 0),
                 Some(order) => {

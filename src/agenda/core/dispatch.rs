@@ -124,10 +124,10 @@ impl Core {
         }
     }
 
-    /// Whether an upstream is configured, not held, and its engine takes anything at all.
+    /// Whether an upstream is configured, not held or disabled, and its engine takes anything at all.
     pub(super) fn is_open(&self, id: UpstreamId, now: Timestamp) -> bool {
         let lane = self.lanes.get(id as usize).is_some_and(|lane| lane.live && lane.window > 0);
-        let hold = self.state.upstream(id).and_then(|upstream| upstream.hold.as_ref());
-        lane && hold.is_none_or(|hold| hold.until.is_some_and(|until| until <= now))
+        let Some(upstream) = self.state.upstream(id).filter(|upstream| upstream.closed.is_none()) else { return false };
+        lane && upstream.hold.as_ref().is_none_or(|hold| hold.until.is_some_and(|until| until <= now))
     }
 }

@@ -4,6 +4,7 @@ mod adaptive;
 mod batches;
 mod exchange;
 mod gates;
+mod guarded;
 mod names;
 mod paced;
 mod protocols;

@@ -5,7 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{decode_json, encode_json};
+use super::{
+    decode_json, encode_json,
+    subscriber::{Registration, Streak, Written},
+};
 use crate::{clock::Timestamp, event::Seq};
 
 /// One delivery, named.
@@ -144,6 +147,45 @@ pub enum Action {
         /// Of which upstream.
         upstream: Box<str>,
     },
+    /// Registers a subscriber at run time, whole: in place of what was registered under its name before.
+    PutSubscriber {
+        /// What for.
+        written: Written,
+        /// All of it.
+        registration: Box<Registration>,
+        /// Carried along with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        streak: Option<Streak>,
+    },
+    /// Removes a subscriber that was registered at run time; what it has not got dies.
+    RemoveSubscriber {
+        /// The upstream that it is.
+        upstream: Box<str>,
+    },
+    /// A registration that was refused. Changes nothing.
+    RefuseSubscriber {
+        /// The upstream that it would have been.
+        upstream: Box<str>,
+        /// Where it should have led, without credentials.
+        url: Box<str>,
+        /// Why not.
+        why: String,
+    },
+    /// Sends a subscriber nothing more; what it has not got dies.
+    DisableSubscriber {
+        /// The upstream that it is.
+        upstream: Box<str>,
+        /// Why.
+        why: String,
+        /// Since when, milliseconds since the epoch, if it is carried.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_ms: Option<u64>,
+    },
+    /// Sends to a disabled subscriber again.
+    EnableSubscriber {
+        /// The upstream that it is.
+        upstream: Box<str>,
+    },
     /// Changes no delivery: it stands here for the record alone.
     Noted {
         /// What was done, in a word: `reload`, `reveal`, `login_failed`.
@@ -185,6 +227,12 @@ impl Action {
             Self::EndRehearsal { .. } => "end_rehearsal",
             Self::DrainTarget { .. } => "drain",
             Self::UndrainTarget { .. } => "undrain",
+            Self::PutSubscriber { written: Written::SecretRotated, .. } => "rotate_subscriber_secret",
+            Self::PutSubscriber { .. } => "add_subscriber",
+            Self::RemoveSubscriber { .. } => "remove_subscriber",
+            Self::RefuseSubscriber { .. } => "refuse_subscriber",
+            Self::DisableSubscriber { .. } => "disable_subscriber",
+            Self::EnableSubscriber { .. } => "enable_subscriber",
             Self::Noted { what, .. } => what,
             Self::Past { was, .. } => was,
         }
@@ -199,7 +247,12 @@ impl Command {
             Action::HoldUpstream { upstream, .. }
             | Action::ReleaseUpstream { upstream }
             | Action::Rehearse { upstream, .. }
-            | Action::EndRehearsal { upstream } => vec![upstream.clone()],
+            | Action::EndRehearsal { upstream }
+            | Action::RemoveSubscriber { upstream }
+            | Action::DisableSubscriber { upstream, .. }
+            | Action::EnableSubscriber { upstream } => vec![upstream.clone()],
+            Action::PutSubscriber { registration, .. } => vec![registration.upstream(), registration.url.clone()],
+            Action::RefuseSubscriber { upstream, url, .. } => vec![upstream.clone(), url.clone()],
             Action::DrainTarget { upstream, target, .. } | Action::UndrainTarget { upstream, target } => {
                 vec![upstream.clone(), target.clone()]
             }
