@@ -11,7 +11,7 @@ pub(super) use self::rehearse::RehearseArgs;
 pub(super) use self::subscriber::{
     SubscriberAddArgs, SubscriberArgs, SubscriberNameArgs, SubscriberPauseArgs, SubscriberRotateArgs, SubscriberVerb,
 };
-use super::{Failure, units};
+use super::{Failure, audit::AuditArgs, units};
 use crate::admin::{Timestamp, wire::Filters};
 
 /// A store-and-forward reverse proxy: a 2xx means that the request is on disk.
@@ -386,30 +386,6 @@ pub(super) struct RefusedArgs {
     pub(super) follow: bool,
     /// One JSON object a line
     #[arg(long, help_heading = "Options")]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AuditArgs {
-    #[command(flatten)]
-    pub(super) place: Where,
-    /// Done then or later
-    #[arg(long, value_name = "TIME")]
-    pub(super) since: Option<String>,
-    /// Done before
-    #[arg(long, value_name = "TIME")]
-    pub(super) until: Option<String>,
-    /// By whom: a part of the name
-    #[arg(long, value_name = "TEXT")]
-    pub(super) actor: Option<String>,
-    /// What was done, in a word
-    #[arg(long, value_name = "WORD")]
-    pub(super) action: Option<String>,
-    /// How many
-    #[arg(short = 'n', value_name = "N", default_value_t = 50)]
-    pub(super) count: u64,
-    /// One JSON object a line
-    #[arg(long)]
     pub(super) json: bool,
 }
 

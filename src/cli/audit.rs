@@ -1,8 +1,10 @@
 //! Owns `stagepost audit`: what operators did, of a running instance and of a stopped one.
 
+use clap::Args;
+
 use super::{
     Exit, Failure, Host, Terminal,
-    args::AuditArgs,
+    args::Where,
     client::{Client, query},
     instance::Instance,
     print::{escaped, table},
@@ -15,6 +17,31 @@ use crate::admin::{
 
 /// Asked for at once.
 const PAGE: u64 = 500;
+
+/// `stagepost audit`.
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// Done then or later
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Done before
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// By whom: a part of the name
+    #[arg(long, value_name = "TEXT")]
+    pub(super) actor: Option<String>,
+    /// What was done, in a word
+    #[arg(long, value_name = "WORD")]
+    pub(super) action: Option<String>,
+    /// How many
+    #[arg(short = 'n', value_name = "N", default_value_t = 50)]
+    pub(super) count: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 pub(super) fn audit(args: &AuditArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let wanted = AuditFilter {
