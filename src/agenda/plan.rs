@@ -184,6 +184,9 @@ impl Routes {
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].
     #[must_use]
     pub fn plan(&self, event: &Event, evaluator: &Evaluator, answers: &[(usize, Answer)]) -> Verdict {
+        if event.extras.as_ref().is_some_and(|extras| extras.stored_only) {
+            return Verdict::Decided(Decision { ignored: true, ..Decision::default() });
+        }
         let routes = self.by_source.get(&event.source).unwrap_or(&self.for_all);
         let mut ask = Vec::new();
         let mut matched: Vec<&Route> = Vec::new();

@@ -9,6 +9,7 @@ mod answer;
 mod attempted;
 mod codec;
 mod command;
+mod job;
 mod planned;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ pub use self::answer::{Answer, decode_answer, encode_answer};
 pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 pub use self::command::{Action, Command, Fault, Target, command_time, encode_command};
+pub use self::job::{JobEnd, JobProgress, JobSpec, ReplayStep};
 pub use self::planned::{Planned, PlannedEvent, decode_planned, encode_planned};
 use crate::{
     clock::Timestamp,

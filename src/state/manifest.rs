@@ -44,6 +44,8 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
     for upstream in &state.upstreams {
         put_upstream(&mut out, upstream);
     }
+    // Numbers and texts under fixed names always make JSON.
+    out.bytes(&serde_json::to_vec(&state.jobs).unwrap_or_default());
     out.0
 }
 
@@ -88,6 +90,7 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
         let id = state.intern(&upstream.name);
         *state.upstream_mut(id)? = upstream;
     }
+    state.jobs = serde_json::from_slice(&from.slice()?).ok()?;
     let runs = (0..from.count()?).map(|_| from.number()).collect::<Option<_>>()?;
     state.layers = Layers::default();
     from.0.is_empty().then_some((state, runs))
