@@ -1,24 +1,27 @@
-//! Owns the commands replay, hold, release, resolve and delete: which deliveries are meant, and the log entries that say so.
+//! Owns the commands replay, hold, release, requeue, resolve, expire and delete: which deliveries are meant, and the log
+//! entries that say so.
 //!
 //! Promises that nothing is changed without an id, a filter or `--all`; that a dry run selects exactly as the
 //! command does; and that memory is bounded: one command takes at most [`SELECTED_MAX`] deliveries and says when
 //! there was more. Deliberately absent: asking the operator, which is the CLI's.
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use super::{
     access::Caller,
     filter::{Compiled, FilterError, recorded},
     find::{FindError, Found, find, history},
+    forward::Forward,
+    jobs,
     list::{Item, last_status, newest},
     ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
     wire::{Act, Acted, Filters, Verb},
 };
 use crate::{
-    event::{DeliveryState, EventId},
+    event::{DeliveryState, EventId, Seq},
     log::{
         Log,
-        entry::{Action, Command, Target},
+        entry::{Action, Command, ReplayStep, Target},
         read_body, read_event,
     },
 };
@@ -26,11 +29,17 @@ use crate::{
 /// The most deliveries that one command takes.
 pub const SELECTED_MAX: usize = 1_000_000;
 
+/// A replay by filter of more deliveries than this is a job.
+pub const JOB_ABOVE: usize = 1_000;
+
 /// Bytes of JSON that one command entry may have, below the log's limit for an entry.
 const COMMAND_BYTES: usize = 400 * 1024;
 
 /// Records asked for at once.
 const PAGE: usize = 1_000;
+
+/// Events that a batch of a walk stands for, at the most.
+const LOOKS_A_BATCH: u64 = 200;
 
 /// Named in an answer.
 const SAMPLE: usize = 20;
@@ -72,13 +81,26 @@ pub fn act(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<Acted, Act
     if let (Verb::Hold | Verb::Release, Some(upstream)) = (asked.verb, whole) {
         return act_on_upstream(ports, asked, caller, upstream);
     }
+    let may_be_job = asked.verb == Verb::Replay && asked.ids.is_empty() && !asked.dry_run;
+    if may_be_job && asked.job {
+        return jobs::start(ports, asked, caller);
+    }
     let mut selection = Selection::new(ports, asked);
+    if may_be_job {
+        selection.most = JOB_ABOVE;
+    }
     if asked.ids.is_empty() {
         selection.by_filter()?
     } else {
         selection.by_id()?
     }
+    if may_be_job && selection.acted.truncated {
+        return jobs::start(ports, asked, caller);
+    }
     let Selection { targets, created, mut acted, .. } = selection;
+    if asked.verb == Verb::Replay {
+        acted.estimate_s = estimate_s(ports, asked, targets.iter().chain(&created));
+    }
     if !asked.dry_run {
         // Each takes what it makes sense for.
         let by_id = asked.verb == Verb::Release && !asked.ids.is_empty();
@@ -110,7 +132,8 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
         }
     }
     let fits = |state: &str| match asked.verb {
-        Verb::Hold => state == "pending",
+        Verb::Hold | Verb::Requeue => state == "pending",
+        Verb::Expire => matches!(state, "pending" | "held"),
         Verb::Release => state == "held",
         Verb::Resolve => state == "review",
         Verb::Replay | Verb::Delete => true,
@@ -161,6 +184,25 @@ pub(super) fn in_words(ids: &[String], filters: &Filters, all: bool, to: Option<
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// How long a replay takes: by its own rate, or by what the slowest of its upstreams took lately or may take.
+fn estimate_s<'a>(ports: &dyn Ports, asked: &Act, targets: impl Iterator<Item = &'a Target>) -> Option<u64> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for target in targets {
+        *counts.entry(&target.upstream).or_default() += 1;
+    }
+    if let Some(interval) = asked.interval_us {
+        return Some(counts.values().sum::<u64>().saturating_mul(interval) / 1_000_000);
+    }
+    let upstreams = ports.status().upstreams;
+    let mut longest = 0;
+    for (name, count) in counts {
+        let upstream = upstreams.iter().find(|upstream| upstream.name == name)?;
+        let rate = upstream.rate_limit.or(Some(upstream.rate)).filter(|rate| *rate > 0.0)?;
+        longest = longest.max((count as f64 / rate).ceil() as u64);
+    }
+    Some(longest)
+}
+
 fn act_on_upstream(ports: &dyn Ports, asked: &Act, caller: &Caller, upstream: &str) -> Result<Acted, ActError> {
     if !asked.dry_run {
         let action = match asked.verb {
@@ -203,6 +245,14 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
     }
     let until_ms = until_ms(ports, asked);
     let action = |targets: Vec<Target>| match asked.verb {
+        Verb::Replay if asked.original => {
+            let interval_us = asked.interval_us.map(|interval| interval.saturating_mul(piles as u64));
+            let (targets, created) = if created { (Vec::new(), targets) } else { (targets, Vec::new()) };
+            let (new_key, original) = (asked.new_key, true);
+            Action::ReplayStep(ReplayStep { job: None, targets, created, new_key, original, interval_us })
+        }
+        Verb::Expire => Action::Expire { targets, reason: asked.reason.clone() },
+        Verb::Requeue => Action::Requeue { targets },
         Verb::Replay => Action::Replay {
             targets,
             new_key: asked.new_key,
@@ -218,19 +268,28 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
 }
 
 /// The deliveries that are meant, collected event by event.
-struct Selection<'a> {
+pub(super) struct Selection<'a> {
     ports: &'a dyn Ports,
     asked: &'a Act,
-    targets: Vec<Target>,
+    pub(super) targets: Vec<Target>,
     /// Deliveries that do not exist yet: replays to an upstream that the event was not planned for.
-    created: Vec<Target>,
-    acted: Acted,
+    pub(super) created: Vec<Target>,
+    pub(super) acted: Acted,
+    /// About so many are taken: an event is never cut in two.
+    pub(super) most: usize,
+    /// Only what stands there or later.
+    pub(super) from: Seq,
+    /// Where to go on, if there is more.
+    pub(super) reached: Seq,
+    /// So many events are looked at.
+    pub(super) looks: u64,
 }
 
 impl<'a> Selection<'a> {
-    fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
+    pub(super) fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
         let acted = Acted { before: asked.before.unwrap_or_else(|| ports.log().end()), ..Acted::default() };
-        Self { ports, asked, targets: Vec::new(), created: Vec::new(), acted }
+        let (targets, created, most, looks) = (Vec::new(), Vec::new(), SELECTED_MAX, u64::MAX);
+        Self { ports, asked, targets, created, acted, most, from: 0, reached: 0, looks }
     }
 
     /// By id; filters narrow what is meant.
@@ -269,7 +328,8 @@ impl<'a> Selection<'a> {
             Verb::Hold => Some("pending"),
             Verb::Release => Some("held"),
             Verb::Resolve => Some("review"),
-            Verb::Delete => None,
+            Verb::Requeue => Some("pending"),
+            Verb::Delete | Verb::Expire => None,
         };
         filters.state = filters.state.or_else(|| default_state.map(str::to_owned));
         let wanted = Compiled::new(filters.clone(), self.ports)?;
@@ -277,6 +337,40 @@ impl<'a> Selection<'a> {
             Some(state) => self.through_records(state, &wanted),
             None => self.through_log(&wanted),
         }
+    }
+
+    /// By filter, in the order of the log and from a place in it on: a step of a job. Deliveries that existed before `first`
+    /// was the beginning of the log are met where they were carried to.
+    pub(super) fn onward(&mut self, first: Seq) -> Result<(), ActError> {
+        let mut filters = self.asked.filters.clone();
+        filters.state = filters.state.or_else(|| Some("dead".to_owned()));
+        let wanted = Compiled::new(filters.clone(), self.ports)?;
+        if let Some(state) = filters.state.as_deref().and_then(recorded) {
+            return self.through_records(state, &wanted);
+        }
+        let mut walk = Forward::new(self.ports, &wanted, self.from, self.acted.before, false);
+        while let Some(batch) = walk.batch()? {
+            for note in batch.notes {
+                self.skip(note);
+            }
+            for met in batch.met {
+                let event = met.found.event.id.pos.seq;
+                // It was met at its own place before it was carried.
+                if met.found.stored_at != event && (first..self.from).contains(&event) {
+                    continue;
+                }
+                self.reached = met.found.stored_at;
+                if self.take(&met.found, &wanted, filters.state.as_deref())?.is_break() {
+                    return Ok(());
+                }
+            }
+            self.looks = self.looks.saturating_sub(LOOKS_A_BATCH);
+            if self.looks == 0 {
+                (self.reached, self.acted.truncated) = (batch.reached, true);
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn through_log(&mut self, wanted: &Compiled) -> Result<(), ActError> {
@@ -301,7 +395,7 @@ impl<'a> Selection<'a> {
     }
 
     fn through_records(&mut self, state: DeliveryState, wanted: &Compiled) -> Result<(), ActError> {
-        let mut after = None;
+        let mut after = self.from.checked_sub(1);
         loop {
             let upstream = wanted.filters().upstream.as_deref();
             let page = self.ports.records(state, upstream, after, PAGE).map_err(QueryError::State)?;
@@ -317,6 +411,12 @@ impl<'a> Selection<'a> {
             for some in planned.chunks(VIEWS_MAX) {
                 let views = self.ports.views(some).map_err(QueryError::State)?;
                 for (event, view) in some.iter().zip(views) {
+                    self.reached = event.event;
+                    if self.looks == 0 {
+                        self.acted.truncated = true;
+                        return Ok(());
+                    }
+                    self.looks -= 1;
                     if self.take_recorded(event, view, wanted, state)?.is_break() {
                         return Ok(());
                     }
@@ -368,6 +468,10 @@ impl<'a> Selection<'a> {
 
     /// Takes what is meant of one event.
     fn take(&mut self, found: &Found, wanted: &Compiled, state: Option<&str>) -> Result<ControlFlow<()>, ActError> {
+        if self.targets.len() + self.created.len() >= self.most {
+            self.acted.truncated = true;
+            return Ok(ControlFlow::Break(()));
+        }
         let seq = found.event.id.pos.seq;
         let log = self.ports.log();
         let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
@@ -410,11 +514,8 @@ impl<'a> Selection<'a> {
             if targets.last().is_some_and(|last| last.event == seq && last.upstream == name) {
                 continue;
             }
-            if targets.len() >= SELECTED_MAX {
-                self.acted.truncated = true;
-                return Ok(ControlFlow::Break(()));
-            }
             self.acted.count += 1;
+            self.acted.bytes += if self.asked.verb == Verb::Replay { found.event.body.length() } else { 0 };
             if self.acted.sample.len() < SAMPLE {
                 self.acted.sample.push((found.event.id.to_string(), upstream.map(Into::into)));
             }
@@ -464,6 +565,9 @@ const fn changes(verb: Verb, delivery: &DeliveryView, by_id: bool) -> bool {
             _ => false,
         },
         Verb::Resolve => matches!(delivery.status.state(), DeliveryState::Review),
+        Verb::Expire => matches!(delivery.status.state(), DeliveryState::Pending | DeliveryState::Held),
+        // What was never attempted is due as it is.
+        Verb::Requeue => matches!(delivery.status.state(), DeliveryState::Pending) && delivery.attempts > 0,
         Verb::Replay | Verb::Delete => true,
     }
 }

@@ -19,6 +19,8 @@ fn asked(verb: Verb) -> Act {
         to: None,
         interval_us: None,
         new_key: false,
+        original: false,
+        job: false,
         for_ms: None,
         reason: None,
         dry_run: false,

@@ -18,6 +18,7 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         more => told.push(format!("It was sent {more} more times and recognised as a duplicate.")),
     }
     told.extend(cached(show));
+    told.extend(show.event.imported.as_ref().map(|id| format!("It was imported; it had been exported as {id}.")));
     if show.event.deliveries.is_empty() {
         told.push(without_delivery(show));
     }
@@ -26,6 +27,7 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         told.push(delivery(show, found, now));
         // An upgraded connection's one attempt says how it ended.
         let is_telling = |last: &&Attempt| found.state != "delivered" || last.status == Some(101);
+        told.extend(found.reason.as_deref().and_then(rule).map(str::to_owned));
         if let Some(last) = found.attempts.last().filter(is_telling) {
             told.push(tried(last));
         }
@@ -83,6 +85,11 @@ fn without_delivery(show: &Show) -> String {
     let event = &show.event;
     match event.state.as_str() {
         "ignored" if show.cached.is_some() => "Nothing was sent for it.".to_owned(),
+        "ignored" if event.imported.is_some() => format!(
+            "It was imported without `--deliver`: it is stored and goes nowhere. `stagepost replay {}` sends it where today's \
+             routes say.",
+            event.id
+        ),
         "ignored" if matches!(event.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE") => {
             format!("A {} request is handed through once and never delivered from the log.", event.method)
         }
@@ -157,6 +164,43 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
         "ignored" => format!("It was settled for {upstream} without sending: the transform said so."),
         other => format!("Its delivery to {upstream} is {other}, {tries}{why}."),
     }
+}
+
+/// The rule that decided, where the reason does not say it by itself.
+fn rule(reason: &str) -> Option<&'static str> {
+    let code = reason.split([':', ' ']).next().unwrap_or_default();
+    Some(match code {
+        "refused" => {
+            "What the answer says of the request is final: it is not tried again (`soft_bounce` or a `failure` row of the \
+             upstream would say otherwise)."
+        }
+        "given_up" => "The upstream's `retry` (`give_up_after`, `attempts` or the end of its `schedule`) decided that.",
+        "redirect" => "Redirects are not followed: correct `url` or `path` of the upstream.",
+        "transform_failed" => "The `transform` of its route decided that; a replay uses today's.",
+        "filter_failed" => "The `when` of its route could not be evaluated; a replay does not ask it again.",
+        "conflicting" => "Two routes that match want different changes for the same upstream.",
+        "unsendable" => "What its route and upstream make of it is no HTTP request.",
+        "body_unreadable" => "Its stored body is damaged: `stagepost verify` says where.",
+        "upstream_held" => "An operator holds the whole upstream: `stagepost release --upstream` lets all of it go.",
+        "operator" => "An operator's command decided that.",
+        "loop" => "The `loop` rule of its source decided that: it had come back to this relay.",
+        "over_rate" | "over_budget" => "The `tenant` limits of its source decided that, with `over = \"hold\"`.",
+        "skipped" => "The `on_failure = { skip = N }` of its route decided that: those behind it of its key went on.",
+        "key_parked" => "The `on_failure = \"park\"` of its route decided that.",
+        "stale" => "The `version` of its route decided that: a newer one of its key was delivered.",
+        "coalesced" => "The `coalesce` of its route decided that: a newer one of its key waited as well.",
+        "not_accepted" => "The `accept` of the upstream decided that.",
+        "diverted" => "A `failure` row or the `fallback` of the upstream decided that.",
+        "policy" => "A `failure` row of the upstream decided that.",
+        "answered_error" => {
+            "The `on_error = \"pass\"` of its source decided that: the sender has the upstream's error."
+        }
+        "subscriber_disabled" => "Its subscriber failed for too long and was disabled.",
+        "address_refused" => "The `guard` of the upstream decided that: only public addresses are dialled.",
+        "unwritable" => "The file or object of the upstream could not be written.",
+        "rehearsal" => "A rehearsal decided that: nothing was sent.",
+        _ => return None,
+    })
 }
 
 fn tried(last: &Attempt) -> String {
@@ -295,6 +339,39 @@ mod tests {
             let text = explain(&shown, &status, fake.clock()).join("\n");
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn every_state_has_its_sentence_and_every_reason_the_rule_that_decided() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        let text = |status: Delivered| {
+            fake.set(id, delivery("billing", status));
+            let shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+            explain(&shown, &Status::default(), fake.clock()).join("\n")
+        };
+        let because = |code: &str| Reason::with(code, "the detail");
+        for (status, part) in [
+            (Delivered::Pending { due: fake.clock() }, "the next attempt is due now"),
+            (Delivered::Delivered, "billing took it"),
+            (Delivered::Ignored, "the transform said so"),
+            (Delivered::Dead(because("given_up")), "The upstream's `retry`"),
+            (Delivered::Held(because("over_budget")), "The `tenant` limits of its source"),
+            (Delivered::Held(because("upstream_removed")), "not in the configuration"),
+            (Delivered::Review(because("not_accepted")), "The `accept` of the upstream"),
+            (Delivered::Superseded(because("stale")), "The `version` of its route"),
+            (Delivered::Superseded(because("diverted")), "A `failure` row or the `fallback`"),
+        ] {
+            let text = text(status);
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let codes = (0..u8::MAX).map(|number| Reason::from_number(number).code).filter(|code| *code != "other");
+        for code in codes.filter(|code| *code != "upstream_removed") {
+            let shown = Reason::with(code, "a, b").to_string();
+            assert!(super::rule(&shown).is_some(), "{code} names no rule");
+        }
+        assert_eq!(super::rule("other: what"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{
     access::{Role, Scope, Token, Tokens},
     logins::LoginLimit,
-    ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter},
+    ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter},
     wire,
 };
 pub(crate) use crate::event::{Reason, Status};
@@ -110,6 +110,7 @@ pub(crate) struct Fake {
     carried: Mutex<BTreeMap<Seq, Seq>>,
     commands: Mutex<Vec<Command>>,
     turn: Mutex<()>,
+    pub(crate) jobs: Mutex<Vec<wire::Job>>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
     metrics: Arc<crate::telemetry::Metrics>,
     /// The state can't be read now.
@@ -298,6 +299,15 @@ impl Reads for Fake {
         }
         Ok(all)
     }
+    /// All that was set by hand is young.
+    fn queue(&self, states: &[DeliveryState], since: &[Timestamp]) -> Result<QueueCount, String> {
+        let mut upstreams: BTreeMap<Box<str>, Vec<u64>> = BTreeMap::new();
+        for ((_, name), view) in &*self.views.lock().unwrap() {
+            let ages = upstreams.entry(name.clone()).or_insert_with(|| vec![0; since.len() + 1]);
+            *ages.last_mut().unwrap() += u64::from(states.contains(&view.status.state()));
+        }
+        Ok(QueueCount { upstreams: upstreams.into_iter().collect(), unplanned: 0 })
+    }
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
         Ok(self.carried.lock().unwrap().get(&event).copied())
     }
@@ -386,6 +396,14 @@ impl Ports for Fake {
         self.commands.lock().unwrap().push(command);
         Ok(())
     }
+    fn command_at(&self, command: Command) -> Result<Seq, String> {
+        let mut commands = self.commands.lock().unwrap();
+        commands.push(command);
+        Ok(commands.len() as Seq)
+    }
+    fn jobs(&self) -> Result<Vec<wire::Job>, String> {
+        Ok(self.jobs.lock().unwrap().clone())
+    }
     fn rehearse(&self, _: &str, _: Option<(crate::log::entry::Fault, std::time::Duration)>) -> bool {
         true
     }
@@ -464,6 +482,12 @@ impl Ports for Fake {
     }
     fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
         Ok(vec!["today".into()])
+    }
+    fn generation(&self) -> u64 {
+        1
+    }
+    fn backup_point(&self, _: bool) -> Result<wire::BackupPoint, String> {
+        Ok(wire::BackupPoint::default())
     }
     fn trial(&self, _: Option<&std::path::Path>) -> Result<Box<dyn super::ports::Trial>, Vec<String>> {
         Err(vec!["stagepost.toml:3: source.stripe: no path".into()])

@@ -115,6 +115,24 @@ pub fn find(reads: &dyn Reads, id: EventId) -> Result<Found, FindError> {
     Ok(Found { event, plan, view, stored_at })
 }
 
+/// Finds the stored event of an id, without its plan and its deliveries.
+///
+/// # Errors
+/// See [`FindError`].
+pub(super) fn find_stored(reads: &dyn Reads, id: EventId) -> Result<Event, FindError> {
+    let log = reads.log();
+    let seq = id.pos.seq;
+    let stored = match log.read(seq) {
+        Err(ReadError::Missing(_)) => carried_copy(reads, &*log, seq)?,
+        read => Some((seq, read?)),
+    };
+    let event = stored.and_then(|(_, entry)| entry::decode_event(&entry)).filter(|event| event.id == id);
+    let event = event.ok_or(FindError::NoSuch(id))?;
+    let asked = PlannedFor { event: seq, upstreams: Vec::new() };
+    let view = reads.views(&[asked]).map_err(FindError::State)?.pop().unwrap_or_default();
+    if view.deleted { Err(FindError::NoSuch(id)) } else { Ok(event) }
+}
+
 fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, FindError> {
     let Some(at) = reads.stored_at(seq).map_err(FindError::State)? else { return Ok(None) };
     Ok(Some((at, log.read(at)?)))

@@ -90,6 +90,7 @@ pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire
         item: extras.and_then(|extras| extras.item),
         tenant: text(|extras| &extras.tenant),
         violation: text(|extras| &extras.violation),
+        imported: text(|extras| &extras.imported),
         tags: extras.map_or_else(Vec::new, |extras| extras.tags.iter().map(ToString::to_string).collect()),
     }
 }

@@ -12,8 +12,12 @@ mod audit;
 mod deliveries;
 mod drain;
 mod explain;
+mod export;
 mod filter;
 mod find;
+mod forward;
+mod import;
+pub mod jobs;
 mod line;
 mod list;
 mod logins;
@@ -21,6 +25,7 @@ mod plan;
 mod ports;
 mod privacy;
 mod quarantine;
+pub mod queue;
 mod rehearse;
 mod reload;
 mod scoped;
@@ -34,16 +39,19 @@ pub mod wire;
 pub(crate) mod fake;
 
 pub use access::{Caller, Role, Scope, Token, Tokens};
-pub use act::{SELECTED_MAX, act};
+pub use act::{ActError, JOB_ABOVE, SELECTED_MAX, act};
 pub use audit::{AuditFilter, audited};
 pub use explain::{explain, for_ever};
+pub use export::export;
 pub use filter::{Compiled, FilterError};
 pub use find::{FindError, Found, find};
+pub use import::{Import, ImportError, LINE_BYTES_MAX, import, is_in_log, is_stored};
 pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use logins::LoginLimit;
 pub use ports::{
-    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, Reads, RouteFilter, Trial, VIEWS_MAX,
+    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, QueueCount, Reads, RouteFilter, Trial,
+    VIEWS_MAX,
 };
 pub use privacy::{BodyError, Hidden, body};
 #[cfg(test)]

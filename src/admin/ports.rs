@@ -88,6 +88,15 @@ pub struct DeliveryView {
     pub waits_for: Option<EventId>,
 }
 
+/// How many deliveries there are, by the age of their events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueCount {
+    /// By upstream: those accepted before the first of the times that were asked for, before the second, …, the rest.
+    pub upstreams: Vec<(Box<str>, Vec<u64>)>,
+    /// Events that are not routed yet.
+    pub unplanned: u64,
+}
+
 /// A configured route, as a filter.
 pub struct RouteFilter {
     /// Whether its sources and its `when` take the event.
@@ -133,6 +142,13 @@ pub trait Reads: Send + Sync {
         after: Option<Seq>,
         limit: usize,
     ) -> Result<Vec<Target>, String>;
+
+    /// How many deliveries are in one of these states (pending, held or dead), by the age of their events. The times
+    /// ascend. Costs the same whatever there is.
+    ///
+    /// # Errors
+    /// As for [`Reads::views`].
+    fn queue(&self, states: &[DeliveryState], since: &[Timestamp]) -> Result<QueueCount, String>;
 
     /// Where the event with this original sequence number stands now, if it was carried.
     ///
@@ -231,6 +247,18 @@ pub trait Ports: Reads + 'static {
     /// Why it was not appended, in words.
     fn command(&self, command: Command) -> Result<(), String>;
 
+    /// Appends a command and gives the number of its entry. Durable and applied when it returns.
+    ///
+    /// # Errors
+    /// Why it was not appended, in words.
+    fn command_at(&self, command: Command) -> Result<Seq, String>;
+
+    /// Replays of many deliveries, under way and ended, oldest first.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn jobs(&self) -> Result<Vec<wire::Job>, String>;
+
     /// Lets an upstream's attempts fail as told for a time, or ends that. False if there is no such upstream, or nothing
     /// to end.
     fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool;
@@ -296,6 +324,15 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// Why that can't be told, in words.
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
+
+    /// The generation of the active configuration.
+    fn generation(&self) -> u64;
+
+    /// What a backup consists of. With `now`, everything stored so far is sealed before it answers, which may take a while.
+    ///
+    /// # Errors
+    /// Why that can't be had now, in words.
+    fn backup_point(&self, now: bool) -> Result<wire::BackupPoint, String>;
 
     /// A configuration, to be tried against stored requests; the one of this file, or the one that a reload would read.
     /// Nothing becomes active.

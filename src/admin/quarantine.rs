@@ -158,6 +158,7 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
     let line = line(&kept);
     Ok(wire::Show {
         event: wire::Line {
+            imported: None,
             id: line.id,
             received_at: line.received_at,
             source: event.source.to_string(),

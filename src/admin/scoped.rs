@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{
     access::{Caller, Role, Scope, Tokens},
     find::find,
-    ports::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Trial},
+    ports::{EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Trial},
     wire,
 };
 use crate::{
@@ -93,6 +93,15 @@ impl Reads for Scoped {
         }
     }
 
+    fn queue(&self, states: &[DeliveryState], since: &[Timestamp]) -> Result<QueueCount, String> {
+        let mut counted = self.ports.queue(states, since)?;
+        counted.upstreams.retain(|(name, _)| self.scope.takes_upstream(name));
+        if self.scope.limits_sources() {
+            return Err("the queue is counted for all sources: this token is limited to some".to_owned());
+        }
+        Ok(counted)
+    }
+
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
         self.ports.stored_at(event)
     }
@@ -160,6 +169,22 @@ impl Ports for Scoped {
 
     fn command(&self, command: Command) -> Result<(), String> {
         self.ports.command(command)
+    }
+
+    fn command_at(&self, command: Command) -> Result<Seq, String> {
+        self.ports.command_at(command)
+    }
+
+    fn jobs(&self) -> Result<Vec<wire::Job>, String> {
+        self.ports.jobs()
+    }
+
+    fn generation(&self) -> u64 {
+        self.ports.generation()
+    }
+
+    fn backup_point(&self, now: bool) -> Result<wire::BackupPoint, String> {
+        self.ports.backup_point(now)
     }
 
     fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {

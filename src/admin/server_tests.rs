@@ -86,6 +86,8 @@ async fn a_command_is_recorded_with_the_user_of_the_peer() {
         to: None,
         interval_us: None,
         new_key: false,
+        original: false,
+        job: false,
         for_ms: None,
         reason: None,
         dry_run: false,

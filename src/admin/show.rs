@@ -4,7 +4,7 @@
 //! own, as bytes.
 
 use super::{
-    find::{Found, history},
+    find::{Found, History, history},
     line::{body_sha256, due_at, head, reason},
     ports::{DeliveryView, Reads},
     privacy::Hidden,
@@ -24,10 +24,24 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
     let sha256 = hex::encode(body_sha256(&*log, event)?);
     let shown = |delivery| shown(&*log, found, delivery, &sha256);
     let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, _>>()?;
-    let (headers, hidden) = Hidden::new(reads.hidden_headers(), reveal).headers(&event.headers);
+    let hidden = Hidden::new(reads.hidden_headers(), reveal);
+    let answered = answered(&*log, event)?.to_owned();
+    Ok(account(reads, found, head(found, sha256.clone(), deliveries), &hidden, Some(answered)))
+}
+
+/// The account of an event whose deliveries are at hand.
+pub(super) fn account(
+    reads: &dyn Reads,
+    found: &Found,
+    line: wire::Line<wire::ShownDelivery>,
+    hidden: &Hidden,
+    answered: Option<String>,
+) -> wire::Show {
+    let event = &found.event;
+    let (headers, hidden) = hidden.headers(&event.headers);
     let unverified = &*event.verification.scheme == "none";
-    Ok(wire::Show {
-        event: head(found, sha256.clone(), deliveries),
+    wire::Show {
+        event: line,
         query: event.query.as_deref().map(str::to_owned),
         headers,
         client: event.client.to_string(),
@@ -37,7 +51,7 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
             secret: event.verification.secret.as_deref().map(str::to_owned),
         },
         schema_version: event.extras.as_deref().and_then(|extras| extras.schema_version.as_deref()).map(str::to_owned),
-        answered: Some(answered(&*log, event)?.to_owned()),
+        answered,
         cached: event.extras.as_deref().and_then(|extras| extras.cached.as_ref()).map(|cached| wire::Cached {
             event: cached.event.as_deref().map(str::to_owned),
             upstream: cached.upstream.as_deref().map(str::to_owned),
@@ -47,7 +61,7 @@ pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show
         scheme: event.scheme.as_str().to_owned(),
         planned: found.plan.is_some(),
         hidden,
-    })
+    }
 }
 
 /// Who answered the sender. What an upstream said is sought in the log where a sender waited for it.
@@ -73,8 +87,18 @@ fn shown(
     own_sha256: &str,
 ) -> Result<wire::ShownDelivery, ReadError> {
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
+    Ok(shown_from(log, delivery, history, own_sha256))
+}
+
+/// A delivery with what is known of its attempts.
+pub(super) fn shown_from(
+    log: &dyn Log,
+    delivery: &DeliveryView,
+    history: History,
+    own_sha256: &str,
+) -> wire::ShownDelivery {
     let attempts = history.attempts.into_iter().filter_map(|attempted| attempted.attempt);
-    Ok(wire::ShownDelivery {
+    wire::ShownDelivery {
         upstream: delivery.upstream.to_string(),
         state: delivery.status.state().as_str().to_owned(),
         reason: reason(log, delivery),
@@ -84,7 +108,7 @@ fn shown(
         attempts_total: delivery.attempts,
         attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
         damaged: history.damaged,
-    })
+    }
 }
 
 fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {

@@ -2,10 +2,13 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod job;
 mod parts;
 mod plan;
+mod queue;
 mod status;
 mod subscribers;
+mod transfer;
 
 use std::borrow::Cow;
 
@@ -13,15 +16,20 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use self::job::{Job, job_id, job_seq};
 pub use self::parts::{
     Audited, AuditedPage, Configuration, DeliveriesPage, EventsPage, ListedDelivery, QuarantinePage, Route, Routes,
     Segment, Segments, Source, Sources, Upstreams,
 };
 pub use self::plan::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary};
+pub use self::queue::{Queue, QueueRow};
 pub use self::status::{
     ConfigInfo, Drain, Draining, Gaps, Quarantine, Rehearse, Rehearsed, Status, Store, Upstream, UpstreamTarget,
 };
 pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone, Subscribers};
+pub use self::transfer::{
+    BackupPoint, EXPORT_FORMAT, Export, ExportReply, Exported, ExportedProxy, Imported, Importing,
+};
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;
 
@@ -99,6 +107,9 @@ pub struct Line<D = Delivery> {
     /// The first violation of the source's schema. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub violation: Option<String>,
+    /// It was imported: the id under which it had been exported. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<String>,
     /// What was noticed about it at the door, in words. Absent if nothing was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -365,6 +376,10 @@ pub enum Verb {
     Resolve,
     /// Hides events.
     Delete,
+    /// Gives deliveries up.
+    Expire,
+    /// Makes deliveries that wait for a retry due now.
+    Requeue,
 }
 
 impl Verb {
@@ -377,6 +392,8 @@ impl Verb {
             Self::Release => "release",
             Self::Resolve => "resolve",
             Self::Delete => "delete",
+            Self::Expire => "expire",
+            Self::Requeue => "requeue",
         }
     }
 }
@@ -403,9 +420,15 @@ pub struct Act {
     /// Replay: a fresh idempotency key.
     #[serde(default)]
     pub new_key: bool,
+    /// Replay: bodies as they were received, without the routes' transforms.
+    #[serde(default)]
+    pub original: bool,
+    /// Replay: as a job, however few there are.
+    #[serde(default)]
+    pub job: bool,
     /// Hold: for so many milliseconds.
     pub for_ms: Option<u64>,
-    /// Hold and resolve: in the operator's words.
+    /// Hold, resolve and expire: in the operator's words.
     pub reason: Option<String>,
     /// Select and count, change nothing.
     #[serde(default)]
@@ -423,6 +446,15 @@ pub struct Acted {
     pub count: u64,
     /// Different events among them.
     pub events: u64,
+    /// Bytes of the bodies that a replay sends.
+    #[serde(default)]
+    pub bytes: u64,
+    /// How long a replay takes, about, by its rate or by what the upstreams took lately. None: that can't be told.
+    #[serde(default)]
+    pub estimate_s: Option<u64>,
+    /// The job that does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// The first of them: id and upstream (none for `delete`), at most 20.
     pub sample: Vec<(String, Option<String>)>,
     /// Ids that lead to no stored event, at most 100.
@@ -597,6 +629,7 @@ mod tests {
             item: None,
             tenant: None,
             violation: None,
+            imported: None,
             tags: Vec::new(),
         };
         let expected = concat!(

@@ -86,13 +86,18 @@ impl Agenda {
             | Action::Release { targets }
             | Action::Replay { targets, .. }
             | Action::Resolve { targets, .. }
+            | Action::Expire { targets, .. }
+            | Action::Requeue { targets }
             | Action::LetGo { targets } => targets.len(),
+            Action::ReplayStep(step) => step.targets.len() + step.created.len(),
             Action::Delete { events } => events.len(),
             Action::HoldUpstream { .. }
             | Action::ReleaseUpstream { .. }
             | Action::DrainTarget { .. }
             | Action::UndrainTarget { .. }
             | Action::Rehearse { .. }
+            | Action::StartJob { .. }
+            | Action::EndJob { .. }
             | Action::EndRehearsal { .. }
             | Action::PutSubscriber { .. }
             | Action::RemoveSubscriber { .. }

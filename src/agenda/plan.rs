@@ -198,6 +198,9 @@ impl Routes {
     /// Decides about an event. `answers` are those to an earlier [`Verdict::Ask`].
     #[must_use]
     pub fn plan(&self, event: &Event, evaluator: &Evaluator, answers: &[(usize, Answer)]) -> Verdict {
+        if event.extras.as_ref().is_some_and(|extras| extras.stored_only) {
+            return Verdict::Decided(Decision { ignored: true, ..Decision::default() });
+        }
         let routes = match self.by_source.get(&event.source) {
             Some(routes) => &routes[..],
             None if topic_of_source(&event.source).is_some() => &[],

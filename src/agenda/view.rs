@@ -8,7 +8,7 @@ use crate::{
     clock::Timestamp,
     event::{DeliveryState, Reason, Seq},
     routing::topic_of,
-    state::{DeliveryView, EventView, Expiry, Key, Listed, StateError, UpstreamStats},
+    state::{DeliveryView, EventView, Expiry, Job, Key, Listed, StateError, UpstreamStats},
     telemetry::{Metrics, UpstreamMetrics},
 };
 
@@ -102,6 +102,26 @@ impl Agenda {
     /// [`AskError`].
     pub fn audited(&self, before: Option<Seq>, limit: usize) -> Result<Vec<(Seq, Seq)>, AskError> {
         self.ask(move |core, _| core.state.audited(before, limit))
+    }
+
+    /// Replays of many deliveries, under way and ended, oldest first.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn jobs(&self) -> Result<Vec<Job>, AskError> {
+        self.ask(|core, _| core.state.jobs().iter().cloned().collect())
+    }
+
+    /// Since when first attempts to an upstream wait; None if none does. The time is that of the event's entry.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn live_since(&self, upstream: &str) -> Result<Option<Timestamp>, AskError> {
+        let upstream: Box<str> = upstream.into();
+        self.ask(move |core, _| {
+            let state = &core.state;
+            state.id(&upstream).and_then(|id| state.upstream(id)).and_then(|upstream| state.oldest_waiting(upstream))
+        })
     }
 
     /// The oldest event that is not settled.

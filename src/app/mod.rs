@@ -3,8 +3,10 @@
 //! Promises that nothing is accepted before the log is recovered, that a stop loses nothing that was begun, and that
 //! a poisoned log ends the process with an error. Deliberately absent: decisions. Each belongs to a stage.
 
+mod backup;
 mod decide;
 mod janitor;
+mod jobs;
 mod links;
 mod listing;
 mod notices;
@@ -19,6 +21,7 @@ mod subscribers;
 mod trial;
 mod watch;
 
+pub use backup::OfflineImport;
 pub use reads::OfflineReads;
 pub use reload::Origin;
 pub use serve::{App, Ended, RunOptions, StartError};

@@ -9,9 +9,14 @@ use std::{
 use bytes::Bytes;
 use http::HeaderName;
 
-use super::{decide::decide, listing, parts, probe::Probe, reads, reload::Running, status::Samples, trial::Pair};
+use super::{
+    backup, decide::decide, jobs::Waits, listing, parts, probe::Probe, reads, reload::Running, status::Samples,
+    trial::Pair,
+};
 use crate::{
-    admin::{EventView, PlannedFor, Ports, Predicate, Reads, RouteFilter, Tokens, Trial, wire},
+    admin::{
+        EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Tokens, Trial, jobs::shown, wire,
+    },
     agenda::{Blocked, core::key_text, plan::Routes},
     clock::Timestamp,
     config,
@@ -51,6 +56,8 @@ pub(super) struct Instance {
     /// The log, as its engine knows it.
     pub(super) sled: Arc<SledLog>,
     pub(super) node: Arc<str>,
+    /// What jobs wait for.
+    pub(super) waits: Waits,
 }
 
 impl Reads for Instance {
@@ -83,6 +90,12 @@ impl Reads for Instance {
         let listed = self.running.agenda.list(state, upstream, after, limit).map_err(|error| error.to_string())?;
         let listed = listed.into_iter();
         Ok(listed.map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect())
+    }
+
+    fn queue(&self, states: &[DeliveryState], since: &[Timestamp]) -> Result<QueueCount, String> {
+        let (states, since) = (states.to_vec(), since.to_vec());
+        let asked = self.running.agenda.ask(move |core, _| reads::queue(core.state(), &states, &since));
+        asked.map_err(|error| error.to_string())
     }
 
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {
@@ -180,8 +193,17 @@ impl Ports for Instance {
     }
 
     fn command(&self, command: Command) -> Result<(), String> {
+        self.command_at(command).map(|_| ())
+    }
+
+    fn command_at(&self, command: Command) -> Result<Seq, String> {
         let ticket = self.running.agenda.command(&command).map_err(|error| error.to_string())?;
-        ticket.wait().map(|_| ()).map_err(|error| error.to_string())
+        ticket.wait().map_err(|error| error.to_string())
+    }
+
+    fn jobs(&self) -> Result<Vec<wire::Job>, String> {
+        let jobs = self.running.agenda.jobs().map_err(|error| error.to_string())?;
+        Ok(jobs.iter().map(|job| shown(job, self.waits.of(job.id))).collect())
     }
 
     fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {
@@ -272,7 +294,10 @@ impl Ports for Instance {
 
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
         let routes = Routes::new(self.running.live.snapshot());
-        decide(&routes, &self.evaluator, event, body).map(|decision| decision.targets)
+        // Who asks means it, also about what is only stored.
+        let mut event = event.clone();
+        event.extras.iter_mut().for_each(|extras| extras.stored_only = false);
+        decide(&routes, &self.evaluator, &event, body).map(|decision| decision.targets)
     }
 
     fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {
@@ -286,6 +311,14 @@ impl Ports for Instance {
             log: self.running.log.clone(),
             now: self.running.clock.steady(),
         }))
+    }
+
+    fn generation(&self) -> u64 {
+        self.running.live.snapshot().generation
+    }
+
+    fn backup_point(&self, now: bool) -> Result<wire::BackupPoint, String> {
+        backup::point(&self.sled, &self.running.clock, now)
     }
 
     fn metrics(&self) -> String {

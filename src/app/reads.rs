@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderName;
 
 use crate::{
-    admin::{DeliveryView, EventView, PlannedFor, Predicate, Reads, RouteFilter},
+    admin::{DeliveryView, EventView, PlannedFor, Predicate, QueueCount, Reads, RouteFilter},
     agenda::plan,
     clock::{Clock, Timestamp},
     config::Config,
@@ -18,7 +18,7 @@ use crate::{
     log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
     routing::{Route, Table},
-    state::{self, Offline},
+    state::{self, Offline, State},
 };
 
 /// The most bytes a body is decoded to for searching.
@@ -93,6 +93,12 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
     }
 }
 
+/// How many deliveries are in one of these states, in the words of the admin side.
+pub(super) fn queue(state: &State, states: &[DeliveryState], since: &[Timestamp]) -> QueueCount {
+    let upstreams = state.queue(states, since).into_iter().map(|(name, ages)| ((&*name).into(), ages));
+    QueueCount { upstreams: upstreams.collect(), unplanned: state.unplanned().len() }
+}
+
 /// The directory of a stopped instance.
 pub struct OfflineReads {
     data: PathBuf,
@@ -147,6 +153,10 @@ impl Reads for OfflineReads {
     ) -> Result<Vec<Target>, String> {
         let listed = self.offline.state.list(state, upstream, after, limit);
         Ok(listed.into_iter().map(|one| Target { event: one.event, upstream: (&*one.upstream).into() }).collect())
+    }
+
+    fn queue(&self, states: &[DeliveryState], since: &[Timestamp]) -> Result<QueueCount, String> {
+        Ok(queue(&self.offline.state, states, since))
     }
 
     fn stored_at(&self, event: Seq) -> Result<Option<Seq>, String> {

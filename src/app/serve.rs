@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
+    backup::log_settings,
     janitor::Janitor,
+    jobs::{Runner, Waits},
     links::{ThroughEngine, ToAgenda, ToEngine},
     ports::Instance,
     probe::Probe,
@@ -32,8 +34,8 @@ use crate::{
     keys::{Keys, Resolver},
     listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
     log::{
-        AckLane, Log, QueueLimits,
-        sled::{OpenError, Settings, SledLog},
+        AckLane, Log,
+        sled::{OpenError, SledLog},
     },
     quarantine::Quarantine,
     routing::{Limits, Listener, Live},
@@ -100,6 +102,7 @@ pub struct App {
     shards: Shards,
     delivery_shards: Shards,
     janitor: Janitor,
+    jobs: Runner,
     admin: Vec<tokio::task::JoinHandle<()>>,
     options: RunOptions,
     addresses: Vec<SocketAddr>,
@@ -220,6 +223,7 @@ impl App {
             samples: Arc::new(Samples::default()),
             sled: log.clone(),
             node,
+            waits: Waits::default(),
         });
         let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];
         if let Some(address) = admin_address {
@@ -229,10 +233,12 @@ impl App {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(wrong)?;
             admin.push(tokio::spawn(admin::server::serve_tcp(listener, admin_tls, instance.clone())));
         }
+        let lag = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.admin.job_lag;
+        let jobs = Runner::start(instance.clone(), lag, delivery_shards.any())?;
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
         let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
-        Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, admin, options, addresses })
+        Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, jobs, admin, options, addresses })
     }
 
     /// The TCP addresses that are listened on, in the order of the configuration.
@@ -318,7 +324,7 @@ impl App {
             tracing::warn!(connections = drained.cut_off, "connections were cut off at the end of shutdown_timeout");
         }
         self.running.engine.drain(shutdown.timeout).await;
-        let (agenda, log, janitor) = (self.running.agenda.clone(), self.log.clone(), self.janitor);
+        let (agenda, log, janitor, jobs) = (self.running.agenda.clone(), self.log.clone(), self.janitor, self.jobs);
         let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
             instance.quarantine.close();
@@ -326,7 +332,7 @@ impl App {
                 tracing::warn!(%error, "numbers that are missing are not known after the next start");
             }
             save_tenants(&instance);
-            drop(janitor);
+            drop((jobs, janitor));
             agenda.stop();
             log.close();
         })
@@ -356,17 +362,7 @@ fn agenda_settings(store: &StoreSettings) -> agenda::Settings {
 }
 
 fn open_log(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Arc<SledLog>, OpenError> {
-    let settings = Settings {
-        directory: config.store.path.clone(),
-        segment_bytes: config.store.segment_bytes,
-        max_size: config.store.max_size,
-        reserve: config.store.reserve,
-        queue: QueueLimits {
-            appends: config.store.queue_events,
-            bytes: usize::try_from(config.store.queue_bytes).unwrap_or(usize::MAX),
-        },
-        barrier: Settings::sync_data(),
-    };
+    let settings = log_settings(&config.store);
     let log = SledLog::open(settings, metrics.clone(), clock.clone())?;
     let recovered = &log.recovered;
     for file in &recovered.salvaged {

@@ -116,6 +116,7 @@ impl Pair {
                         number: 1,
                         replays: 0,
                         new_keys: 0,
+                        original: false,
                         planned_at: self.now,
                         paused: std::time::Duration::ZERO,
                         previous: None,

@@ -1,18 +1,26 @@
 //! Owns the grammar of the command line (contract, section 5) and its help.
 
+mod rehearse;
+mod select;
+mod subscriber;
+mod tools;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-mod rehearse;
-mod subscriber;
-
-pub(super) use self::rehearse::RehearseArgs;
-pub(super) use self::subscriber::{
-    SubscriberAddArgs, SubscriberArgs, SubscriberNameArgs, SubscriberPauseArgs, SubscriberRotateArgs, SubscriberVerb,
+pub(super) use self::{
+    rehearse::RehearseArgs,
+    select::{FilterArgs, HoldArgs, ReplayArgs, SelectArgs, Transform, Where},
+    subscriber::{
+        SubscriberAddArgs, SubscriberArgs, SubscriberNameArgs, SubscriberPauseArgs, SubscriberRotateArgs,
+        SubscriberVerb,
+    },
+    tools::{
+        BackupArgs, CompletionsArgs, ExportArgs, ImportArgs, JobArgs, JobsArgs, ManArgs, QueueArgs, Shell, TopArgs,
+    },
 };
-use super::{Failure, audit::AuditArgs, units};
-use crate::admin::{Timestamp, wire::Filters};
+use super::{audit::AuditArgs, units};
 
 /// A store-and-forward reverse proxy: a 2xx means that the request is on disk.
 #[derive(Debug, Parser)]
@@ -70,16 +78,19 @@ pub(super) enum Verb {
   stagepost log --json --grep cus_123 | stagepost replay - --to crm
 
 With filters and without --state only dead deliveries are taken. The event id and the idempotency key stay the
-same (unless --new-key); routes and transforms are today's.")]
+same (unless --new-key); routes and transforms are today's, or none with --transform original. More than 1,000 by filter
+are a job, which goes on by itself, below live traffic and across restarts: `stagepost jobs`.")]
     Replay(ReplayArgs),
     /// Hold deliveries, or a whole upstream
     #[command(after_help = "Examples:
   stagepost hold --upstream billing --for 10m --reason 'database migration'
+  stagepost hold --upstream billing --wait 60s && systemctl restart billing && stagepost release --upstream billing
   stagepost hold --upstream billing --source stripe
   stagepost hold 01KDYAK3SF0000000000000001
 
 --upstream and nothing else holds the upstream: what waits and what will come. With an id or another filter it
-selects deliveries that exist now. --reason is no filter here: it is recorded and shown by `status`.")]
+selects deliveries that exist now. With --wait the exit status is 0 when no attempt is under way any more, 1 if that took
+longer; the hold stays. --reason is no filter here: it is recorded and shown by `status`.")]
     Hold(HoldArgs),
     /// Let held deliveries go, or a whole upstream
     #[command(after_help = "Examples:
@@ -104,6 +115,35 @@ With the id of a dead event it lets those go that wait behind it because its key
 Takes deliveries in review only; they count as delivered. --reason is no filter here: it is recorded. To send them again,
 use `stagepost replay --state review`.")]
     Resolve(SelectArgs),
+    /// Give deliveries up that wait or are held
+    #[command(after_help = "Examples:
+  stagepost expire 01KDYAK3SF0000000000000001
+  stagepost expire --upstream billing --until 2d --reason 'too old to matter' --yes
+
+They are dead then, with the reason `operator`; `stagepost replay` makes them due again. --reason is no filter here: it is
+recorded.")]
+    Expire(SelectArgs),
+    /// Try deliveries again now that wait for a later attempt
+    #[command(after_help = "Examples:
+  stagepost requeue --upstream billing
+  stagepost requeue 01KDYAK3SF0000000000000001
+
+Takes pending deliveries that were tried before. Unlike a replay it begins nothing anew: attempts, time until giving up
+and idempotency key go on.")]
+    Requeue(SelectArgs),
+    /// Replays of many deliveries that are under way
+    #[command(after_help = "Examples:
+  stagepost jobs
+  stagepost jobs --all --json")]
+    Jobs(JobsArgs),
+    /// One job: what it does, how far it is, what it waits for
+    #[command(after_help = "Examples:
+  stagepost job j1048612")]
+    Job(JobArgs),
+    /// End a job; what it made due stays due
+    #[command(after_help = "Examples:
+  stagepost cancel j1048612")]
+    Cancel(JobArgs),
     /// Hide events at once; their bytes go with their segment
     #[command(after_help = "Examples:
   stagepost delete 01KDYAK3SF0000000000000001
@@ -134,6 +174,22 @@ is given up for that.")]
     #[command(after_help = "Examples:
   stagepost undrain billing http://10.0.0.2:3000")]
     Undrain(UndrainArgs),
+    /// Rates, latencies, backlogs and breakers, live
+    #[command(after_help = "Examples:
+  stagepost top
+  stagepost top --every 5s
+
+Keys: q quits; n, r, p, d, o, l sort by name, rate, pending, dead, oldest, latency; s turns the order round.")]
+    Top(TopArgs),
+    /// What waits, by upstream and age
+    #[command(after_help = "Examples:
+  stagepost queue
+  stagepost queue --state dead
+  stagepost queue --json | jq '.rows[] | {upstream, total}'
+
+Columns are ages in minutes since the events were accepted, each up to the number above it. Without --state what is
+pending and what is held is counted together.")]
+    Queue(QueueArgs),
     /// The last 1,000 refused requests
     #[command(after_help = "Examples:
   stagepost refused
@@ -213,6 +269,47 @@ to hold the log.")]
 Works in a fresh directory below --dir, with a relay of its own. The exit status is 0 if nothing was lost or altered, else
 65; the directory is kept then. A kill leaves what was written to the kernel: only cutting the power tests the disk.")]
     Torture(TortureArgs),
+    /// Write events with all that is known of them, one JSON object a line, oldest first
+    #[command(after_help = "Examples:
+  stagepost export > events.ndjson
+  stagepost export --source stripe --since 1d --hide-credentials | jq .body
+  stagepost export --data /var/lib/stagepost | zstd > events.ndjson.zst
+
+Headers are written as they were received, credentials included: what is written is as secret as the data directory.
+Works on the directory of a stopped instance, too.")]
+    Export(ExportArgs),
+    /// Take exported events in
+    #[command(after_help = "Examples:
+  stagepost import events.ndjson
+  zstd -dc events.ndjson.zst | stagepost import - --data /var/lib/stagepost
+  stagepost export --state dead --data old | stagepost import - --deliver
+
+Time of receipt, source, headers and body stay; the id is new and the old one is kept beside it. What is stored already is
+not stored again, so that an import can be repeated. Nothing is delivered unless --deliver is given; `stagepost replay`
+does it later. Works on the directory of a stopped instance, too.")]
+    Import(ImportArgs),
+    /// Copy the data of a running instance, consistently
+    #[command(after_help = "Examples:
+  stagepost backup /backup/stagepost
+  stagepost backup /var/lib/stagepost-backup && rsync -a /var/lib/stagepost-backup/ backup:/stagepost/
+
+The directory is a data directory: `stagepost verify --data DIR` checks it, and an instance starts on a copy of it. A
+second backup to the same place takes what is new. Needs to read the data directory: run it as the user of the service.")]
+    Backup(BackupArgs),
+    /// Completions for a shell
+    #[command(after_help = "Examples:
+  stagepost completions bash > /usr/share/bash-completion/completions/stagepost
+  stagepost completions zsh > /usr/share/zsh/vendor-completions/_stagepost
+  stagepost completions fish > ~/.config/fish/completions/stagepost.fish")]
+    Completions(CompletionsArgs),
+    /// Manual pages
+    #[command(after_help = "Examples:
+  stagepost man | man -l -
+  stagepost man /usr/local/share/man/man1
+
+With a directory, one page for each command is written there; without one, the page of the program goes to standard
+output.")]
+    Man(ManArgs),
 }
 
 /// `stagepost run`.
@@ -233,20 +330,6 @@ pub struct RunArgs {
     /// Reload when a file of the configuration changes
     #[arg(long)]
     pub watch: bool,
-}
-
-/// Which instance.
-#[derive(Clone, Debug, Default, Args)]
-pub(super) struct Where {
-    /// The instance of this configuration file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "data"])]
-    pub(super) config: Option<PathBuf>,
-    /// The instance that answers on this socket
-    #[arg(long, value_name = "PATH")]
-    pub(super) socket: Option<PathBuf>,
-    /// The instance of this data directory
-    #[arg(long, value_name = "DIR")]
-    pub(super) data: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -414,8 +497,12 @@ pub(super) struct QuarantineArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum QuarantineVerb {
     /// What is kept, newest first
+    #[command(after_help = "Examples:
+  stagepost quarantine list --source stripe --since 1h")]
     List(QuarantineListArgs),
     /// One request as it was received
+    #[command(after_help = "Examples:
+  stagepost quarantine show 01KDYAK3SFZZZG0000000000M1 --http")]
     Show(ShowArgs),
     /// What today's secrets and routes say; --admit takes those that pass
     #[command(after_help = "Examples:
@@ -426,6 +513,8 @@ A timestamp is compared with the time of receipt. What is admitted becomes an ev
 unless its source knows it already, and leaves the quarantine.")]
     Recheck(RecheckArgs),
     /// Remove requests for good
+    #[command(after_help = "Examples:
+  stagepost quarantine delete --until 7d --yes")]
     Delete(SelectArgs),
 }
 
@@ -522,54 +611,6 @@ pub(super) struct InitArgs {
     pub(super) no_wait: bool,
 }
 
-/// Ids or filters, and what all commands that change something have.
-#[derive(Debug, Args)]
-pub(super) struct SelectArgs {
-    #[command(flatten)]
-    pub(super) place: Where,
-    /// Events; - reads ids from standard input
-    #[arg(value_name = "ID")]
-    pub(super) ids: Vec<String>,
-    #[command(flatten)]
-    pub(super) filters: FilterArgs,
-    /// Everything, on purpose
-    #[arg(long, help_heading = "Options", conflicts_with = "ids")]
-    pub(super) all: bool,
-    /// Do not ask
-    #[arg(long, help_heading = "Options", short = 'y')]
-    pub(super) yes: bool,
-    /// Count and show, change nothing
-    #[arg(long, help_heading = "Options")]
-    pub(super) dry_run: bool,
-    /// One JSON object
-    #[arg(long, help_heading = "Options")]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ReplayArgs {
-    #[command(flatten)]
-    pub(super) select: SelectArgs,
-    /// To this upstream
-    #[arg(long, value_name = "UPSTREAM", help_heading = "Options")]
-    pub(super) to: Option<String>,
-    /// No faster than this, for example 100/s
-    #[arg(long, value_name = "RATE", value_parser = units::interval_us, help_heading = "Options")]
-    pub(super) rate: Option<u64>,
-    /// With a fresh idempotency key
-    #[arg(long, help_heading = "Options")]
-    pub(super) new_key: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct HoldArgs {
-    #[command(flatten)]
-    pub(super) select: SelectArgs,
-    /// Goes on by itself after this time, for example 10m
-    #[arg(long = "for", value_name = "DURATION", value_parser = units::duration_ms, help_heading = "Options")]
-    pub(super) for_ms: Option<u64>,
-}
-
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// Where to make a fresh directory
@@ -600,66 +641,4 @@ pub(super) struct TortureArgs {
     /// One JSON object
     #[arg(long)]
     pub(super) json: bool,
-}
-
-/// FILTERS: all that are given must hold.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Filters")]
-pub(super) struct FilterArgs {
-    /// The source that took it
-    #[arg(long, value_name = "NAME")]
-    source: Option<String>,
-    /// A delivery to this upstream
-    #[arg(long, value_name = "NAME")]
-    upstream: Option<String>,
-    /// What this route takes
-    #[arg(long, value_name = "NAME")]
-    route: Option<String>,
-    /// The event type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
-    /// Whose event it is (the source's tenant, or what the path captured as {tenant})
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
-    /// pending, held, review, dead, delivered, superseded, ignored, unrouted
-    #[arg(long, value_name = "STATE")]
-    state: Option<String>,
-    /// The last answer's HTTP status, for example 503 or 5xx
-    #[arg(long, value_name = "STATUS")]
-    status: Option<String>,
-    /// Why a delivery is dead or held
-    #[arg(long, value_name = "REASON")]
-    pub(super) reason: Option<String>,
-    /// Received since: RFC 3339 with zone, or 10m ago
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Received before
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-    /// A text in headers, path, query or body
-    #[arg(long, value_name = "TEXT")]
-    grep: Option<String>,
-    /// A jq expression that is true
-    #[arg(long = "where", value_name = "JQ")]
-    expression: Option<String>,
-}
-
-impl FilterArgs {
-    /// The filters with their times resolved.
-    pub(super) fn resolve(&self, now: Timestamp) -> Result<Filters, Failure> {
-        Ok(Filters {
-            source: self.source.clone(),
-            upstream: self.upstream.clone(),
-            route: self.route.clone(),
-            event_type: self.event_type.clone(),
-            tenant: self.tenant.clone(),
-            state: self.state.clone(),
-            status: self.status.clone(),
-            reason: self.reason.clone(),
-            since: units::moment("since", self.since.as_deref(), now)?,
-            until: units::moment("until", self.until.as_deref(), now)?,
-            grep: self.grep.clone(),
-            expression: self.expression.clone(),
-        })
-    }
 }

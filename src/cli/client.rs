@@ -43,6 +43,11 @@ impl<'a> Client<'a> {
         understood(&self.bytes(Method::POST, path, encoded(body)?)?)
     }
 
+    /// Sends bytes and takes JSON.
+    pub(super) fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Failure> {
+        understood(&self.bytes(Method::POST, path, body)?)
+    }
+
     /// Sends JSON and takes lines of JSON, one by one, until `each` fails.
     pub(super) fn lines<T: DeserializeOwned>(
         &self,
@@ -54,13 +59,19 @@ impl<'a> Client<'a> {
         self.runtime.block_on(async {
             let mut answer = self.send(Method::POST, path, body).await?;
             let mut pending = Vec::new();
+            // A line may be large and come in many pieces: none of them is looked at twice.
+            let mut searched = 0;
             while let Some(frame) = answer.frame().await {
                 let Ok(data) = frame.map_err(|error| self.broken(&error))?.into_data() else { continue };
                 pending.extend_from_slice(&data);
-                while let Some(end) = memchr::memchr(b'\n', &pending) {
-                    let line: Vec<u8> = pending.drain(..=end).collect();
-                    each(understood(&line)?)?;
+                let mut begin = 0;
+                while let Some(end) = memchr::memchr(b'\n', pending.get(searched..).unwrap_or_default()) {
+                    let line = pending.get(begin..searched + end).unwrap_or_default();
+                    each(understood(line)?)?;
+                    (begin, searched) = (searched + end + 1, searched + end + 1);
                 }
+                pending.drain(..begin);
+                searched = pending.len();
             }
             Ok(())
         })

@@ -1,23 +1,34 @@
 //! Owns the commands that change something: what is asked of the instance, the question to the operator, the answer
 //! in words.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     Exit, Failure, Host, Terminal,
-    args::{HoldArgs, ReplayArgs, SelectArgs},
+    args::{HoldArgs, ReplayArgs, SelectArgs, Transform},
     client::Client,
     instance::Instance,
     print::escaped,
+    units,
 };
-use crate::admin::wire::{Act, Acted, Verb};
+use crate::admin::wire::{Act, Acted, Status, Verb};
 
-/// A replay of more than this many deliveries is asked about.
+/// A replay or an expiry of more than this many deliveries is asked about.
 pub(super) const REPLAY_UNASKED_MAX: u64 = 100;
+
+/// How often it is looked whether an upstream is quiet.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) fn replay(args: &ReplayArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let asked = asked(Verb::Replay, &args.select, terminal)?;
-    let asked = Act { to: args.to.clone(), interval_us: args.rate, new_key: args.new_key, ..asked };
+    let asked = Act {
+        to: args.to.clone(),
+        interval_us: args.rate,
+        new_key: args.new_key,
+        original: args.transform == Transform::Original,
+        job: args.job,
+        ..asked
+    };
     command(asked, &args.select, host, terminal)
 }
 
@@ -25,7 +36,42 @@ pub(super) fn hold(args: &HoldArgs, host: &dyn Host, terminal: &mut Terminal<'_>
     let mut asked = asked(Verb::Hold, &args.select, terminal)?;
     asked.for_ms = args.for_ms;
     asked.reason = asked.filters.reason.take();
-    command(asked, &args.select, host, terminal)
+    let Some(wait_ms) = args.wait else { return command(asked, &args.select, host, terminal) };
+    let whole = asked.filters.only_upstream().filter(|_| asked.ids.is_empty() && !asked.all && !asked.dry_run);
+    let Some(upstream) = whole.map(str::to_owned) else {
+        return Err(Failure::usage("--wait goes with --upstream and nothing else: it waits for the whole upstream"));
+    };
+    match command(asked, &args.select, host, terminal)? {
+        Exit::Done => until_quiet(&upstream, wait_ms, &args.select, host, terminal),
+        other => Ok(other),
+    }
+}
+
+/// Waits until no attempt to an upstream is under way.
+fn until_quiet(
+    upstream: &str,
+    wait_ms: u64,
+    args: &SelectArgs,
+    host: &dyn Host,
+    terminal: &mut Terminal<'_>,
+) -> Result<Exit, Failure> {
+    let instance = Instance::find(&args.place, host)?;
+    let client = Client::new(&instance.socket)?;
+    let looks = wait_ms / u64::try_from(LOOK_EVERY.as_millis()).unwrap_or(1);
+    for look in 0..=looks {
+        let status: Status = client.get("/v1/status")?;
+        let under_way = status.upstreams.iter().find(|one| one.name == upstream).map_or(0, |one| one.in_flight);
+        if under_way == 0 {
+            writeln!(terminal.err, "nothing is under way to {}", escaped(upstream))?;
+            return Ok(Exit::Done);
+        }
+        if look == looks {
+            writeln!(terminal.err, "{under_way} attempts to {} are still under way", escaped(upstream))?;
+        } else {
+            client.pause(LOOK_EVERY);
+        }
+    }
+    Ok(Exit::Partly)
 }
 
 pub(super) fn release(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -36,6 +82,16 @@ pub(super) fn resolve(args: &SelectArgs, host: &dyn Host, terminal: &mut Termina
     let mut asked = asked(Verb::Resolve, args, terminal)?;
     asked.reason = asked.filters.reason.take();
     command(asked, args, host, terminal)
+}
+
+pub(super) fn expire(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    let mut asked = asked(Verb::Expire, args, terminal)?;
+    asked.reason = asked.filters.reason.take();
+    command(asked, args, host, terminal)
+}
+
+pub(super) fn requeue(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    command(asked(Verb::Requeue, args, terminal)?, args, host, terminal)
 }
 
 pub(super) fn delete(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -51,6 +107,8 @@ fn asked(verb: Verb, args: &SelectArgs, terminal: &mut Terminal<'_>) -> Result<A
         to: None,
         interval_us: None,
         new_key: false,
+        original: false,
+        job: false,
         for_ms: None,
         reason: None,
         dry_run: args.dry_run,
@@ -99,7 +157,7 @@ fn command(asked: Act, args: &SelectArgs, host: &dyn Host, terminal: &mut Termin
     let instance = Instance::find(&args.place, host)?;
     let client = Client::new(&instance.socket)?;
     let mut asked = asked;
-    let may_ask = matches!(asked.verb, Verb::Delete | Verb::Replay) && !asked.dry_run;
+    let may_ask = matches!(asked.verb, Verb::Delete | Verb::Replay | Verb::Expire) && !asked.dry_run;
     if may_ask && !args.yes {
         let counted: Acted = client.post("/v1/act", &Act { dry_run: true, ..asked.clone() })?;
         let asks = counted.count > 0 && (asked.verb == Verb::Delete || counted.count > REPLAY_UNASKED_MAX);
@@ -149,7 +207,17 @@ fn tell(asked: &Act, acted: &Acted, terminal: &mut Terminal<'_>) -> Result<(), F
         Verb::Release => "released",
         Verb::Resolve => "resolved",
         Verb::Delete => "deleted",
+        Verb::Expire => "given up",
+        Verb::Requeue => "due now",
     };
+    if let Some(job) = &acted.job {
+        let job = escaped(job);
+        writeln!(
+            terminal.out,
+            "job {job} replays them: `stagepost job {job}` tells how far it is, `stagepost cancel {job}` ends it"
+        )?;
+        return Ok(());
+    }
     if let Some(upstream) = &acted.upstream {
         let upstream = escaped(upstream);
         let what = if asked.verb == Verb::Hold { "what waits and what will come" } else { "what waits goes on" };
@@ -166,6 +234,12 @@ fn tell(asked: &Act, acted: &Acted, terminal: &mut Terminal<'_>) -> Result<(), F
     match acted.count {
         0 => writeln!(terminal.out, "nothing to {} matches", asked.verb.as_str())?,
         _ => writeln!(terminal.out, "{} {would}{done}", things(asked.verb, acted))?,
+    }
+    if acted.dry_run && asked.verb == Verb::Replay && acted.count > 0 {
+        let time = acted.estimate_s.map_or("no estimate: its upstreams took nothing lately".to_owned(), |seconds| {
+            format!("about {}", units::span(Duration::from_secs(seconds)))
+        });
+        writeln!(terminal.out, "{} of bodies, {time}", units::size(acted.bytes))?;
     }
     for id in &acted.missing {
         writeln!(terminal.err, "no event {} is stored", escaped(id))?;

@@ -6,12 +6,12 @@ use super::{
     Exit, Failure,
     args::RunArgs,
     ask::{Capture, Explained, SampleAsk, Sampled},
-    instance::{Checked, Damage, Host, Located, VerifyReport},
+    instance::{Checked, Damage, Host, Importer, Located, VerifyReport},
     sources,
 };
 use crate::{
-    admin::Reads,
-    app::{App, Ended, OfflineReads, Origin, RunOptions, StartError},
+    admin::{Reads, wire::Imported},
+    app::{App, Ended, OfflineImport, OfflineReads, Origin, RunOptions, StartError},
     clock::Clock,
     config::{self, Access, DiagnosticsSettings, Loaded, Problems},
     log::{
@@ -80,6 +80,20 @@ impl Host for Engine {
         opened.map(|reads| Box::new(reads) as Box<dyn Reads>).map_err(|error| not_opened(&error))
     }
 
+    fn importer(&self, data: &Path) -> Result<Box<dyn Importer>, Failure> {
+        let config = match config_of(data) {
+            Some(loaded) => loaded.config,
+            // Whatever is not said is as by default.
+            None => {
+                config::quick("127.0.0.1:0", "http://127.0.0.1:1", data).map_err(|problems| refused(&problems))?.config
+            }
+        };
+        match OfflineImport::open(data, &config) {
+            Ok(log) => Ok(Box::new(Offline(log))),
+            Err(error) => Err(not_opened(&error)),
+        }
+    }
+
     fn verify(&self, data: &Path, wants_repair: bool) -> Result<VerifyReport, Failure> {
         let clock = Clock::system();
         let repaired = if wants_repair { repair(data).map_err(|error| not_opened(&error.into()))? } else { Vec::new() };
@@ -105,6 +119,14 @@ impl Host for Engine {
 
     fn sample(&self, config: Option<&Path>, ask: &SampleAsk) -> Result<Sampled, Failure> {
         sources::sample(&find(config)?.ok_or_else(no_config)?, ask)
+    }
+}
+
+struct Offline(OfflineImport);
+
+impl Importer for Offline {
+    fn import(&self, deliver: bool, lines: &[u8]) -> Result<Imported, Failure> {
+        self.0.import(deliver, lines).map_err(|error| Failure::new(Exit::Io, error.to_string()))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     args::{RunArgs, Where},
     ask::{Capture, Explained, SampleAsk, Sampled},
 };
-use crate::admin::Reads;
+use crate::admin::{Reads, wire::Imported};
 
 /// The socket's name inside a data directory, if the configuration does not say otherwise.
 const SOCKET_NAME: &str = "admin.sock";
@@ -51,6 +51,14 @@ pub trait Host {
     /// As for [`Host::offline`]; damage is not an error but in the report.
     fn verify(&self, data: &Path, repair: bool) -> Result<VerifyReport, Failure>;
 
+    /// Opens the directory of a stopped instance to import into.
+    ///
+    /// # Errors
+    /// As for [`Host::offline`].
+    fn importer(&self, _data: &Path) -> Result<Box<dyn Importer>, Failure> {
+        Err(without_engine())
+    }
+
     /// Says why a captured request would be refused by a source of the configuration.
     ///
     /// # Errors
@@ -66,6 +74,15 @@ pub trait Host {
     fn sample(&self, _config: Option<&Path>, _ask: &SampleAsk) -> Result<Sampled, Failure> {
         Err(without_engine())
     }
+}
+
+/// What takes the lines of an export.
+pub trait Importer {
+    /// Imports lines.
+    ///
+    /// # Errors
+    /// Why it can't go on; what was imported before stays.
+    fn import(&self, deliver: bool, lines: &[u8]) -> Result<Imported, Failure>;
 }
 
 /// A configuration that may be used.

@@ -7,19 +7,25 @@
 mod args;
 pub mod ask;
 mod audit;
+mod backup;
 mod client;
 mod command;
 mod diagnose;
 mod drill;
 mod exit;
+mod export;
 mod host;
+mod import;
 mod init;
 mod instance;
+mod jobs;
 mod keys;
 mod log;
+mod manual;
 mod plan;
 mod print;
 mod quarantine;
+mod queue;
 mod recipes;
 mod send;
 mod show;
@@ -27,6 +33,7 @@ mod simple;
 mod sources;
 mod status;
 mod subscriber;
+mod top;
 mod units;
 
 use std::{
@@ -40,7 +47,7 @@ use args::{Cli, Verb};
 use clap::Parser as _;
 pub use exit::{Exit, Failure};
 pub use host::Engine;
-pub use instance::{Checked, Damage, Host, Located, SocketOnly, VerifyReport};
+pub use instance::{Checked, Damage, Host, Importer, Located, SocketOnly, VerifyReport};
 
 use crate::admin::{Clock, Timestamp};
 
@@ -127,12 +134,19 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Hold(args) => command::hold(args, host, terminal),
         Verb::Release(args) => command::release(args, host, terminal),
         Verb::Resolve(args) => command::resolve(args, host, terminal),
+        Verb::Expire(args) => command::expire(args, host, terminal),
+        Verb::Requeue(args) => command::requeue(args, host, terminal),
+        Verb::Jobs(args) => jobs::jobs(args, host, terminal),
+        Verb::Job(args) => jobs::job(args, host, terminal),
+        Verb::Cancel(args) => jobs::cancel(args, host, terminal),
         Verb::Delete(args) => command::delete(args, host, terminal),
         Verb::Rehearse(args) => simple::rehearse(args, host, terminal),
         Verb::Drain(args) => simple::drain(args, host, terminal),
         Verb::Undrain(args) => simple::undrain(args, host, terminal),
         Verb::Keys(args) => keys::keys(args, host, terminal),
         Verb::Subscriber(args) => subscriber::subscriber(&args.verb, host, terminal),
+        Verb::Top(args) => top::top(args, host, terminal),
+        Verb::Queue(args) => queue::queue(args, host, terminal),
         Verb::Refused(args) => simple::refused(args, host, terminal),
         Verb::Quarantine(args) => quarantine::quarantine(args, host, terminal),
         Verb::Audit(args) => audit::audit(args, host, terminal),
@@ -143,6 +157,11 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Init(args) => init::init(args, host, terminal),
         Verb::Bench(args) => drill::bench(args, terminal),
         Verb::Torture(args) => drill::torture(args, terminal),
+        Verb::Export(args) => export::export(args, host, terminal),
+        Verb::Import(args) => import::import(args, host, terminal),
+        Verb::Backup(args) => backup::backup(args, host, terminal),
+        Verb::Completions(args) => manual::completions(args, terminal),
+        Verb::Man(args) => manual::man(args, terminal),
     }
 }
 

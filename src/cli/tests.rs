@@ -105,9 +105,12 @@ fn dead(count: usize) -> (Fake, Vec<EventId>) {
 fn the_grammar_is_consistent_and_every_command_has_help_with_an_example() {
     use clap::CommandFactory as _;
     Cli::command().debug_assert();
-    for command in Cli::command().get_subcommands() {
+    let whole = Cli::command();
+    let inner = whole.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for command in whole.get_subcommands().chain(inner) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        assert!(help.contains("Examples:\n  stagepost "), "{}", command.get_name());
+        let examples = help.lines().skip(1).take_while(|line| line.starts_with("  stagepost "));
+        assert!(help.starts_with("Examples:\n") && examples.count() > 0, "{}", command.get_name());
     }
 }
 

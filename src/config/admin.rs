@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{
     listen,
     reader::{Section, quoted, suggestion},
-    server::{SOCKET_PATH_BYTES_MAX, socket_address},
+    server::{SOCKET_PATH_BYTES_MAX, positive, socket_address},
     settings::{AdminSettings, ListenSettings, StoreSettings, TokenRole, TokenSettings},
     source::check_name,
     verify::secrets,
@@ -38,6 +38,7 @@ pub(super) fn read(
     }
     let socket_group = section.text("socket_group").map(str::to_owned);
     let address = section.expanded("address").and_then(|text| section.accept("address", socket_address(&text)));
+    let job_lag = positive(&section, "job_lag", "30s");
     let tls = listen::read_tls(&section);
     let failed_logins = section.pace("failed_logins", "10/m");
     let tokens: Vec<TokenSettings> = section
@@ -72,7 +73,7 @@ pub(super) fn read(
     }
     section.finish();
     let (tls, certificates) = tls.map(|tls| (only_http1(&tls.config), tls.certificates)).unzip();
-    AdminSettings { socket, socket_group, address, tls, certificates, failed_logins, tokens }
+    AdminSettings { socket, socket_group, address, job_lag, tls, certificates, failed_logins, tokens }
 }
 
 fn read_token(name: &str, section: Section<'_>, names: &Names<'_>) -> Option<TokenSettings> {

@@ -101,6 +101,8 @@ pub struct AdminSettings {
     pub socket_group: Option<String>,
     /// Page, API, metrics, health; None: not served over TCP.
     pub address: Option<SocketAddr>,
+    /// First attempts of an upstream may wait so long before jobs to it pause.
+    pub job_lag: Duration,
     /// TLS of that address; None: plain.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The certificates in use, renewed by reload.

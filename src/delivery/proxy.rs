@@ -106,6 +106,7 @@ impl Engine {
             number: 1,
             replays: 0,
             new_keys: 0,
+            original: false,
             paused: Duration::ZERO,
             previous: None,
             turn: None,

@@ -100,7 +100,8 @@ pub(crate) async fn prepare<'a>(
         Some(subject) => subject_of(subject, &job.event, &body, evaluator).await?,
         None => None,
     };
-    let (body, form) = match route.and_then(|route| route.transform.as_ref()) {
+    let transform = route.and_then(|route| route.transform.as_ref()).filter(|_| !job.original);
+    let (body, form) = match transform {
         None => (body, BodyForm::Original),
         Some(transform) => transformed(transform, &job.event, &body, evaluator).await?,
     };

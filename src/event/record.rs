@@ -74,6 +74,12 @@ pub struct Extras {
     /// Its sender got an answer that was given before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached: Option<Cached>,
+    /// It was imported: the id under which it had been exported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Box<str>>,
+    /// It is stored and goes nowhere by itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stored_only: bool,
 }
 
 /// Whose answer was given once more.
@@ -216,6 +222,8 @@ pub struct Job {
     pub replays: u32,
     /// How many of those replays asked for a fresh idempotency key.
     pub new_keys: u32,
+    /// The body goes as it was received: no transform.
+    pub original: bool,
     /// Steady time at which the delivery was planned (or last replayed): giving up counts from here.
     pub planned_at: Timestamp,
     /// How much of the time since then does not count towards giving up (held, breaker open).

@@ -9,6 +9,7 @@ mod answer;
 mod attempted;
 mod codec;
 mod command;
+mod job;
 mod planned;
 mod subscriber;
 
@@ -20,6 +21,7 @@ pub use self::answer::{Answer, decode_answer, encode_answer};
 pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
 pub(crate) use self::codec::{Reader, Writer};
 pub use self::command::{Action, Command, Fault, Target, command_time, encode_command};
+pub use self::job::{JobEnd, JobProgress, JobSpec, ReplayStep};
 pub use self::planned::{Planned, PlannedEvent, decode_planned, encode_planned};
 pub use self::subscriber::{Registration, SigningSecret, StoredSecret, Streak, Written};
 use crate::{

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use super::{Drained, EVENT, Hold, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
+use super::{Drained, EVENT, Hold, Job, Key, NEVER, PROMPT, Record, State, StateError, UpstreamId, upstream::Cause};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Diversion, Reason, Seq, Status},
     log::{
         Entry, Kind,
-        entry::{self, Action, Reader, Target},
+        entry::{self, Action, Reader, ReplayStep, Target},
     },
 };
 
@@ -42,6 +42,19 @@ pub enum Note {
     Subscriber(UpstreamId),
     /// A target of an upstream is drained or gets attempts again.
     Drained(UpstreamId),
+}
+
+/// How deliveries are made due again.
+#[derive(Clone, Copy)]
+struct Again {
+    /// Steady time.
+    at: Timestamp,
+    new_key: bool,
+    original: bool,
+    interval_us: Option<u64>,
+    /// How many went before these.
+    first: u64,
+    created: bool,
 }
 
 impl State {
@@ -279,19 +292,32 @@ impl State {
                 self.change_all(entry, &targets, &Change::Release(at), note, |_, _| {})?;
             }
             Action::Replay { targets, new_key, interval_us, created } => {
-                self.change_all(entry, &targets, &Change::Replay(at), note, |record, index| {
-                    let spread = interval_us.unwrap_or(0).saturating_mul(index);
-                    record.due = at.after(Duration::from_micros(spread));
-                    record.planned_at = record.due;
-                    record.replayed = true;
-                    record.let_go = false;
-                    if created && record.origin_unknown {
-                        record.attempts = 0;
-                        record.origin_unknown = false;
-                    }
-                    record.replays = record.replays.saturating_add(1);
-                    record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
+                let how = Again { at, new_key, original: false, interval_us, first: 0, created };
+                self.again(entry, &targets, how, note)?;
+            }
+            Action::ReplayStep(step) => {
+                let ReplayStep { job, targets, created, new_key, original, interval_us } = step;
+                let how = Again { at, new_key, original, interval_us, first: 0, created: false };
+                self.again(entry, &targets, how, note)?;
+                self.again(entry, &created, Again { first: targets.len() as u64, created: true, ..how }, note)?;
+                if let Some((job, progress)) = job {
+                    self.jobs.step(job, progress);
+                }
+            }
+            Action::StartJob { id, spec, progress, started_ms } => {
+                let (id, started_at) = (id.unwrap_or(entry.pos.seq), Timestamp::from_millis(started_ms));
+                let stored_at = entry.pos.seq;
+                self.jobs.start(Job { id, actor: command.actor, started_at, spec, progress, ended: None, stored_at });
+            }
+            Action::EndJob { job, end, why } => self.jobs.end(job, entry.time, end, why),
+            Action::Expire { targets, reason } => {
+                let reason = reason.map_or_else(|| Reason::new("operator"), |text| Reason::with("operator", text));
+                self.change_all(entry, &targets, &Change::Die(reason), note, |record, _| {
+                    record.reason_at = Some(entry.pos.seq);
                 })?;
+            }
+            Action::Requeue { targets } => {
+                self.change_all(entry, &targets, &Change::Postpone(at), note, |_, _| {})?;
             }
             Action::LetGo { targets } => self.let_go(&targets, note)?,
             Action::Resolve { targets, .. } => {
@@ -321,6 +347,31 @@ impl State {
             }
         }
         Ok(Some(()))
+    }
+
+    /// Makes deliveries due again.
+    fn again(
+        &mut self,
+        entry: &Entry,
+        targets: &[Target],
+        how: Again,
+        note: &mut impl FnMut(Note),
+    ) -> Result<(), StateError> {
+        let Again { at, new_key, original, interval_us, first, created } = how;
+        self.change_all(entry, targets, &Change::Replay(at), note, |record, index| {
+            let spread = interval_us.unwrap_or(0).saturating_mul(first.saturating_add(index));
+            record.due = at.after(Duration::from_micros(spread));
+            record.planned_at = record.due;
+            record.replayed = true;
+            record.let_go = false;
+            record.original = original;
+            if created && record.origin_unknown {
+                record.attempts = 0;
+                record.origin_unknown = false;
+            }
+            record.replays = record.replays.saturating_add(1);
+            record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
+        })
     }
 
     fn gate(&mut self, upstream: &str, hold: Option<Hold>, at: Timestamp, note: &mut impl FnMut(Note)) {

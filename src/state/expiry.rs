@@ -133,6 +133,17 @@ impl State {
         if is_more && expiry.next.is_none() {
             expiry.next = Some(before);
         }
+        let jobs = self.jobs.to_carry(before).map(|job| {
+            let action = Action::StartJob {
+                id: Some(job.id),
+                spec: job.spec.clone(),
+                progress: job.progress,
+                started_ms: job.started_at.as_millis(),
+            };
+            let payload = entry::encode_json(&Command::new(job.actor.clone(), action));
+            NewEntry { kind: Kind::Command, payload }
+        });
+        expiry.upkeep.extend(jobs);
         Ok(expiry)
     }
 
@@ -187,6 +198,7 @@ impl State {
             }
             upstream.dead.remove(event);
         }
+        self.jobs.forget(first);
         self.timeline.forget_before(self.oldest_live().map_or(first, |oldest| oldest.min(first)));
         Ok(true)
     }
@@ -260,7 +272,9 @@ pub(super) fn reason_text(log: &dyn Log, seq: Seq) -> Option<Reason> {
     match entry.kind {
         Kind::Attempted => entry::decode_attempted(&entry.payload)?.change.reason().cloned(),
         Kind::Command => match entry::decode_json::<Command>(&entry.payload)?.action {
-            Action::Hold { reason: Some(text), .. } => Some(Reason::with("operator", text)),
+            Action::Hold { reason: Some(text), .. } | Action::Expire { reason: Some(text), .. } => {
+                Some(Reason::with("operator", text))
+            }
             _ => None,
         },
         _ => None,

@@ -49,6 +49,8 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         out.number(subscriber.seq);
         out.bytes(&serde_json::to_vec(&subscriber.registration).unwrap_or_default());
     }
+    // Numbers and texts under fixed names always make JSON.
+    out.bytes(&serde_json::to_vec(&state.jobs).unwrap_or_default());
     out.0
 }
 
@@ -100,6 +102,7 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
         Some((subscriber.registration.upstream(), subscriber))
     });
     state.subscribers = Arc::new(subscribers.collect::<Option<_>>()?);
+    state.jobs = serde_json::from_slice(&from.slice()?).ok()?;
     let runs = (0..from.count()?).map(|_| from.number()).collect::<Option<_>>()?;
     state.layers = Layers::default();
     from.0.is_empty().then_some((state, runs))

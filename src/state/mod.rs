@@ -18,10 +18,12 @@
 mod apply;
 mod audit;
 mod expiry;
+mod jobs;
 mod manifest;
 mod newest;
 mod offline;
 mod overlay;
+mod queue;
 mod record;
 mod store;
 mod subscriber;
@@ -42,6 +44,7 @@ use std::{
 pub use apply::Note;
 pub use audit::{AUDITED_MAX, Audit};
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
+pub use jobs::{ENDED_MAX, Job, Jobs};
 pub use newest::{NEWEST_MAX, Newest};
 pub use offline::{Offline, OfflineError, replay};
 pub use overlay::{Layers, Map};
@@ -53,7 +56,7 @@ pub use timeline::Timeline;
 pub use upstream::{Cause, Closed, Drained, Hold, Pauses, Upstream};
 pub use view::{DeliveryView, EventView, Listed, UpstreamStats, deliveries};
 
-use crate::{event::Seq, log::run::RunError};
+use crate::{clock::Timestamp, event::Seq, log::run::RunError};
 
 /// A first attempt that succeeds this soon after the event was accepted leaves no record: for retention it counts as
 /// settled when it was accepted.
@@ -77,6 +80,7 @@ pub struct State {
     subscribers: Arc<BTreeMap<Box<str>, Subscriber>>,
     ids: HashMap<Arc<str>, UpstreamId>,
     timeline: Timeline,
+    jobs: Jobs,
     layers: Layers,
 }
 
@@ -104,6 +108,7 @@ impl State {
             subscribers: Arc::default(),
             ids: HashMap::new(),
             timeline: Timeline::default(),
+            jobs: Jobs::default(),
             layers: Layers::default(),
         }
     }
@@ -141,6 +146,18 @@ impl State {
     #[must_use]
     pub fn upstreams(&self) -> &[Upstream] {
         &self.upstreams
+    }
+
+    /// Replays of many deliveries, under way and ended.
+    #[must_use]
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    /// When the oldest event was accepted that waits for its first attempt to an upstream: how far live traffic lags.
+    #[must_use]
+    pub fn oldest_waiting(&self, upstream: &Upstream) -> Option<Timestamp> {
+        upstream.waiting.min().map(|event| self.timeline.at(event))
     }
 
     /// Events accepted and not planned.

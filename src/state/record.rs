@@ -59,6 +59,8 @@ pub struct Record {
     pub origin_unknown: bool,
     /// Dead, and an operator let those behind it of its key go.
     pub let_go: bool,
+    /// A replay said that the body goes as it was received: no transform.
+    pub original: bool,
     /// Attempts made.
     pub attempts: u32,
     /// Replays by operators or resends.
@@ -92,6 +94,7 @@ impl Record {
             replayed: false,
             origin_unknown: false,
             let_go: false,
+            original: false,
             attempts: 0,
             replays: 0,
             new_keys: 0,
@@ -147,7 +150,10 @@ impl Record {
             }
             at += bytes.len();
         };
-        let flags = u8::from(self.replayed) | u8::from(self.origin_unknown) << 1 | u8::from(self.let_go) << 2;
+        let flags = u8::from(self.replayed)
+            | u8::from(self.origin_unknown) << 1
+            | u8::from(self.let_go) << 2
+            | u8::from(self.original) << 3;
         put(&key.to_bytes());
         put(&[state_number(self.state), self.reason, flags, 0]);
         for number in [self.attempts, self.replays, self.new_keys] {
@@ -180,6 +186,7 @@ impl Record {
             replayed: flags & 1 != 0,
             origin_unknown: flags & 2 != 0,
             let_go: flags & 4 != 0,
+            original: flags & 8 != 0,
             attempts: word(20)?,
             replays: word(24)?,
             new_keys: word(28)?,
@@ -224,6 +231,7 @@ mod tests {
                 reason: 3,
                 replayed: true,
                 let_go: true,
+                original: true,
                 attempts: 7,
                 new_keys: 2,
                 due: NEVER,

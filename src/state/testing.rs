@@ -308,3 +308,25 @@ impl Log for TestLog {
         Ok(())
     }
 }
+
+/// A job that has nothing to do yet.
+pub(crate) fn empty_job() -> crate::state::Job {
+    let spec = crate::log::entry::JobSpec {
+        filters: "{}".into(),
+        to: None,
+        new_key: false,
+        original: false,
+        interval_us: None,
+        first: 1,
+        before: 1,
+    };
+    crate::state::Job {
+        id: 1,
+        actor: "me".into(),
+        started_at: Timestamp::ZERO,
+        spec,
+        progress: Default::default(),
+        ended: None,
+        stored_at: 1,
+    }
+}

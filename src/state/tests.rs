@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+mod jobs;
+
 const UPSTREAMS: [&str; 3] = ["a", "b", "c"];
 
 const fn s(seconds: u64) -> Timestamp {

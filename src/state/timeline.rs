@@ -41,6 +41,16 @@ impl Timeline {
         self.0.get(after.saturating_sub(1)).map_or(Timestamp::ZERO, |(_, time)| *time)
     }
 
+    /// The first sequence number whose time is this or later; beyond all numbers if there is none.
+    #[must_use]
+    pub fn first_since(&self, time: Timestamp) -> Seq {
+        let before = self.0.partition_point(|(_, known)| *known < time);
+        match before {
+            0 => 0,
+            _ => self.0.get(before).map_or(Seq::MAX, |(seq, _)| *seq),
+        }
+    }
+
     /// Forgets what lies before a sequence number, except the last sample, which speaks for what follows.
     pub fn forget_before(&mut self, seq: Seq) {
         let after = self.0.partition_point(|(known, _)| *known <= seq);

@@ -209,6 +209,12 @@ pub struct Metrics {
     pub seals: Counter,
     /// Checkpoints of the state written.
     pub checkpoints: Counter,
+    /// Jobs that go on.
+    pub jobs_running: Gauge,
+    /// Jobs that wait for something.
+    pub jobs_waiting: Gauge,
+    /// Deliveries made due by jobs.
+    pub job_deliveries: Counter,
     /// Entries of the feed that did not fit in memory and are read from the log.
     pub feed_overflows: Counter,
     /// 1 if the last reload succeeded, else 0.

@@ -49,6 +49,11 @@ impl Metrics {
         out.histogram("stagepost_commit_entries", &[], &self.commit_entries);
         out.single("stagepost_seals_total", "counter", "Segments sealed.", self.seals.get());
         out.single("stagepost_checkpoints_total", "counter", "Checkpoints of the state.", self.checkpoints.get());
+        out.family("stagepost_jobs", "gauge", "Replays of many deliveries that are under way.");
+        out.sample("stagepost_jobs", &[("state", "running")], self.jobs_running.get());
+        out.sample("stagepost_jobs", &[("state", "waiting")], self.jobs_waiting.get());
+        let help = "Deliveries made due by jobs.";
+        out.single("stagepost_job_deliveries_total", "counter", help, self.job_deliveries.get());
         out.single(
             "stagepost_feed_overflows_total",
             "counter",

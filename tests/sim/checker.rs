@@ -207,6 +207,10 @@ impl Checker {
             // Whom a target's name leads to is the engine's business.
             Action::DrainTarget { .. } | Action::UndrainTarget { .. } => {}
             Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
+            Action::StartJob { .. } | Action::EndJob { .. } => {}
+            Action::ReplayStep(_) | Action::Expire { .. } | Action::Requeue { .. } => {
+                return Err("the simulation's operators begin no jobs, expire nothing and requeue nothing".to_owned());
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod quarantine;
 mod subscribers;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use self::call::variables;
 pub(super) use self::{
     answer::{Answer, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
     call::Call,
-    param::{DEAD, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, Param, REVEAL, TRAIL, UPSTREAM},
+    param::{DEAD, DELIVER, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, Param, QUEUE, REVEAL, TRAIL, UPSTREAM},
 };
 use super::{
     access::{Caller, Role},
@@ -43,8 +44,15 @@ use super::{
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All routes, in groups. Of two that take the same path the first counts.
-const GROUPS: &[&[Route]] =
-    &[instance::ROUTES, events::ROUTES, commands::ROUTES, parts::ROUTES, quarantine::ROUTES, subscribers::ROUTES];
+const GROUPS: &[&[Route]] = &[
+    instance::ROUTES,
+    events::ROUTES,
+    commands::ROUTES,
+    parts::ROUTES,
+    quarantine::ROUTES,
+    subscribers::ROUTES,
+    transfer::ROUTES,
+];
 
 /// All routes.
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
@@ -123,6 +131,8 @@ pub(super) struct Route {
     pub(super) about: &'static str,
     pub(super) query: &'static [&'static [Param]],
     pub(super) body: Option<Describe>,
+    /// Bytes of it, at the most.
+    pub(super) body_max: usize,
     pub(super) content: Content,
     handler: Handler,
 }
@@ -131,7 +141,8 @@ impl Route {
     /// A route that shows something, to whoever may see it.
     pub(super) const fn get(path: &'static str, id: &'static str, about: &'static str, handler: Handler) -> Self {
         let (role, reach, content) = (Role::View, Reach::Parts, Content::Text);
-        Self { way: Way::Get, path, role, reach, id, about, query: &[], body: None, content, handler }
+        let (body, body_max) = (None, BODY_BYTES_MAX);
+        Self { way: Way::Get, path, role, reach, id, about, query: &[], body, body_max, content, handler }
     }
 
     /// A route that changes something, for operators.
@@ -157,6 +168,11 @@ impl Route {
     /// With a body of JSON.
     pub(super) const fn takes(self, body: Describe) -> Self {
         Self { body: Some(body), ..self }
+    }
+
+    /// With a body of at most so many bytes.
+    pub(super) const fn at_most(self, body_max: usize) -> Self {
+        Self { body_max, ..self }
     }
 
     /// Gives this.
@@ -247,7 +263,7 @@ pub(super) async fn answer(
     let (head, body) = request.into_parts();
     call.headers = head.headers;
     if route.body.is_some() {
-        match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        match Limited::new(body, route.body_max).collect().await {
             Ok(body) => call.body = body.to_bytes(),
             Err(_) => {
                 let title = "the request is too large: use filters in place of so many ids";

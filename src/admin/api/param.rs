@@ -73,6 +73,14 @@ const fn optional(name: &'static str, kind: Kind, about: &'static str) -> Param 
 /// States of events and deliveries.
 const STATES: &[&str] = &["pending", "held", "review", "dead", "delivered", "superseded", "ignored", "unrouted"];
 
+/// Which part of the queue.
+pub(in crate::admin) const QUEUE: &[Param] =
+    &[optional("state", Kind::OneOf(&["pending", "held", "dead"]), "Deliveries in this state; else pending and held.")];
+
+/// Whether what is imported is delivered.
+pub(in crate::admin) const DELIVER: &[Param] =
+    &[optional("deliver", Kind::Flag, "Route and deliver the events as if they came now.")];
+
 /// FILTERS of the command line.
 pub(in crate::admin) const FILTERS: &[Param] = &[
     optional("source", Kind::Text, "The source's name."),

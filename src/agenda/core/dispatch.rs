@@ -59,6 +59,7 @@ impl Core {
                 number: record.attempts.saturating_add(1),
                 replays: record.replays,
                 new_keys: record.new_keys,
+                original: record.original,
                 planned_at,
                 paused: upstream.pauses.overlap(planned_at, now),
                 previous: record.last,

@@ -78,3 +78,15 @@ fn a_crash_between_a_hold_and_its_plan_holds_once_and_never_again_what_was_relea
     assert_eq!(rig.state_of(event, "a"), Some(DeliveryState::Pending));
     assert_eq!((rig.take(), rig.core.state().unplanned().len()), (vec![job("a", event, 1)], 0));
 }
+
+#[test]
+fn an_event_that_is_only_stored_goes_nowhere_whatever_the_routes_say() {
+    let mut rig = Rig::new(to_ab());
+    let extras = Extras { imported: Some("01K".into()), stored_only: true, ..Extras::default() };
+    let event = rig.log.accept_noticed("s", &extras);
+    rig.settle();
+    assert_eq!((rig.take(), rig.core.state().unplanned().len()), (vec![], 0));
+    rig.restart();
+    rig.settle();
+    assert_eq!((rig.take(), rig.state_of(event, "a")), (vec![], None));
+}

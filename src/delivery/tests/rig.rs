@@ -217,6 +217,7 @@ pub(crate) fn job(event: Arc<Event>, upstream: &str, planned_at: Timestamp) -> J
         number: 1,
         replays: 0,
         new_keys: 0,
+        original: false,
         planned_at,
         paused: Duration::ZERO,
         previous: None,

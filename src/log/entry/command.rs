@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    decode_json, encode_json,
+    JobEnd, JobProgress, JobSpec, ReplayStep, decode_json, encode_json,
     subscriber::{Registration, Streak, Written},
 };
 use crate::{clock::Timestamp, event::Seq};
@@ -126,6 +126,40 @@ pub enum Action {
         /// For how long.
         for_ms: u64,
     },
+    /// Makes deliveries due again: a step of a job, or a replay that needs to say more than [`Action::Replay`].
+    ReplayStep(ReplayStep),
+    /// Begins a job; or says again what is known of one before the entry that began it goes with its segment.
+    StartJob {
+        /// None: the number of this entry.
+        id: Option<Seq>,
+        /// What it is to do.
+        spec: JobSpec,
+        /// How far it has come.
+        progress: JobProgress,
+        /// Milliseconds since the epoch at which it began.
+        started_ms: u64,
+    },
+    /// Ends a job.
+    EndJob {
+        /// Which.
+        job: Seq,
+        /// How.
+        end: JobEnd,
+        /// Why it can't go on.
+        why: Option<String>,
+    },
+    /// Gives deliveries up that wait or are held.
+    Expire {
+        /// Which.
+        targets: Vec<Target>,
+        /// In the operator's words.
+        reason: Option<String>,
+    },
+    /// Makes deliveries that wait for a retry due now. Not a replay: they stay what they are.
+    Requeue {
+        /// Which.
+        targets: Vec<Target>,
+    },
     /// A target of an upstream gets no new attempts.
     DrainTarget {
         /// The upstream's name.
@@ -225,6 +259,11 @@ impl Action {
             Self::Delete { .. } => "delete",
             Self::Rehearse { .. } => "rehearse",
             Self::EndRehearsal { .. } => "end_rehearsal",
+            Self::ReplayStep(_) => "replay",
+            Self::StartJob { .. } => "start_job",
+            Self::EndJob { .. } => "end_job",
+            Self::Expire { .. } => "expire",
+            Self::Requeue { .. } => "requeue",
             Self::DrainTarget { .. } => "drain",
             Self::UndrainTarget { .. } => "undrain",
             Self::PutSubscriber { written: Written::SecretRotated, .. } => "rotate_subscriber_secret",
@@ -270,7 +309,10 @@ impl Command {
             | Action::Release { targets }
             | Action::Replay { targets, .. }
             | Action::LetGo { targets }
+            | Action::Expire { targets, .. }
+            | Action::Requeue { targets }
             | Action::Resolve { targets, .. } => targets.len() as u64,
+            Action::ReplayStep(step) => (step.targets.len() + step.created.len()) as u64,
             Action::Delete { events } => events.len() as u64,
             Action::Noted { count, .. } | Action::Past { count, .. } => *count,
             _ => 1,

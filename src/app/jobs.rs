@@ -1,0 +1,262 @@
+//! Owns the thread that makes the steps of jobs, one after the other, below live traffic.
+//!
+//! Promises that a step is made only when most of the one before was attempted, when its time has come by the job's rate,
+//! and when no upstream of it is held or lags behind with first attempts. What a job waits for is told. A restart goes on
+//! with the next step. Deliberately absent: what a step takes; that is `admin::jobs`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::ports::Instance;
+use crate::{
+    admin::{
+        ActError, PlannedFor, Ports, Reads, VIEWS_MAX,
+        jobs::{Step, all_of, next_step, upstreams_of},
+    },
+    event::{DeliveryState, Seq},
+    log::entry::{Action, Command, JobEnd, ReplayStep},
+    state::Job,
+};
+
+/// How often it is looked whether a job can go on.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Deliveries of one step.
+const STEP_MAX: usize = 500;
+
+/// A step of a job with a rate takes about as long, so that it can be ended.
+const STEP_TIME: Duration = Duration::from_secs(5);
+
+/// What runs, shared with who asks.
+#[derive(Default)]
+pub(super) struct Waits(Mutex<BTreeMap<Seq, String>>);
+
+impl Waits {
+    /// What a job waits for.
+    pub(super) fn of(&self, job: Seq) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+    }
+
+    fn set(&self, job: Seq, why: Option<String>) {
+        let mut waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => drop(waits.insert(job, why)),
+            None => drop(waits.remove(&job)),
+        }
+    }
+}
+
+/// The running thread; stops when dropped.
+pub(super) struct Runner {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runner {
+    /// Starts it. `lag`: first attempts of an upstream may wait so long before jobs to it pause.
+    pub(super) fn start(
+        instance: Arc<Instance>,
+        lag: Duration,
+        runtime: tokio::runtime::Handle,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let stopped = stop.clone();
+        let run = move || {
+            // Filters that need the pool are awaited there.
+            let _entered = runtime.enter();
+            let mut work = Work { instance, lag, known: BTreeMap::new() };
+            let (flag, bell) = &*stopped;
+            loop {
+                let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
+                let (guard, _) = bell.wait_timeout(guard, EVERY).unwrap_or_else(PoisonError::into_inner);
+                if *guard {
+                    return;
+                }
+                drop(guard);
+                work.round();
+            }
+        };
+        let thread = std::thread::Builder::new().name("jobs".into()).spawn(run)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let (flag, bell) = &*self.stop;
+        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        bell.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Work {
+    instance: Arc<Instance>,
+    lag: Duration,
+    known: BTreeMap<Seq, Known>,
+}
+
+/// What is remembered of a job between two steps; a restart forgets it.
+#[derive(Default)]
+struct Known {
+    /// The step that is to be made when nothing stands in its way.
+    next: Option<Step>,
+    /// The deliveries of the step before, with their attempts then.
+    made: Vec<(Seq, Box<str>, u32)>,
+    /// Not before this time (of the clock's own scale).
+    not_before: Duration,
+}
+
+impl Work {
+    fn round(&mut self) {
+        let running = &self.instance.running;
+        if !running.agenda.is_ready() {
+            return;
+        }
+        let Ok(jobs) = running.agenda.jobs() else { return };
+        let active: Vec<Job> = jobs.into_iter().filter(|job| job.ended.is_none()).collect();
+        self.known.retain(|id, _| active.iter().any(|job| job.id == *id));
+        let mut waiting = 0;
+        for job in &active {
+            let why = self.advance(job).unwrap_or_else(|why| {
+                self.end(job, JobEnd::Failed, Some(why));
+                None
+            });
+            waiting += i64::from(why.is_some());
+            self.instance.waits.set(job.id, why);
+        }
+        let metrics = &self.instance.running.metrics;
+        metrics.jobs_running.set(i64::try_from(active.len()).unwrap_or(i64::MAX) - waiting);
+        metrics.jobs_waiting.set(waiting);
+    }
+
+    /// One step of a job, if nothing stands in its way. What does, if something does; or why it can't go on at all.
+    fn advance(&mut self, job: &Job) -> Result<Option<String>, String> {
+        let mut known = self.known.remove(&job.id).unwrap_or_default();
+        let waits = self.step(job, &mut known);
+        self.known.insert(job.id, known);
+        waits
+    }
+
+    fn step(&self, job: &Job, known: &mut Known) -> Result<Option<String>, String> {
+        let clock = &self.instance.running.clock;
+        if clock.elapsed() < known.not_before {
+            return Ok(None);
+        }
+        match self.unattempted(known) {
+            Ok(0) => {}
+            Ok(waiting) => return Ok(Some(format!("{waiting} deliveries of the last step wait for their attempt"))),
+            Err(why) => return Ok(Some(why)),
+        }
+        let step = match known.next.take() {
+            Some(step) => step,
+            None => match next_step(&*self.instance, job, step_size(job)) {
+                Ok(step) => step,
+                Err(error @ (ActError::Query(_) | ActError::Refused(_))) => return Ok(Some(error.to_string())),
+                Err(error) => return Err(error.to_string()),
+            },
+        };
+        if let Some(why) = self.in_the_way(&step.step) {
+            known.next = Some(step);
+            return Ok(Some(why));
+        }
+        for text in &step.skipped {
+            tracing::warn!(job = job.id, left_alone = &**text, "a job leaves an event alone");
+        }
+        let made = self.made(&step.step)?;
+        let Step { step, last, .. } = step;
+        let count = all_of(&step).count();
+        let command = Command::new("relay", Action::ReplayStep(step.clone()));
+        if let Err(why) = self.instance.command(command) {
+            known.next = Some(Step { step, last, skipped: Vec::new() });
+            return Ok(Some(why));
+        }
+        self.instance.running.metrics.job_deliveries.add(count as u64);
+        known.made = made;
+        let interval = Duration::from_micros(job.spec.interval_us.unwrap_or(0));
+        known.not_before = clock.elapsed() + interval * u32::try_from(count).unwrap_or(u32::MAX);
+        if last {
+            self.end(job, JobEnd::Done, None);
+        }
+        Ok(None)
+    }
+
+    fn end(&self, job: &Job, end: JobEnd, why: Option<String>) {
+        let action = Action::EndJob { job: job.id, end, why };
+        // If it is not stored, the job ends when it is looked at again.
+        let _again = self.instance.command(Command::new("relay", action));
+    }
+
+    /// What keeps a step from being made now.
+    fn in_the_way(&self, step: &ReplayStep) -> Option<String> {
+        let (running, status) = (&self.instance.running, self.instance.status());
+        for name in upstreams_of(step) {
+            let upstream = status.upstreams.iter().find(|upstream| upstream.name == name);
+            if upstream.is_some_and(|upstream| upstream.held_until.is_some()) {
+                return Some(format!("{name} is held"));
+            }
+            if upstream.is_some_and(|upstream| upstream.breaker == "open") {
+                return Some(format!("the breaker of {name} is open"));
+            }
+            let since = match running.agenda.live_since(name) {
+                Ok(since) => since,
+                Err(error) => return Some(error.to_string()),
+            };
+            let lag = since.map_or(Duration::ZERO, |since| running.clock.now().since(since));
+            if lag > self.lag {
+                return Some(format!("live events wait for {name} since {} s", lag.as_secs()));
+            }
+        }
+        None
+    }
+
+    /// How many deliveries of the step before wait for their attempt, if these are most of it; else 0.
+    fn unattempted(&self, known: &Known) -> Result<usize, String> {
+        let mut waiting = 0;
+        for some in known.made.chunks(VIEWS_MAX) {
+            let asked = |(event, upstream, _): &(Seq, Box<str>, u32)| PlannedFor {
+                event: *event,
+                upstreams: vec![upstream.clone()],
+            };
+            let views = self.instance.views(&some.iter().map(asked).collect::<Vec<_>>())?;
+            for ((_, upstream, attempts), view) in some.iter().zip(views) {
+                let delivery = view.deliveries.iter().find(|delivery| delivery.upstream == *upstream);
+                let waits = delivery.is_some_and(|delivery| {
+                    delivery.status.state() == DeliveryState::Pending && delivery.attempts <= *attempts
+                });
+                waiting += usize::from(waits && !view.deleted);
+            }
+        }
+        Ok(if waiting * 2 > known.made.len() { waiting } else { 0 })
+    }
+
+    fn made(&self, step: &ReplayStep) -> Result<Vec<(Seq, Box<str>, u32)>, String> {
+        let targets: Vec<_> = all_of(step).collect();
+        let mut made = Vec::with_capacity(targets.len());
+        for some in targets.chunks(VIEWS_MAX) {
+            let asked =
+                some.iter().map(|target| PlannedFor { event: target.event, upstreams: vec![target.upstream.clone()] });
+            let views = self.instance.views(&asked.collect::<Vec<_>>())?;
+            for (target, view) in some.iter().zip(views) {
+                let known = view.deliveries.iter().find(|delivery| delivery.upstream == target.upstream);
+                let existing = !step.created.iter().any(|created| created == *target);
+                let attempts = known.filter(|_| existing).map_or(0, |delivery| delivery.attempts);
+                made.push((target.event, target.upstream.clone(), attempts));
+            }
+        }
+        Ok(made)
+    }
+}
+
+fn step_size(job: &Job) -> usize {
+    match job.spec.interval_us {
+        None | Some(0) => STEP_MAX,
+        Some(interval) => usize::try_from(STEP_TIME.as_micros() / u128::from(interval)).unwrap_or(1).clamp(1, STEP_MAX),
+    }
+}
