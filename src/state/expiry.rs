@@ -140,7 +140,8 @@ impl State {
                 progress: job.progress,
                 started_ms: job.started_at.as_millis(),
             };
-            let payload = entry::encode_json(&Command::new(job.actor.clone(), action));
+            // The audit trail has it already.
+            let payload = entry::encode_json(&Command { piece: 1, ..Command::new(job.actor.clone(), action) });
             NewEntry { kind: Kind::Command, payload }
         });
         expiry.upkeep.extend(jobs);
