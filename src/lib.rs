@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod agenda;
+pub mod alert;
 pub mod app;
 pub mod cli;
 pub mod clock;

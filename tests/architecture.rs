@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["clock", "event"]),
     ("expr", &["clock", "event"]),
     ("schema", &[]),
+    ("alert", &["clock", "telemetry"]),
     ("routing", &["clock", "jitter", "event", "verify", "expr", "schema"]),
     ("preset", &["clock", "expr", "routing", "verify"]),
     ("tenant", &["clock", "routing"]),
@@ -51,10 +52,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("agenda", &["clock", "event", "expr", "routing", "log", "state", "telemetry"]),
     ("delivery", &["clock", "jitter", "event", "expr", "verify", "routing", "log", "telemetry"]),
     ("admin", &["clock", "event", "verify", "log", "state", "quarantine", "telemetry"]),
-    ("config", &["clock", "jitter", "event", "verify", "expr", "schema", "routing", "preset", "keys"]),
+    ("config", &["alert", "clock", "jitter", "event", "verify", "expr", "schema", "routing", "preset", "keys"]),
     (
         "app",
         &[
+            "alert",
             "clock",
             "jitter",
             "event",

@@ -492,6 +492,20 @@ impl Ports for Fake {
     fn trial(&self, _: Option<&std::path::Path>) -> Result<Box<dyn super::ports::Trial>, Vec<String>> {
         Err(vec!["stagepost.toml:3: source.stripe: no path".into()])
     }
+    fn alerts(&self) -> Vec<wire::Alert> {
+        vec![wire::Alert {
+            rule: "failures".into(),
+            severity: "warning".into(),
+            subject: "billing".into(),
+            upstream: Some("billing".into()),
+            source: None,
+            since: self.clock(),
+            text: "upstream billing: 5 in 10 minutes: attempts failed".into(),
+        }]
+    }
+    fn test_alert(&self, to: &str) -> Result<String, String> {
+        if to == "ops" { Ok("01KDYAK3SF0000000000000001".into()) } else { Err(format!("no destination {to:?}")) }
+    }
     fn metrics(&self) -> String {
         self.metrics.render()
     }

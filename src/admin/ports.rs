@@ -340,6 +340,14 @@ pub trait Ports: Reads + 'static {
     /// # Errors
     /// The problems of the configuration.
     fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>>;
+    /// The alerts that stand, the worst first.
+    fn alerts(&self) -> Vec<wire::Alert>;
+
+    /// Publishes an event that tries one destination of alerts; its id. Durable when it returns.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn test_alert(&self, to: &str) -> Result<String, String>;
 
     /// The metrics in the Prometheus text format.
     fn metrics(&self) -> String;

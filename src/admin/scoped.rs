@@ -281,6 +281,21 @@ impl Ports for Scoped {
         self.ports.trial(file)
     }
 
+    fn alerts(&self) -> Vec<wire::Alert> {
+        let mut alerts = self.ports.alerts();
+        let sees = |alert: &wire::Alert| match (&alert.upstream, &alert.source) {
+            (Some(upstream), _) => self.scope.takes_upstream(upstream) && !self.scope.limits_sources(),
+            (None, Some(source)) => self.scope.takes_source(source) && !self.scope.limits_upstreams(),
+            (None, None) => self.scope.is_whole(),
+        };
+        alerts.retain(sees);
+        alerts
+    }
+
+    fn test_alert(&self, to: &str) -> Result<String, String> {
+        self.ports.test_alert(to)
+    }
+
     fn metrics(&self) -> String {
         self.ports.metrics()
     }

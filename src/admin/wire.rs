@@ -2,6 +2,7 @@
 //!
 //! Promises the names of the contract. Times are RFC 3339, sizes bytes, durations `_ms` or `_s`; ids are texts.
 
+mod alerts;
 mod job;
 mod parts;
 mod plan;
@@ -16,6 +17,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use self::alerts::{Alert, TestAlert, TestedAlert};
 pub use self::job::{Job, job_id, job_seq};
 pub use self::parts::{
     Audited, AuditedPage, Configuration, DeliveriesPage, EventsPage, ListedDelivery, QuarantinePage, Route, Routes,

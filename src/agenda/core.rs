@@ -82,6 +82,8 @@ pub struct Effects {
     pub ask: Vec<Question>,
     /// Upstreams whose stored records are to be searched; the answer goes to [`Core::refilled`].
     pub refill: Vec<UpstreamId>,
+    /// Events that were decided about, if anybody collects spans.
+    pub decided: Vec<Arc<Event>>,
 }
 
 /// Events to be read, in the order of the log as far as possible.
@@ -173,6 +175,8 @@ pub struct Core {
     heard: Option<Box<str>>,
     /// A command about subscribers was applied.
     subscribers_changed: bool,
+    /// Somebody collects spans.
+    pub(super) is_traced: bool,
     out: Effects,
 }
 
@@ -209,6 +213,7 @@ impl Core {
             plans: Vec::new(),
             heard: None,
             subscribers_changed: false,
+            is_traced: false,
             out: Effects::default(),
         };
         core.configure(now);

@@ -26,9 +26,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::Seq,
+    event::{Event, Seq, Step},
     log::{Acked, Append, AppendError, Class, Done, Entry, Kind, NewEntry, ReadError, read_body},
     state::{Forgetting, Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
+    telemetry::Stretch,
 };
 
 /// Committed entries applied in one step.
@@ -106,7 +107,9 @@ impl Run {
         let deps = &self.shared.deps;
         deps.dispatch.subscribed(state.subscribed());
         let (table, evaluator) = (deps.live.snapshot(), deps.evaluator.clone());
-        Core::new(state, table, evaluator, self.shared.settings.bounds, deps.clock.steady())
+        let mut core = Core::new(state, table, evaluator, self.shared.settings.bounds, deps.clock.steady())?;
+        core.is_traced = deps.metrics.traces.is_on();
+        Ok(core)
     }
 }
 
@@ -317,6 +320,9 @@ impl Work {
         for (upstream, targets) in effects.drained {
             self.shared.deps.dispatch.drained(&upstream, targets);
         }
+        for event in effects.decided {
+            self.trace(&event);
+        }
         for job in effects.dispatch {
             self.shared.deps.dispatch.dispatch(job);
         }
@@ -335,6 +341,17 @@ impl Work {
             self.ask(question);
         }
         self.refills.extend(effects.refill);
+    }
+
+    /// Tells whoever collects spans how long it took until it was known where an event goes.
+    fn trace(&self, event: &Event) {
+        let deps = &self.shared.deps;
+        let traceparent = event.headers.get("traceparent").map(http::HeaderValue::as_bytes);
+        let Some(standing) = deps.metrics.traces.standing(Some(event.id), traceparent) else { return };
+        let now = deps.clock.now();
+        let (end_ms, began) = (now.as_millis(), now.since(event.id.time));
+        let stretch = Stretch { end_ms, began, ended: Duration::ZERO };
+        deps.metrics.traces.tell(&standing, Step::Plan, stretch, false, Vec::new());
     }
 
     /// Offers an entry to the log, after all that were offered before it.

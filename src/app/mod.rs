@@ -3,6 +3,7 @@
 //! Promises that nothing is accepted before the log is recovered, that a stop loses nothing that was begun, and that
 //! a poisoned log ends the process with an error. Deliberately absent: decisions. Each belongs to a stage.
 
+mod alerts;
 mod backup;
 mod decide;
 mod janitor;

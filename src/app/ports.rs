@@ -10,7 +10,15 @@ use bytes::Bytes;
 use http::HeaderName;
 
 use super::{
-    backup, decide::decide, jobs::Waits, listing, parts, probe::Probe, reads, reload::Running, status::Samples,
+    alerts::{self, Alerts},
+    backup,
+    decide::decide,
+    jobs::Waits,
+    listing, parts,
+    probe::Probe,
+    reads,
+    reload::Running,
+    status::Samples,
     trial::Pair,
 };
 use crate::{
@@ -58,6 +66,7 @@ pub(super) struct Instance {
     pub(super) node: Arc<str>,
     /// What jobs wait for.
     pub(super) waits: Waits,
+    pub(super) alerts: Alerts,
 }
 
 impl Reads for Instance {
@@ -319,6 +328,14 @@ impl Ports for Instance {
 
     fn backup_point(&self, now: bool) -> Result<wire::BackupPoint, String> {
         backup::point(&self.sled, &self.running.clock, now)
+    }
+
+    fn alerts(&self) -> Vec<wire::Alert> {
+        self.alerts.standing(&self.running)
+    }
+
+    fn test_alert(&self, to: &str) -> Result<String, String> {
+        alerts::test(self, to)
     }
 
     fn metrics(&self) -> String {

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
+    alerts::{self, Alerts},
     backup::log_settings,
     janitor::Janitor,
     jobs::{Runner, Waits},
@@ -137,6 +138,13 @@ impl App {
         let shards = Shards::start(Shards::default_count())?;
         let delivery_shards = Shards::start(Shards::default_count().div_ceil(2))?;
         let node: Arc<str> = node_name().into();
+        if let Some(traces) = &config.traces
+            && let Some(queue) = metrics.traces.open(traces.queue, traces.sample)
+        {
+            let sending =
+                delivery::export(queue, traces.collector.clone(), node.clone(), metrics.clone(), clock.clone());
+            delivery_shards.any().spawn(sending);
+        }
 
         let to_engine = Arc::new(ToEngine(OnceLock::new(), Some(subscribers.clone())));
         let agenda = Agenda::start(
@@ -213,6 +221,11 @@ impl App {
             tokens,
         });
         running.activated(&live.snapshot());
+        let (directory, settings) = {
+            let current = running.current.lock().unwrap_or_else(PoisonError::into_inner);
+            (current.config.store.path.clone(), current.config.alerts.clone())
+        };
+        let alerts = Alerts::open(directory.join("alerts.json"), settings, running.clock.steady());
         let instance = Arc::new(Instance {
             running: running.clone(),
             evaluator,
@@ -224,6 +237,7 @@ impl App {
             sled: log.clone(),
             node,
             waits: Waits::default(),
+            alerts,
         });
         let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];
         if let Some(address) = admin_address {
@@ -235,6 +249,7 @@ impl App {
         }
         let lag = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.admin.job_lag;
         let jobs = Runner::start(instance.clone(), lag, delivery_shards.any())?;
+        admin.push(tokio::spawn(alerts::watch(instance.clone())));
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
         let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
@@ -328,6 +343,7 @@ impl App {
         let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {
             instance.quarantine.close();
+            instance.alerts.close(instance.running.clock.steady());
             if let Err(error) = instance.ingress.sequences().close() {
                 tracing::warn!(%error, "numbers that are missing are not known after the next start");
             }

@@ -317,6 +317,7 @@ fn shown(target: &Target) -> String {
         Target::Unix(path) => format!("unix:{}", path.display()),
         Target::File(_) => "files".to_owned(),
         Target::Objects(_) => "objects".to_owned(),
+        Target::Command(_) => "a program".to_owned(),
     }
 }
 

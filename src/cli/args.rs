@@ -51,6 +51,14 @@ pub(super) enum Verb {
   stagepost status
   stagepost status --json | jq '.upstreams[] | select(.dead > 0)'")]
     Status(JsonArgs),
+    /// Alerts that stand; `test` tries a destination
+    #[command(after_help = "Examples:
+  stagepost alerts
+  stagepost alerts --json
+  stagepost alerts test ops
+
+Rules and destinations are in [alerts] of the configuration.")]
+    Alerts(AlertsArgs),
     /// Stored events, newest first
     #[command(after_help = "Examples:
   stagepost log
@@ -355,6 +363,33 @@ pub(super) struct JsonArgs {
     /// One JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// `alerts` alone lists.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct AlertsArgs {
+    #[command(subcommand)]
+    pub(super) verb: Option<AlertsVerb>,
+    #[command(flatten)]
+    pub(super) list: JsonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AlertsVerb {
+    /// What stands, the worst first
+    List(JsonArgs),
+    /// Send a test to one destination
+    Test(TestAlertArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestAlertArgs {
+    #[command(flatten)]
+    pub(super) place: Where,
+    /// The destination: NAME of [alerts.to.NAME]
+    #[arg(value_name = "NAME")]
+    pub(super) to: String,
 }
 
 #[derive(Debug, Args)]

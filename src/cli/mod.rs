@@ -4,6 +4,7 @@
 //! nothing that came from outside reaches a terminal unescaped. What needs the engine stands behind [`Host`].
 //! Deliberately absent: any decision about deliveries; the instance makes them.
 
+mod alerts;
 mod args;
 pub mod ask;
 mod audit;
@@ -126,6 +127,7 @@ fn dispatch(verb: &Verb, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result
         Verb::Run(args) => host.run(args).map(|()| Exit::Done),
         Verb::Check(args) => simple::check(args, host, terminal),
         Verb::Reload(args) => simple::reload(args, host, terminal),
+        Verb::Alerts(args) => alerts::alerts(args, host, terminal),
         Verb::Status(args) => status::status(args, host, terminal),
         Verb::Log(args) => log::log(args, host, terminal),
         Verb::Show(args) => show::show(args, host, terminal),

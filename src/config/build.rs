@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    alerts::Alerts,
     context::Context,
     failure,
     listen::is_public,
@@ -33,6 +34,7 @@ pub(super) struct Parts {
     pub(super) upstreams: Vec<(Upstream, Place)>,
     pub(super) routes: Vec<(Route, Place)>,
     pub(super) topics: Topics,
+    pub(super) alerts: Alerts,
     pub(super) limits: Limits,
 }
 
@@ -58,6 +60,7 @@ impl Parts {
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
         self.topics.check(cx, &self.routes);
+        self.alerts.check_subscribers(cx, self.topics.subscribers());
     }
 
     /// The table; its hash and generation come later.
@@ -91,6 +94,7 @@ impl Parts {
             limits: self.limits,
         });
         let (topics, subscribers) = self.topics.into_parts();
+        self.alerts.lead(&mut table);
         table.declare(topics);
         table.subscribe(&subscribers)?;
         Ok(table)
@@ -109,6 +113,7 @@ impl Parts {
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
         self.topics.check_names(cx, &self.routes);
+        self.alerts.check_names(cx, sources, upstreams);
         failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {

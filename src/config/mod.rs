@@ -7,6 +7,7 @@
 //! Deliberately absent: settings of features that this version does not have. Their keys are unknown.
 
 mod admin;
+mod alerts;
 mod batch;
 mod build;
 mod cache;
@@ -40,6 +41,7 @@ mod targets;
 mod tests;
 mod tls;
 mod topic;
+mod traces;
 mod tree;
 mod units;
 mod upgrade;
@@ -58,8 +60,8 @@ pub use front::front_client;
 pub use problem::{Place, Problem, Problems};
 pub use reload::{ReloadReport, diff};
 pub use settings::{
-    Access, AdminSettings, Config, DiagnosticsSettings, Format, ListenSettings, Loaded, ShutdownSettings,
-    StoreSettings, TokenRole, TokenSettings, WhenFull,
+    Access, AdminSettings, AlertSettings, Config, DiagnosticsSettings, Format, ListenSettings, Loaded,
+    ShutdownSettings, StoreSettings, TokenRole, TokenSettings, TraceSettings, WhenFull,
 };
 use sha2::{Digest as _, Sha256};
 pub use subscribers::{AskedSubscriber, SubscribersSettings, run_time_subscriber, run_time_tls};
@@ -159,11 +161,15 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let sources = source::read(&root, &server);
     let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
     let machine = upstream::MachineRoots::default();
+    let traces = traces::read(root.section("traces"), &machine);
+    let alerts = alerts::Alerts::read(&root, &server, &store, &machine);
+    let alert_settings = alerts.settings.clone();
     let parts = Parts {
         sources,
         upstreams: upstream::read(&root, &server, &store, &machine),
         routes: route::read(&root),
-        topics: topic::Topics::read(&root, &server, &store, &machine),
+        topics: topic::Topics::read(&root, &server, &store, &machine, alerts.has_destinations()),
+        alerts,
         limits: server.limits,
     };
     let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
@@ -186,6 +192,8 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         privacy,
         subscribers,
         keys,
+        alerts: alert_settings,
+        traces,
         hash: String::new(),
         printed: String::new(),
         values: std::collections::BTreeMap::new(),

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::settings::Config;
-use crate::routing::subscriber_name;
+use crate::{alert::TOPIC, routing::subscriber_name};
 
 /// Keys (or beginnings of keys) that are read once, when the process starts.
-const NEEDS_RESTART: [&str; 11] = [
+const NEEDS_RESTART: [&str; 12] = [
     "server.max_connections",
     "server.handshake_timeout",
     "server.header_timeout",
@@ -18,6 +18,7 @@ const NEEDS_RESTART: [&str; 11] = [
     "admin.tls",
     "diagnostics.level",
     "diagnostics.format",
+    "traces.",
 ];
 
 /// What is different between the running configuration and a new one.
@@ -91,7 +92,9 @@ fn upstreams(config: &Config) -> BTreeSet<String> {
         let name = key.strip_prefix("subscriber.")?.strip_suffix(".topic")?;
         Some(subscriber_name(topic.trim_matches('"'), name))
     });
-    urls.map(str::to_owned).chain(subscribers).collect()
+    let alerts = config.values.keys().filter_map(|key| key.strip_prefix("alerts.to.")?.strip_suffix(".kind"));
+    let alerts = alerts.map(|name| subscriber_name(TOPIC, name));
+    urls.map(str::to_owned).chain(subscribers).chain(alerts).collect()
 }
 
 fn needs_restart(key: &str) -> bool {
@@ -120,6 +123,7 @@ impl Config {
         (self.admin.failed_logins, self.admin.tokens) = (admin.failed_logins, admin.tokens);
         self.diagnostics.level = running.diagnostics.level;
         self.diagnostics.format = running.diagnostics.format;
+        self.traces.clone_from(&running.traces);
         self.values.retain(|key, _| !needs_restart(key));
         let kept = running.values.iter().filter(|(key, _)| needs_restart(key));
         self.values.extend(kept.map(|(key, value)| (key.clone(), value.clone())));

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use super::{problem::Problem, subscribers::SubscribersSettings, tls::Certificates};
 use crate::{
-    keys,
-    routing::{Listener, Privacy, Table},
+    alert, keys,
+    routing::{Listener, Privacy, Table, Upstream},
     verify::Secret,
 };
 
@@ -39,6 +39,10 @@ pub struct Config {
     pub subscribers: SubscribersSettings,
     /// `[keys]`; None if no source fetches keys.
     pub keys: Option<keys::Settings>,
+    /// `[alerts]`.
+    pub alerts: AlertSettings,
+    /// `[traces]`; None: nothing is traced.
+    pub traces: Option<TraceSettings>,
     /// SHA-256 of the effective configuration, hex.
     pub hash: String,
     pub(super) printed: String,
@@ -166,6 +170,26 @@ pub enum Access {
     Refused,
     /// Each.
     All,
+}
+
+/// `[alerts]`, without the destinations, which are upstreams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AlertSettings {
+    /// How often figures are looked at.
+    pub every: Duration,
+    /// The rules.
+    pub engine: alert::Settings,
+}
+
+/// `[traces]`.
+#[derive(Clone)]
+pub struct TraceSettings {
+    /// Where spans go, with credentials.
+    pub collector: Arc<Upstream>,
+    /// The share of the traces that are begun here, 0 to 1.
+    pub sample: f64,
+    /// Spans that may wait.
+    pub queue: usize,
 }
 
 /// How the process stops.

@@ -1,6 +1,7 @@
 //! Loading as a whole: what a configuration becomes. What is refused is in `errors`, certificates are in `tls`.
 
 mod admin;
+mod alerts;
 mod batch;
 mod door;
 mod errors;
@@ -218,6 +219,23 @@ fn the_commented_example_names_every_key() {
         "[upstream.billing.breaker]\nerror_rate = 0.5\n",
         "[subscribers]\n",
         "[subscriber.crm]\n",
+        "[traces]\n",
+        "[alerts.rule.failures]\n",
+        "[alerts.rule.dead]\n",
+        "[alerts.rule.errors]\n",
+        "[alerts.rule.refusals]\n",
+        "[alerts.rule.backlog]\n",
+        "[alerts.rule.latency]\n",
+        "[alerts.rule.silence]\n",
+        "[alerts.rule.duplicates]\n",
+        "[alerts.rule.stale]\n",
+        "[alerts.rule.hold]\n",
+        "[alerts.rule.disk]\n",
+        "[alerts.rule.breaker]\n",
+        "[alerts.rule.reload]\n",
+        "[alerts.rule.unavailable]\n",
+        "[alerts.to.a]\nurl = 'http://x'\n",
+        "[alerts.to.a]\nkind = 'command'\n",
         "[[route]]\n",
         "[[route]]\n[route.headers]\n",
     ] {

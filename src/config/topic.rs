@@ -18,6 +18,7 @@ use super::{
     verify::secrets,
 };
 use crate::{
+    alert::TOPIC,
     routing::{LoopRule, Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
     verify::Signer,
 };
@@ -36,18 +37,36 @@ pub(super) struct Topics {
 
 impl Topics {
     /// Reads every topic and subscriber; those with problems are left out.
-    pub(super) fn read(root: &Section<'_>, server: &Server, store: &StoreSettings, machine: &MachineRoots) -> Self {
+    /// `alerts_go_out`: the topic of alerts is needed in any case.
+    pub(super) fn read(
+        root: &Section<'_>,
+        server: &Server,
+        store: &StoreSettings,
+        machine: &MachineRoots,
+        alerts_go_out: bool,
+    ) -> Self {
         let topics = root.named_sections("topic").into_iter().map(|(name, section)| topic(name, section));
-        let topics: Vec<_> = topics.collect();
+        let mut topics: Vec<_> = topics.collect();
+        topics.push((alerts(), root.place.clone()));
         let sections = root.named_sections("subscriber").into_iter();
         let subscribers =
             sections.filter_map(|(name, section)| subscriber(name, section, &topics, server, store, machine));
-        Self { subscribers: subscribers.collect(), topics }
+        let subscribers: Vec<_> = subscribers.collect();
+        let wanted = alerts_go_out || subscribers.iter().any(|(_, subscriber, _)| *subscriber.topic == *TOPIC);
+        if !wanted {
+            topics.pop();
+        }
+        Self { subscribers, topics }
     }
 
     /// The names of all topics.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.topics.iter().map(|(topic, _)| &*topic.name)
+    }
+
+    /// The names of the upstreams of all subscribers.
+    pub(super) fn subscribers(&self) -> impl Iterator<Item = &str> {
+        self.subscribers.iter().map(|(_, subscriber, _)| &*subscriber.upstream.name)
     }
 
     /// What is wrong with the name of a topic that nobody declares.
@@ -59,6 +78,10 @@ impl Topics {
     pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
         for (route, place) in routes {
             let Some(topic) = &route.topic else { continue };
+            if **topic == *TOPIC {
+                let message = format!("publishes under {TOPIC}, where only the relay's own alerts belong");
+                cx.problem(place, &format!("route.{}", route.name), message);
+            }
             if let Some(problem) = self.unknown(topic) {
                 cx.problem(place, &format!("route.{}", route.name), problem);
             }
@@ -94,8 +117,17 @@ impl Topics {
     }
 }
 
+/// The topic that is there without a section.
+fn alerts() -> Topic {
+    let max_subscribers = usize::try_from(SUBSCRIBERS_MAX).unwrap_or(usize::MAX);
+    Topic { name: TOPIC.into(), max_subscribers, max_hops: LoopRule::standard().max_hops }
+}
+
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
     check_name(&section, "", name);
+    if name == TOPIC {
+        section.problem("", "is the relay's own topic and there without a section; remove it");
+    }
     let most = section.count("max_subscribers", 1_000, 1..=SUBSCRIBERS_MAX);
     let usual = LoopRule::standard().max_hops;
     let hops = section.count("max_hops", u64::from(usual), 1..=1000);
@@ -153,7 +185,7 @@ fn subscriber(
 }
 
 /// `secrets`: deliveries are signed as Standard Webhooks says.
-fn signed(section: &Section<'_>) -> Option<SignPolicy> {
+pub(super) fn signed(section: &Section<'_>) -> Option<SignPolicy> {
     let is_auto = |value: &Value| matches!(value, Value::Text(text) if text == "auto");
     if section.value("sign").is_some_and(|value| !is_auto(value)) {
         section.problem("secrets", "can't stand beside sign, which has secrets of its own; remove one of the two");

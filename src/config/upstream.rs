@@ -76,10 +76,20 @@ pub(super) fn one(
 ) -> Option<Upstream> {
     check_name(section, "", name);
     match sink::shape(section) {
-        Shape::Http => {}
-        Shape::File => return files(name, section, store),
-        Shape::Objects => return objects(name, section, store, machine),
+        Shape::Http => http(name, section, server, store, machine),
+        Shape::File => files(name, section, store),
+        Shape::Objects => objects(name, section, store, machine),
     }
+}
+
+/// One that gets requests.
+pub(super) fn http(
+    name: &str,
+    section: &Section<'_>,
+    server: &Server,
+    store: &StoreSettings,
+    machine: &MachineRoots,
+) -> Option<Upstream> {
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
     }
@@ -137,6 +147,7 @@ pub(super) fn one(
         soft_bounce,
         max_reply: usize::try_from(max_reply).unwrap_or(usize::MAX),
         turns: TurnPolicy { retries: retries?, replays: replays? },
+        hides_url: false,
         guard,
         disable_after: None,
         sign: if batch.is_some() { sign?.or(Some(SignPolicy::Never)) } else { sign? },
@@ -254,7 +265,7 @@ fn guard(section: &Section<'_>, target: Option<&Target>) -> Option<PublicOnly> {
                 section.problem("url", refused_literal(address, why));
             }
         }
-        Some(Target::File(_) | Target::Objects(_)) | None => {}
+        Some(Target::File(_) | Target::Objects(_) | Target::Command(_)) | None => {}
     }
     Some(guard)
 }
@@ -263,7 +274,7 @@ fn refused_literal(address: std::net::IpAddr, why: &str) -> String {
     format!("leads to {address}, which is {why} and refused by guard; add it to guard_allow or remove guard")
 }
 
-fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {
+pub(super) fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient> {
     let roots = match section.path("ca") {
         Some(ca) => {
             section.cx.watch(&ca);
@@ -291,7 +302,7 @@ fn client_tls(section: Section<'_>, machine: &MachineRoots) -> Option<TlsClient>
     Some(TlsClient { config: Arc::new(config?), server_name })
 }
 
-fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
     let texts = section.texts("headers");
     let mut headers = Vec::with_capacity(texts.len());
     let mut shown = Vec::with_capacity(texts.len());

@@ -13,7 +13,7 @@ use super::{
     gates::{Admitted, Evidence, Now, Ticket},
     lane::{Lane, events_each, lock},
     pace::News,
-    policy, rehearse,
+    policy, program, rehearse,
     request::{self, Draft, Unsent},
     settle,
     targets::{Choice, Chosen, Clients},
@@ -22,7 +22,8 @@ use crate::{
     clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
     log::Done,
-    routing::Upstream,
+    routing::{Target, Upstream},
+    telemetry::{SpanText, Stretch},
 };
 
 /// When an attempt that failed on our side (an expression worker gone, the disk unreadable) is made again.
@@ -94,7 +95,10 @@ impl Lane {
         }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
-        let result = clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await;
+        let result = match &upstream.target {
+            Target::Command(argv) => Box::pin(program::run(argv, draft.body(), upstream.timeout)).await,
+            _ => clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await,
+        };
         let excused = chosen.is_some_and(|chosen| {
             self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady())
         });
@@ -170,7 +174,28 @@ impl Lane {
         said: (&Judgement, &News),
         upstream: &Upstream,
     ) -> bool {
+        self.trace(work.0, &attempt);
         self.settle_by(work, Some(attempt), said, upstream)
+    }
+
+    /// Tells whoever collects spans about an attempt.
+    pub(super) fn trace(&self, job: &Job, attempt: &Attempt) {
+        let traces = &self.env.metrics.traces;
+        let traceparent = job.event.headers.get("traceparent").map(http::HeaderValue::as_bytes);
+        let Some(standing) = traces.standing(Some(job.event.id), traceparent) else { return };
+        let latency = Duration::from_millis(attempt.latency_ms.into());
+        let stretch = Stretch { end_ms: attempt.at.after(latency).as_millis(), began: latency, ended: Duration::ZERO };
+        let mut attributes = vec![
+            ("stagepost.upstream", SpanText::Text((&*self.name).into())),
+            ("stagepost.attempt", SpanText::Number(job.number.into())),
+            ("stagepost.outcome", SpanText::Text(attempt.outcome.as_str().into())),
+            ("stagepost.event.id", SpanText::Text(job.event.id.to_string().into())),
+        ];
+        if let Some(status) = attempt.status {
+            attributes.push(("http.response.status_code", SpanText::Number(status.into())));
+        }
+        let step = crate::event::Step::Attempt { upstream: &self.name, number: job.number };
+        traces.tell(&standing, step, stretch, attempt.outcome != Outcome::Delivered, attributes);
     }
 
     /// Tells the gates alone: the log knows already.

@@ -344,6 +344,7 @@ impl Lane {
             match open {
                 None => open = Some(self.settle((job, ticket), attempt, (judged, &done.news), upstream)),
                 Some(open) => {
+                    self.trace(job, &attempt);
                     let change = settle::change(job, judged, &upstream.retry, open, &env.jitter, now);
                     self.write(settle::attempted(&job.into(), Some(attempt), change), Done::nobody());
                 }

@@ -72,6 +72,9 @@ pub(crate) enum Failure {
     Late(Duration),
     #[error("the connection broke before the answer: {0}")]
     Broken(Box<str>),
+    /// A program did not end well.
+    #[error("{0}")]
+    Program(Box<str>),
     /// The request can't be written down; the upstream was not asked.
     #[error("the request can't be sent: {0}")]
     Unsendable(Box<str>),

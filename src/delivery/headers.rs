@@ -3,13 +3,12 @@
 //! Promises the list of the contract, section 3. `Host` and `Content-Length` are not here: the one depends on the
 //! connection's protocol, the other is written by it.
 
-use std::{fmt::Write, hash::Hasher};
+use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use siphasher::sip::SipHasher13;
 
 use crate::{
-    event::{EventId, Job, RELAY},
+    event::{EventId, Job, RELAY, Step, TraceParent, own_trace, span_of},
     routing::HeaderEdit,
 };
 
@@ -141,7 +140,7 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
         }
     }
     headers.append(header::VIA, VIA);
-    let traceparent = trace(event.id, job.number, headers.get(TRACEPARENT));
+    let traceparent = trace(event.id, &job.upstream, job.number, headers.get(TRACEPARENT));
     insert(headers, TRACEPARENT, traceparent);
 }
 
@@ -166,32 +165,13 @@ fn text(write: impl FnOnce(&mut String) -> std::fmt::Result) -> Option<HeaderVal
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
-/// `traceparent` (W3C Trace Context, level 1): the sender's trace with a span of ours, or a trace made of the event's
-/// id. Both are the same for the same attempt, so that nothing needs to be stored.
-fn trace(id: EventId, attempt: u32, received: Option<&HeaderValue>) -> Option<HeaderValue> {
-    let bits = (u128::from(id.time.as_millis() & 0xFFFF_FFFF_FFFF) << 80)
-        | (u128::from(id.pos.partition) << 64)
-        | u128::from(id.pos.seq);
-    let mut hasher = SipHasher13::new_with_keys(0x7374_6167_6570_6f73, 0x7472_6163_6570_6172);
-    hasher.write(&bits.to_be_bytes());
-    hasher.write_u32(attempt);
-    let span = hasher.finish() | 1;
-    match received.and_then(|value| sender_trace(value.as_bytes())) {
-        Some((trace, flags)) => text(|out| write!(out, "00-{trace}-{span:016x}-{flags}")),
-        None => text(|out| write!(out, "00-{:032x}-{span:016x}-01", bits.max(1))),
-    }
-}
-
-/// The trace id and flags of a valid `traceparent`.
-fn sender_trace(value: &[u8]) -> Option<(&str, &str)> {
-    let text = std::str::from_utf8(value).ok()?;
-    let (version, trace, span, flags) = (text.get(0..2)?, text.get(3..35)?, text.get(36..52)?, text.get(53..55)?);
-    let hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    let zero = |part: &str| part.bytes().all(|byte| byte == b'0');
-    let dashes = [2, 35, 52].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
-    let length = text.len() == 55 || (version != "00" && text.as_bytes().get(55) == Some(&b'-'));
-    let valid = dashes && length && version != "ff" && [version, trace, span, flags].into_iter().all(hex);
-    (valid && !zero(trace) && !zero(span)).then_some((trace, flags))
+/// `traceparent`: the sender's trace with a span of ours, or a trace made of the event's id. Both are the same for the same
+/// attempt, so that nothing needs to be stored.
+fn trace(id: EventId, upstream: &str, number: u32, received: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let span = span_of(id, Step::Attempt { upstream, number });
+    let parent = received.and_then(|value| TraceParent::parse(value.as_bytes()));
+    let (trace, flags) = parent.map_or((own_trace(id), 1), |parent| (parent.trace, parent.flags));
+    text(|out| write!(out, "00-{trace:032x}-{span:016x}-{flags:02x}"))
 }
 
 #[cfg(test)]

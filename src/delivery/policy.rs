@@ -93,7 +93,7 @@ fn silence(failure: &Failure) -> Option<NoAnswer> {
         Failure::Connect(words) if is_tls(words) => NoAnswer::Tls,
         Failure::Connect(_) | Failure::AddressRefused(_) => NoAnswer::Connect,
         Failure::ConnectLate(_) | Failure::Late(_) => NoAnswer::Timeout,
-        Failure::Broken(_) => NoAnswer::Broken,
+        Failure::Broken(_) | Failure::Program(_) => NoAnswer::Broken,
         Failure::Unsendable(_) => return None,
     })
 }

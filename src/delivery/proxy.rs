@@ -136,7 +136,9 @@ impl Engine {
         let response = begun.map_err(|failure| match failure {
             Failure::Late(_) | Failure::ConnectLate(_) => ProxyError::Late(name.clone()),
             Failure::Unsendable(words) => ProxyError::Unsendable { upstream: name.clone(), words },
-            Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) => unreachable(failure.to_string()),
+            Failure::Connect(_) | Failure::AddressRefused(_) | Failure::Broken(_) | Failure::Program(_) => {
+                unreachable(failure.to_string())
+            }
         })?;
         let (parts, body) = response.into_parts();
         if let (StatusCode::SWITCHING_PROTOCOLS, Some(upgrade)) = (parts.status, upgrade) {

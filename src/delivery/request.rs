@@ -129,8 +129,13 @@ impl Draft<'_> {
             Target::Unix(socket) => drop(write!(url, "unix:{}:", socket.display())),
             // The sink knows in which file.
             Target::File(_) | Target::Objects(_) => url.push_str("file:"),
+            Target::Command(argv) => url.extend(["command:", argv.first().map_or("", |program| program)]),
         }
-        url.push_str(path);
+        match (&self.upstream.target, self.upstream.hides_url) {
+            (Target::Command(_), _) => {}
+            (_, true) => url.push_str("/…"),
+            (_, false) => url.push_str(path),
+        }
         let sha256 = (self.form != BodyForm::Original).then(|| Sha256::digest(&self.body).into());
         Sent { url: url.into(), sha256, signed: self.seal.as_ref().map(|seal| seal.by.clone().into()) }
     }
@@ -160,7 +165,9 @@ impl Draft<'_> {
         }
         let own = || match &self.upstream.target {
             Target::Http(uri) | Target::Https(uri) => HeaderValue::from_str(&authority(uri)).ok(),
-            Target::Unix(_) | Target::File(_) | Target::Objects(_) => Some(HeaderValue::from_static("localhost")),
+            Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_) => {
+                Some(HeaderValue::from_static("localhost"))
+            }
         };
         match &self.upstream.host {
             HostPolicy::Preserve => self.job.event.headers.get(header::HOST).cloned().or_else(own),
@@ -226,7 +233,7 @@ pub(super) fn authority(uri: &Uri) -> String {
 fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
     let base = match &upstream.target {
         Target::Http(uri) | Target::Https(uri) => uri.path(),
-        Target::Unix(_) | Target::File(_) | Target::Objects(_) => "/",
+        Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_) => "/",
     };
     let own = route.map(|route| &route.path).filter(|edit| **edit != PathEdit::default());
     let path = match &*event.verification.scheme {

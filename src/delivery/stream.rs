@@ -56,8 +56,8 @@ impl Stream {
                 seat = route.seat(address, names.now());
                 Io::Tcp(tcp)
             }
-            Target::File(_) | Target::Objects(_) => {
-                return Err(io::Error::other("a file or a store takes events, not requests"));
+            Target::File(_) | Target::Objects(_) | Target::Command(_) => {
+                return Err(io::Error::other("a file, a store or a program takes events, not requests"));
             }
             Target::Https(uri) => {
                 let settings = upstream.tls.as_ref().ok_or_else(|| io::Error::other("no TLS settings are loaded"))?;

@@ -19,7 +19,9 @@ use super::{
     limits,
     proxy::{Expected, ProxyError, SafeRequest},
     reply::{Refusal, ReplyBody, Taken},
-    secret_path, select, upgrade,
+    secret_path, select,
+    traced::Marks,
+    upgrade,
     wait::Waits,
 };
 use crate::{
@@ -40,6 +42,8 @@ pub(super) struct Progress {
     pub(super) source: Option<Arc<Source>>,
     /// Bytes of the body that were read.
     pub(super) read: u64,
+    /// When its steps began and ended, if spans are wanted.
+    pub(super) marks: Marks,
 }
 
 /// What is left of a request that was refused after reading, for the quarantine.
@@ -115,6 +119,7 @@ impl Gate {
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
+        progress.marks.checking = ingress.mark();
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = match by_path {
@@ -138,6 +143,7 @@ impl Gate {
             let verified = check.finish(&[]);
             (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
+        progress.marks.checked = ingress.mark();
         let rehearsing = caller.again().is_some_and(|again| again.purpose == Purpose::Recheck);
         if rehearsing && source.schema.is_none() {
             return Ok(Taken::Rehearsed);
@@ -216,10 +222,12 @@ impl Gate {
             self.prepare(policy, dedupe, looked.as_ref(), &mut admitted);
         }
         let kind = event_type.as_deref();
+        progress.marks.appending = ingress.mark();
         let stored = match &source.tenants {
             None => self.store(&input, kind, dedupe, &admitted).await?,
             Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, dedupe, &mut admitted)).await?,
         };
+        progress.marks.appended = ingress.mark();
         match stored {
             Appended::Duplicate { first, body_differs } => match &source.wait {
                 None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),

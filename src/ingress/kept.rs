@@ -25,7 +25,7 @@ use crate::{
     quarantine::{Bounds, Keep},
     routing::{Lookup, SECRET_CAPTURE, Source, Table, Unmatched},
     telemetry::QuarantineDrop,
-    verify::{self, Head, Verifier},
+    verify::{self, Captured, Head, Verifier},
 };
 
 impl Gate {
@@ -65,6 +65,16 @@ impl Gate {
             }
         };
         let Some(body) = body else { return quarantine.dropped(QuarantineDrop::Unread) };
+        if let (Some(source), Refusal::Unverified(verify::Refusal::Stale | verify::Refusal::Future, _)) =
+            (&progress.source, refusal)
+        {
+            let (path, query) = (head.uri.path(), head.uri.query());
+            let about = Head { method: &head.method, path, query, headers: &head.headers };
+            let request = Captured { head: about, body: &body, at: received_at };
+            if let Some(door) = doors.door(source).filter(|_| source.verifier.is_genuine_but_for_its_time(&request)) {
+                door.metrics.stale.inc();
+            }
+        }
         let source = progress.source.as_deref();
         let mut captures = match host(head).map(|host| table.find(host, head.uri.path())) {
             Ok(Lookup::Found(matched)) => matched.captures,

@@ -31,6 +31,7 @@ mod sequence;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod upgrade;
 mod wait;
 
@@ -251,6 +252,9 @@ impl Gate {
         let mut progress = Progress::default();
         match self.admit(&doors, caller, &mut head, &mut body, &mut progress).await {
             Ok(taken) => {
+                if self.ingress.metrics.traces.is_on() {
+                    self.ingress.trace_taken(&head, &progress, begun, &taken);
+                }
                 let source = progress.source.as_ref();
                 if let Some(door) = source.and_then(|source| doors.door(source)) {
                     door.count(taken.result());
@@ -278,7 +282,12 @@ impl Gate {
                 taken.answer(source.and_then(|source| source.reply.as_ref()))
             }
             // Boxed: what is rare does not make the future of every request larger.
-            Err(refusal) => Box::pin(self.refuse(&doors, caller, &head, &mut body, progress, refusal)).await,
+            Err(refusal) => {
+                if self.ingress.metrics.traces.is_on() {
+                    self.ingress.trace_refused(&head, &progress, begun, &refusal);
+                }
+                Box::pin(self.refuse(&doors, caller, &head, &mut body, progress, refusal)).await
+            }
         }
     }
 

@@ -279,6 +279,8 @@ pub struct Upstream {
     pub cloudevents: Option<CloudEvents>,
     /// How long the addresses of its name are good for; zero: for one connection.
     pub dns_refresh: Duration,
+    /// Its url is a secret: what is recorded of an attempt says nothing but the host.
+    pub hides_url: bool,
     /// Which addresses its name may lead to; None: any.
     pub guard: Option<super::PublicOnly>,
     /// After so long without a success it is disabled; None: never.
@@ -312,6 +314,7 @@ impl Upstream {
             sign: None,
             cloudevents: None,
             dns_refresh: Duration::from_secs(30),
+            hides_url: false,
             guard: None,
             disable_after: None,
         }
@@ -331,6 +334,8 @@ pub enum Target {
     File(Arc<FilePolicy>),
     /// Objects of a store; see [`Upstream::batch`].
     Objects(Arc<ObjectPolicy>),
+    /// A program that is started for each attempt: its path, and its arguments. It gets the body on standard input.
+    Command(Arc<[Box<str>]>),
 }
 
 /// TLS towards an upstream, already loaded.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CacheMetrics, UpgradeMetrics, groups::Groups};
+use super::{CacheMetrics, UpgradeMetrics, groups::Groups, trace::Traces};
 
 /// A number that only grows.
 #[derive(Default)]
@@ -170,6 +170,24 @@ pub const ANSWERED: [&str; 4] = ["upstream", "fallback", "repeated", "cache"];
 /// What a subscriber that was registered at run time is; a metric label.
 pub const SUBSCRIBER_STATES: [&str; 4] = ["active", "paused", "disabled", "off"];
 
+/// The rules of alerts; a metric label.
+pub const ALERT_RULES: [&str; 14] = [
+    "failures",
+    "dead",
+    "errors",
+    "refusals",
+    "backlog",
+    "latency",
+    "silence",
+    "duplicates",
+    "stale",
+    "hold",
+    "disk",
+    "breaker",
+    "reload",
+    "unavailable",
+];
+
 /// All metrics of the process.
 #[derive(Default)]
 pub struct Metrics {
@@ -227,6 +245,12 @@ pub struct Metrics {
     pub keys_fetched: Counter,
     /// Documents with keys that could not be had.
     pub keys_not_fetched: Counter,
+    /// Alerts that stand, by index of [`ALERT_RULES`].
+    pub alerts: [Gauge; ALERT_RULES.len()],
+    /// Notices of alerts that could not be published and were given up.
+    pub alerts_dropped: Counter,
+    /// Spans on their way out.
+    pub traces: Traces,
     /// Expressions killed at a limit.
     pub expressions_killed: Counter,
     /// Requests in quarantine.
@@ -416,6 +440,8 @@ pub struct SourceMetrics {
     pub reply: Histogram,
     /// Receipt of the head to the answer.
     pub ack: Histogram,
+    /// Requests that were refused for their timestamp alone: the signature was right.
+    pub stale: Counter,
     /// Absolute clock difference of signed timestamps.
     pub skew: Histogram,
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SUBSCRIBER_STATES,
-    Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult,
+    SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -114,6 +114,18 @@ impl Metrics {
         for (result, count) in fetched {
             out.sample("stagepost_key_fetches_total", &[("result", result)], count.get());
         }
+        out.family("stagepost_alerts", "gauge", "Alerts that stand.");
+        for (rule, count) in ALERT_RULES.iter().zip(&self.alerts) {
+            out.sample("stagepost_alerts", &[("rule", rule)], count.get());
+        }
+        let spans = &self.traces;
+        out.family("stagepost_spans_total", "counter", "Spans by what became of them.");
+        let results = [("exported", &spans.exported), ("overflowed", &spans.overflowed), ("refused", &spans.refused)];
+        for (result, count) in results {
+            out.sample("stagepost_spans_total", &[("result", result)], count.get());
+        }
+        let dropped = "Notices of alerts that could not be published and were given up.";
+        out.single("stagepost_alerts_dropped_total", "counter", dropped, self.alerts_dropped.get());
         out.single(
             "stagepost_expressions_killed_total",
             "counter",
@@ -206,6 +218,11 @@ fn sources(out: &mut Text, all: &[(Box<str>, Arc<SourceMetrics>)]) {
     }
     cache::render(out, all);
     upgrade::render(out, all);
+    let stale = "Requests whose signature was right and whose timestamp was not.";
+    out.family("stagepost_stale_total", "counter", stale);
+    for (source, metrics) in all {
+        out.sample("stagepost_stale_total", &[("source", source)], metrics.stale.get());
+    }
     out.family("stagepost_reply_seconds", "histogram", "Receipt of the head to the head of an awaited answer.");
     for (source, metrics) in all {
         out.histogram("stagepost_reply_seconds", &[("source", source)], &metrics.reply);

@@ -9,7 +9,7 @@
 mod tests;
 mod variants;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use base64::Engine as _;
 use http::HeaderName;
@@ -125,6 +125,20 @@ impl Verifier {
     #[must_use]
     pub fn refusal(&self, request: &Captured<'_>) -> Option<Refusal> {
         self.judge(request).ok().and_then(Result::err)
+    }
+
+    /// Whether a request that is refused for its timestamp would be taken if it had come when it says it was signed.
+    /// Only of schemes that are recipes; others are never known to be genuine.
+    #[must_use]
+    pub fn is_genuine_but_for_its_time(&self, request: &Captured<'_>) -> bool {
+        let Kind::Recipe(recipe) = &self.0 else { return false };
+        let is_fallback = |recipe: &Recipe| recipe.fallback.is_some() && !recipe.speaks(request.head.headers);
+        let speaks = if is_fallback(recipe) { recipe.fallback.as_ref().unwrap_or(recipe) } else { recipe };
+        let stamp = speaks.stamp(request);
+        let Some(skew) = speaks.skew(stamp.as_deref(), request.at) else { return false };
+        let off = Duration::from_millis(skew.unsigned_abs());
+        let at = if skew < 0 { request.at.before(off) } else { request.at.after(off) };
+        matches!(self.judge(&Captured { head: Head { ..request.head }, body: request.body, at }), Ok(Ok(_)))
     }
 
     /// The check as it is made of a request; the error is what it waits for.

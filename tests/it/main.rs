@@ -14,6 +14,7 @@
 mod harness;
 
 mod admin;
+mod alerts;
 mod answers;
 mod api;
 mod api_schema;
@@ -53,6 +54,7 @@ mod targets;
 mod tenants;
 mod tls;
 mod tools;
+mod traces;
 mod transfer;
 mod verification;
 mod waiting;

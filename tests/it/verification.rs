@@ -145,3 +145,13 @@ fn a_secret_comes_from_the_credentials_of_the_service_manager_and_a_missing_one_
     let request = Request::post("/in", "x").header("X-Signature", sign("from systemd", b"x"));
     assert_eq!(relay.send(&request).status, 202);
 }
+
+#[test]
+fn genuine_requests_that_come_too_late_are_told_from_forged_ones() {
+    let relay = verified();
+    assert_eq!(relay.send(&signed("/in", r#"{"id":1}"#, "wrong secret", -3600)).status, 401);
+    assert_eq!(relay.metric("stagepost_stale_total{source=\"app\"}"), 0.0);
+    assert_eq!(relay.send(&signed("/in", r#"{"id":1}"#, SECRET, -3600)).status, 401);
+    assert_eq!(relay.send(&signed("/in", r#"{"id":1}"#, "old secret", 3600)).status, 401);
+    assert_eq!(relay.metric("stagepost_stale_total{source=\"app\"}"), 2.0);
+}

@@ -6,6 +6,7 @@
 //! declared one, and its body is at most [`BODY_BYTES_MAX`]. Handlers run on a blocking thread. Deliberately absent:
 //! sockets and tokens, which are `server`'s.
 
+mod alerts;
 mod answer;
 mod call;
 mod commands;
@@ -46,6 +47,7 @@ const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// All routes, in groups. Of two that take the same path the first counts.
 const GROUPS: &[&[Route]] = &[
     instance::ROUTES,
+    alerts::ROUTES,
     events::ROUTES,
     commands::ROUTES,
     parts::ROUTES,

@@ -124,6 +124,9 @@ impl Core {
     }
 
     fn decided(&mut self, event: &Arc<Event>, decision: Decision) -> Result<(), StateError> {
+        if self.is_traced {
+            self.out.decided.push(event.clone());
+        }
         self.unreserve(event.id.pos.seq, &decision.targets)?;
         let share = (self.bounds.events_bytes / self.lanes.len().max(1)).max(1 << 20);
         for name in &decision.targets {

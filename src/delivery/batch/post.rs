@@ -41,7 +41,7 @@ impl<'a> Post<'a> {
         let key = format!("{}-{}", hex::encode(hash.finalize()), upstream.name);
         let base = match &upstream.target {
             Target::Http(uri) | Target::Https(uri) => uri.path(),
-            Target::Unix(_) | Target::File(_) | Target::Objects(_) => "/",
+            Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_) => "/",
         };
         let path = match &upstream.path.path {
             Some(_) => upstream.path.apply(base, ""),
@@ -58,7 +58,7 @@ impl<'a> Post<'a> {
             Target::Http(uri) => url.extend(["http://", &authority(uri)]),
             Target::Https(uri) => url.extend(["https://", &authority(uri)]),
             Target::Unix(socket) => drop(write!(url, "unix:{}:", socket.display())),
-            Target::File(_) | Target::Objects(_) => {}
+            Target::File(_) | Target::Objects(_) | Target::Command(_) => {}
         }
         url.push_str(&self.path);
         url.into()

@@ -156,7 +156,7 @@ impl HttpService for Ours {
                         HttpErrorKind::Connect
                     }
                     Failure::Late(_) => HttpErrorKind::Timeout,
-                    Failure::Broken(_) | Failure::Unsendable(_) => HttpErrorKind::Request,
+                    Failure::Broken(_) | Failure::Unsendable(_) | Failure::Program(_) => HttpErrorKind::Request,
                 };
                 HttpError::new(kind, failure)
             })?;

@@ -79,7 +79,9 @@ impl Probe {
             (_, Target::Http(uri) | Target::Https(uri)) => {
                 HeaderValue::from_str(&authority(uri)).unwrap_or(HeaderValue::from_static("localhost"))
             }
-            (_, Target::Unix(_) | Target::File(_) | Target::Objects(_)) => HeaderValue::from_static("localhost"),
+            (_, Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_)) => {
+                HeaderValue::from_static("localhost")
+            }
         };
         Self { upstream: Arc::new(upstream), path: policy.path.clone(), host }
     }

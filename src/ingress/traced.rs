@@ -1,0 +1,91 @@
+//! Owns the spans of a request: receipt, check, append. Only called while spans are wanted.
+
+use std::time::Duration;
+
+use http::{StatusCode, request::Parts};
+
+use super::{
+    Ingress,
+    admit::Progress,
+    reply::{Refusal, Taken},
+};
+use crate::{
+    event::{BATCH_PARTITION, EventId, Step},
+    telemetry::{SpanText, Stretch},
+};
+
+/// When the steps of a request began and ended, by the clock's own scale.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Marks {
+    pub(super) checking: Option<Duration>,
+    pub(super) checked: Option<Duration>,
+    pub(super) appending: Option<Duration>,
+    pub(super) appended: Option<Duration>,
+}
+
+impl Ingress {
+    /// The time, if spans are wanted.
+    pub(super) fn mark(&self) -> Option<Duration> {
+        self.metrics.traces.is_on().then(|| self.clock.elapsed())
+    }
+
+    /// Tells what became of a request that was taken.
+    pub(super) fn trace_taken(&self, head: &Parts, progress: &Progress, begun: Duration, taken: &Taken) {
+        let id = match taken {
+            Taken::Accepted(id) | Taken::Duplicate(id) => Some(*id),
+            Taken::Proxied(id, _) => *id,
+            Taken::Answered(answered) => Some(answered.id),
+            Taken::Rehearsed | Taken::Challenged(_) => None,
+        };
+        let result = taken.result().as_str();
+        self.trace(head, progress, begun, id.filter(|id| id.pos.partition < BATCH_PARTITION), (result, None));
+    }
+
+    /// Tells why a request was not taken.
+    pub(super) fn trace_refused(&self, head: &Parts, progress: &Progress, begun: Duration, refusal: &Refusal) {
+        self.trace(head, progress, begun, None, (refusal.word(), Some(refusal.status())));
+    }
+
+    fn trace(
+        &self,
+        head: &Parts,
+        progress: &Progress,
+        begun: Duration,
+        id: Option<EventId>,
+        (result, refused): (&'static str, Option<StatusCode>),
+    ) {
+        let traces = &self.metrics.traces;
+        let traceparent = head.headers.get("traceparent").map(http::HeaderValue::as_bytes);
+        let Some(standing) = traces.standing(id, traceparent) else { return };
+        let (now, end_ms) = (self.clock.elapsed(), self.clock.now().as_millis());
+        let stretch = |began: Duration, ended: Duration| Stretch {
+            end_ms,
+            began: now.saturating_sub(began),
+            ended: now.saturating_sub(ended),
+        };
+        let mut attributes = vec![
+            ("http.request.method", SpanText::Text(head.method.as_str().into())),
+            ("stagepost.result", SpanText::Text(result.into())),
+        ];
+        if let Some(source) = &progress.source {
+            attributes.push(("stagepost.source", SpanText::Text((&*source.name).into())));
+        }
+        if let Some(id) = id {
+            attributes.push(("stagepost.event.id", SpanText::Text(id.to_string().into())));
+        }
+        if let Some(status) = refused {
+            attributes.push(("http.response.status_code", SpanText::Number(status.as_u16().into())));
+        }
+        traces.tell(&standing, Step::Receive, stretch(begun, now), refused.is_some(), attributes);
+        let marks = &progress.marks;
+        if id.is_none() {
+            return;
+        }
+        if let (Some(began), Some(ended)) = (marks.checking, marks.checked) {
+            traces.tell(&standing, Step::Verify, stretch(began, ended), false, Vec::new());
+        }
+        if let (Some(began), Some(ended)) = (marks.appending, marks.appended) {
+            traces.tell(&standing, Step::Append, stretch(began, ended), false, Vec::new());
+        }
+    }
+}
