@@ -378,8 +378,12 @@ pub(super) struct AlertsArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum AlertsVerb {
     /// What stands, the worst first
+    #[command(after_help = "Examples:
+  stagepost alerts list --json")]
     List(JsonArgs),
     /// Send a test to one destination
+    #[command(after_help = "Examples:
+  stagepost alerts test ops")]
     Test(TestAlertArgs),
 }
 

@@ -1,6 +1,6 @@
 //! Owns the spans of a request: receipt, check, append. Only called while spans are wanted.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use http::{StatusCode, request::Parts};
 
@@ -14,19 +14,23 @@ use crate::{
     telemetry::{SpanText, Stretch},
 };
 
-/// When the steps of a request began and ended, by the clock's own scale.
+/// A moment by the clock's own scale, in microseconds: every request has room for four of them.
+pub(super) type Mark = Option<NonZeroU64>;
+
+/// When the steps of a request began and ended.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Marks {
-    pub(super) checking: Option<Duration>,
-    pub(super) checked: Option<Duration>,
-    pub(super) appending: Option<Duration>,
-    pub(super) appended: Option<Duration>,
+    pub(super) checking: Mark,
+    pub(super) checked: Mark,
+    pub(super) appending: Mark,
+    pub(super) appended: Mark,
 }
 
 impl Ingress {
     /// The time, if spans are wanted.
-    pub(super) fn mark(&self) -> Option<Duration> {
-        self.metrics.traces.is_on().then(|| self.clock.elapsed())
+    pub(super) fn mark(&self) -> Mark {
+        let micros = || u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        NonZeroU64::new(if self.metrics.traces.is_on() { micros().max(1) } else { 0 })
     }
 
     /// Tells what became of a request that was taken.
@@ -78,14 +82,15 @@ impl Ingress {
         }
         traces.tell(&standing, Step::Receive, stretch(begun, now), refused.is_some(), attributes);
         let marks = &progress.marks;
+        let at = |mark: NonZeroU64| Duration::from_micros(mark.get());
         if id.is_none() {
             return;
         }
         if let (Some(began), Some(ended)) = (marks.checking, marks.checked) {
-            traces.tell(&standing, Step::Verify, stretch(began, ended), false, Vec::new());
+            traces.tell(&standing, Step::Verify, stretch(at(began), at(ended)), false, Vec::new());
         }
         if let (Some(began), Some(ended)) = (marks.appending, marks.appended) {
-            traces.tell(&standing, Step::Append, stretch(began, ended), false, Vec::new());
+            traces.tell(&standing, Step::Append, stretch(at(began), at(ended)), false, Vec::new());
         }
     }
 }

@@ -32,8 +32,14 @@ pub(in crate::cli) enum SubscriberVerb {
 Without --secret one is generated, as Standard Webhooks writes it, and shown this once.")]
     Add(SubscriberAddArgs),
     /// All of them, also those of the configuration
+    #[command(after_help = "Examples:
+  stagepost subscriber list
+  stagepost subscriber list --json")]
     List(JsonArgs),
     /// Hold what waits and what will come
+    #[command(after_help = "Examples:
+  stagepost subscriber pause orders crm
+  stagepost subscriber pause orders crm --for 2h --reason 'their maintenance'")]
     Pause(SubscriberPauseArgs),
     /// Let a paused or disabled one go on
     #[command(after_help = "Examples:
@@ -43,6 +49,8 @@ Without --secret one is generated, as Standard Webhooks writes it, and shown thi
 What a disabled one did not get is dead; the second command sends it again.")]
     Resume(SubscriberNameArgs),
     /// Remove one; what it has not got dies
+    #[command(after_help = "Examples:
+  stagepost subscriber remove orders crm")]
     Remove(SubscriberNameArgs),
     /// Sign with another secret, and for a time with the old one too
     #[command(after_help = "Examples:
