@@ -388,7 +388,7 @@ impl Ports for Fake {
         let crm = wire::Upstream { targets, ..upstream("crm") };
         wire::Status { upstreams: vec![upstream("billing"), crm], ..wire::Status::default() }
     }
-    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
+    fn reload(&self, _: Option<std::time::Duration>) -> Result<wire::Reloaded, wire::ReloadRefused> {
         Err(wire::ReloadRefused { problems: vec!["stagepost.toml:3: source.stripe: no path".into()] })
     }
     fn command(&self, command: Command) -> Result<(), String> {

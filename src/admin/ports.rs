@@ -235,11 +235,12 @@ pub trait Ports: Reads + 'static {
     /// The figures of `stagepost status`.
     fn status(&self) -> wire::Status;
 
-    /// Applies the configuration as it stands on disk, whole or not at all.
+    /// Applies the configuration as it stands on disk, whole or not at all. With a probation the one before becomes active
+    /// again by itself if refusals or failures jump in that time.
     ///
     /// # Errors
     /// The problems; the old configuration is still active.
-    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused>;
+    fn reload(&self, probation: Option<Duration>) -> Result<wire::Reloaded, wire::ReloadRefused>;
 
     /// Appends a command. Durable and applied when it returns.
     ///

@@ -1,5 +1,7 @@
 //! Owns reloads as operators ask for them: each is on record, whether it took effect or not.
 
+use std::time::Duration;
+
 use super::{
     access::Caller,
     ports::Ports,
@@ -11,8 +13,12 @@ use super::{
 ///
 /// # Errors
 /// As for [`Ports::reload`].
-pub(super) fn reload_noted(ports: &dyn Ports, caller: &Caller) -> Result<Reloaded, ReloadRefused> {
-    let done = ports.reload();
+pub(super) fn reload_noted(
+    ports: &dyn Ports,
+    caller: &Caller,
+    probation: Option<Duration>,
+) -> Result<Reloaded, ReloadRefused> {
+    let done = ports.reload(probation);
     let command = match &done {
         Ok(reloaded) => caller.noted("reload", vec![reloaded.hash.as_str().into()], 1),
         Err(refused) => caller.noted("reload_refused", Vec::new(), refused.problems.len() as u64),
@@ -27,5 +33,5 @@ pub(super) fn reload_noted(ports: &dyn Ports, caller: &Caller) -> Result<Reloade
 pub fn reload_by_signal(ports: &dyn Ports) {
     let caller = Caller { origin: "signal".into(), ..Caller::local("SIGHUP") };
     // The diagnostics and the metrics have the outcome.
-    let _told = reload_noted(ports, &caller);
+    let _told = reload_noted(ports, &caller, None);
 }

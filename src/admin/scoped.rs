@@ -163,8 +163,8 @@ impl Ports for Scoped {
         status
     }
 
-    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
-        self.ports.reload()
+    fn reload(&self, probation: Option<Duration>) -> Result<wire::Reloaded, wire::ReloadRefused> {
+        self.ports.reload(probation)
     }
 
     fn command(&self, command: Command) -> Result<(), String> {

@@ -235,6 +235,9 @@ pub struct Reloaded {
     pub changed: bool,
     /// Warnings, and what needs a restart to take effect.
     pub messages: Vec<String>,
+    /// Until then it goes back to the configuration before if refusals or failures jump; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation_until: Option<Timestamp>,
 }
 
 /// A reload that was refused; the old configuration is still active.

@@ -13,6 +13,7 @@ mod listing;
 mod notices;
 mod parts;
 mod ports;
+mod probation;
 mod probe;
 mod reads;
 mod reload;

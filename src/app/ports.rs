@@ -17,7 +17,7 @@ use super::{
     listing, parts,
     probe::Probe,
     reads,
-    reload::Running,
+    reload::{OnProbation, Running},
     status::Samples,
     trial::Pair,
 };
@@ -173,17 +173,18 @@ impl Ports for Instance {
     fn status(&self) -> wire::Status {
         let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
         let stats = self.running.log.stats();
-        let (hash, loaded_at) = {
+        let (hash, loaded_at, probation) = {
             let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
-            (current.config.hash.clone(), current.loaded_at)
+            (current.config.hash.clone(), current.loaded_at, current.probation.as_ref().map(OnProbation::until))
         };
+        let probation_until = probation.map(|until| now.after(until.since(steady)));
         let (names, quarantine) = (self.upstreams(), self.quarantine.figures());
         self.samples.take(steady, stats.bytes, &names, &self.running.metrics);
         wire::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.node.to_string(),
             uptime_s: self.running.clock.elapsed().as_secs(),
-            config: wire::ConfigInfo { hash, loaded_at },
+            config: wire::ConfigInfo { hash, loaded_at, probation_until },
             upstreams: self.upstream_figures(&names, steady),
             store: wire::Store {
                 bytes: stats.bytes,
@@ -197,8 +198,8 @@ impl Ports for Instance {
         }
     }
 
-    fn reload(&self) -> Result<wire::Reloaded, wire::ReloadRefused> {
-        self.running.reload()
+    fn reload(&self, probation: Option<Duration>) -> Result<wire::Reloaded, wire::ReloadRefused> {
+        self.running.reload(probation)
     }
 
     fn command(&self, command: Command) -> Result<(), String> {

@@ -3,11 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
 use super::{
+    probation::{Probation, Tallies, Verdict, tallies},
     subscribers::Subscribers,
     watch::{Changed, Watched},
 };
@@ -20,10 +22,11 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{self, AdminSettings, Config, Loaded, Problems, TokenRole},
     delivery::Engine,
+    event::RELAY,
     keys::Keys,
     log::{
         Append, Class, Done, Kind, Log, NewEntry,
-        entry::{ConfigActivated, encode_json},
+        entry::{Action, Command, ConfigActivated, encode_json},
     },
     routing::{Live, Table},
     telemetry::{Metrics, RequestResult},
@@ -74,6 +77,19 @@ pub(super) struct Running {
     pub(super) tokens: ArcSwap<Tokens>,
 }
 
+impl OnProbation {
+    /// Steady time at which it has passed.
+    pub(super) const fn until(&self) -> Timestamp {
+        self.probation.until
+    }
+}
+
+/// The names of a table's sources and upstreams.
+fn names_of(table: &Table) -> (Vec<Box<str>>, Vec<Box<str>>) {
+    let sources = table.sources.iter().map(|source| (&*source.name).into()).collect();
+    (sources, table.upstreams.keys().cloned().collect())
+}
+
 /// The tokens of a configuration.
 pub(super) fn tokens(settings: &AdminSettings) -> Tokens {
     let (count, per) = settings.failed_logins;
@@ -96,6 +112,17 @@ pub(super) struct Current {
     pub(super) generation: u64,
     /// Hashes of the configurations since the start, the first of them at generation `first_generation`.
     pub(super) hashes: Vec<(u64, String)>,
+    /// It has yet to prove itself.
+    pub(super) probation: Option<OnProbation>,
+    /// What stands on disk has failed its probation: it is not read again because some certificate or secret changed.
+    pub(super) went_back: bool,
+}
+
+/// What is gone back to, and when.
+pub(super) struct OnProbation {
+    probation: Probation,
+    config: Config,
+    table: Table,
 }
 
 impl Running {
@@ -116,8 +143,9 @@ impl Running {
         self.metrics.config_hash.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&table.hash);
     }
 
-    /// Reads the configuration again and makes it the running one. Blocks on the file system.
-    pub(super) fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+    /// Reads the configuration again and makes it the running one; for a time on probation, if one is given: see
+    /// [`Self::look_after_probation`]. Blocks on the file system.
+    pub(super) fn reload(&self, probation: Option<Duration>) -> Result<Reloaded, ReloadRefused> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = match self.origin.load() {
             Ok(loaded) => loaded,
@@ -132,7 +160,7 @@ impl Running {
                 return Err(ReloadRefused { problems });
             }
         };
-        let Loaded { mut config, mut table, warnings, files } = loaded;
+        let Loaded { config, table, warnings, files } = loaded;
         let report = config::diff(&current.config, &config);
         let mut messages: Vec<String> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
         messages.extend(report.needs_restart.iter().map(|what| format!("needs a restart to take effect: {what}")));
@@ -140,27 +168,80 @@ impl Running {
         let held = |name| format!("upstream {name} is gone: its deliveries are held until it returns");
         messages.extend(report.removed_upstreams.iter().map(held));
 
+        let hash = table.hash.clone();
+        let names = names_of(&table);
+        let before = self.subscribers.base();
+        let (replaced, more) = self.install(&mut current, config, table);
+        messages.extend(more);
+        current.watched = Watched::new(&files);
+        current.went_back = false;
+        // One that is itself on probation is nothing to go back to.
+        let earlier = current.probation.take().map(|earlier| (earlier.config, earlier.table));
+        current.probation = probation.map(|time| {
+            let (config, table) = earlier.unwrap_or((replaced, before));
+            let until = self.clock.steady().after(time);
+            OnProbation { probation: Probation { until, before: self.tallies(&names) }, config, table }
+        });
+        let probation_until = probation.map(|time| self.clock.now().after(time));
+        tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
+        Ok(Reloaded { hash, changed: !report.is_empty(), messages, probation_until })
+    }
+
+    /// Makes a configuration the running one. Gives the one before, and what the change means for subscribers.
+    fn install(&self, current: &mut Current, mut config: Config, mut table: Table) -> (Config, Vec<String>) {
         config.take_over(&current.config);
         current.generation += 1;
         table.generation = current.generation;
-        let hash = table.hash.clone();
+        current.hashes.push((table.generation, table.hash.clone()));
         self.activated(&table);
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());
         self.tokens.store(Arc::new(tokens(&config.admin)));
-        messages.extend(self.subscribers.reconfigure(table, config.subscribers.clone()));
+        let messages = self.subscribers.reconfigure(table, config.subscribers.clone());
         self.agenda.configured();
-        let generation = current.generation;
-        current.hashes.push((generation, hash.clone()));
-        *current = Current {
-            config,
-            watched: Watched::new(&files),
-            loaded_at: self.clock.now(),
-            generation,
-            hashes: std::mem::take(&mut current.hashes),
+        current.loaded_at = self.clock.now();
+        (std::mem::replace(&mut current.config, config), messages)
+    }
+
+    fn tallies(&self, (sources, upstreams): &(Vec<Box<str>>, Vec<Box<str>>)) -> Tallies {
+        tallies(&self.metrics, sources, upstreams)
+    }
+
+    /// Judges a configuration that is on probation. One that has failed is replaced by the one before; the files on disk
+    /// are left alone, and are read again at the next reload that somebody asks for.
+    pub(super) fn look_after_probation(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(on_probation) = &current.probation else { return };
+        let now = self.tallies(&names_of(&self.subscribers.base()));
+        let why = match on_probation.probation.judge(self.clock.steady(), &now) {
+            Verdict::Wait => return,
+            Verdict::Passed => {
+                current.probation = None;
+                tracing::info!(hash = current.config.hash, "the configuration has passed its probation");
+                return;
+            }
+            Verdict::Failed(why) => why,
         };
-        tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
-        Ok(Reloaded { hash, changed: !report.is_empty(), messages })
+        let Some(OnProbation { config, table, .. }) = current.probation.take() else { return };
+        let hash = table.hash.clone();
+        let (failed, messages) = self.install(&mut current, config, table);
+        current.went_back = true;
+        drop(current);
+        // What stands on disk is not what is running.
+        self.metrics.last_reload_success.set(0);
+        self.metrics.reloads_rolled_back.inc();
+        tracing::error!(
+            failed = failed.hash,
+            hash,
+            why,
+            notes = messages.join("; "),
+            "the configuration has failed its probation: the one before is active again"
+        );
+        let noted = Action::Noted { what: "reload_rolled_back".into(), targets: vec![failed.hash.into()], count: 1 };
+        let command = Command { origin: Some("probation".into()), reason: Some(why), ..Command::new(RELAY, noted) };
+        if let Err(error) = self.agenda.command(&command) {
+            tracing::warn!(%error, "a failed probation is not recorded in the audit trail");
+        }
     }
 
     /// The active table, and a configuration that is only to be looked at: the one of this file, or the one that a reload
@@ -171,7 +252,7 @@ impl Running {
             None => self.origin.load(),
         };
         let problems = |Problems(problems): Problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        Ok((self.live.snapshot(), loaded.map_err(problems)?))
+        Ok((Arc::new(self.subscribers.base()), loaded.map_err(problems)?))
     }
 
     /// Tells that a path is gone, and what it had today.
@@ -195,10 +276,19 @@ impl Running {
     /// Looks whether files have changed and reloads if that is wanted: certificates, keys and secrets always, the
     /// configuration's text only with `watch_text`.
     pub(super) fn reload_if_changed(&self, watch_text: bool) {
-        let changed = self.current.lock().unwrap_or_else(PoisonError::into_inner).watched.changed();
+        let (changed, went_back, left) = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = current.probation.as_ref().map(|on_probation| on_probation.probation.until);
+            let left = until.map(|until| until.since(self.clock.steady()));
+            (current.watched.changed(), current.went_back, left)
+        };
         match changed {
-            Changed::Material => drop(self.reload()),
-            Changed::Text if watch_text => drop(self.reload()),
+            Changed::Material if went_back => tracing::warn!(
+                "a certificate or secret has changed and is not read: the configuration on disk has failed its probation; \
+                 mend it, then reload"
+            ),
+            Changed::Material => drop(self.reload(left)),
+            Changed::Text if watch_text => drop(self.reload(left)),
             Changed::Text | Changed::Nothing => {}
         }
     }

@@ -206,6 +206,8 @@ impl App {
             generation,
             hashes: vec![(generation, hash)],
             config,
+            probation: None,
+            went_back: false,
         };
         let running = Arc::new(Running {
             origin,
@@ -291,6 +293,7 @@ impl App {
                     let (running, watch) = (self.running.clone(), self.options.watch);
                     let work = move || {
                         running.reload_if_changed(watch);
+                        running.look_after_probation();
                         running.subscribers.tick();
                     };
                     let _done = tokio::task::spawn_blocking(work).await;

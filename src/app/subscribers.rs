@@ -100,6 +100,11 @@ impl Subscribers {
         self.compose(&mut parts);
     }
 
+    /// The table of the configuration, without those that were registered at run time.
+    pub(super) fn base(&self) -> Table {
+        self.parts().base.clone()
+    }
+
     /// Another configuration. Gives what it means for those that were registered at run time.
     pub(super) fn reconfigure(&self, base: Table, settings: SubscribersSettings) -> Vec<String> {
         let mut parts = self.parts();

@@ -17,7 +17,8 @@ pub(super) use self::{
         SubscriberVerb,
     },
     tools::{
-        BackupArgs, CompletionsArgs, ExportArgs, ImportArgs, JobArgs, JobsArgs, ManArgs, QueueArgs, Shell, TopArgs,
+        BackupArgs, CompletionsArgs, ExportArgs, ImportArgs, JobArgs, JobsArgs, ManArgs, QueueArgs, ReloadArgs, Shell,
+        TopArgs,
     },
 };
 use super::{audit::AuditArgs, units};
@@ -44,8 +45,12 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Apply the configuration now; the exit status tells the truth
     #[command(after_help = "Examples:
-  stagepost reload")]
-    Reload(PlainArgs),
+  stagepost reload
+  stagepost reload --probation 5m
+
+With --probation the configuration before becomes active again by itself if, in that time, the share of refused requests of a
+source or of failed attempts of an upstream doubles, grows by 5 points, and is of at least 10. The files are left alone.")]
+    Reload(ReloadArgs),
     /// Upstreams, breakers, holds, pending, dead, oldest, disk, how long an outage may last
     #[command(after_help = "Examples:
   stagepost status
@@ -348,12 +353,6 @@ pub(super) struct CheckArgs {
     /// Show the effective configuration and each retry timetable
     #[arg(long)]
     pub(super) print: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PlainArgs {
-    #[command(flatten)]
-    pub(super) place: Where,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Exit, Failure, Host, Terminal,
-    args::{CheckArgs, DrainArgs, ExplainArgs, PlainArgs, RefusedArgs, RehearseArgs, UndrainArgs, VerifyArgs},
+    args::{CheckArgs, DrainArgs, ExplainArgs, RefusedArgs, RehearseArgs, ReloadArgs, UndrainArgs, VerifyArgs},
     client::Client,
     instance::Instance,
     print::{escaped, escaped_lines, table},
@@ -30,14 +30,18 @@ pub(super) fn check(args: &CheckArgs, host: &dyn Host, terminal: &mut Terminal<'
     Ok(Exit::Done)
 }
 
-pub(super) fn reload(args: &PlainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+pub(super) fn reload(args: &ReloadArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
-    let reloaded: Reloaded = Client::new(&instance.socket)?.post("/v1/reload", &())?;
+    let probation = args.probation.map_or_else(String::new, |ms| format!("?probation_ms={ms}"));
+    let reloaded: Reloaded = Client::new(&instance.socket)?.post(&format!("/v1/reload{probation}"), &())?;
     for message in &reloaded.messages {
         writeln!(terminal.err, "{}", escaped(message))?;
     }
     let change = if reloaded.changed { "is active now" } else { "was active already" };
     writeln!(terminal.out, "configuration {} {change}", escaped(&reloaded.hash))?;
+    if let Some(until) = reloaded.probation_until {
+        writeln!(terminal.out, "on probation until {until}: `stagepost status` says so as long as it is")?;
+    }
     Ok(Exit::Done)
 }
 

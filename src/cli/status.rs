@@ -32,7 +32,9 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     let up = units::span(Duration::from_secs(status.uptime_s));
     writeln!(out, "stagepost {} on {}, up {up}", escaped(&status.version), escaped(&status.node))?;
     let hash: String = status.config.hash.chars().take(12).collect();
-    writeln!(out, "configuration {}, loaded at {}", escaped(&hash), status.config.loaded_at)?;
+    let probation =
+        status.config.probation_until.map_or_else(String::new, |until| format!(", on probation until {until}"));
+    writeln!(out, "configuration {}, loaded at {}{probation}", escaped(&hash), status.config.loaded_at)?;
     let store = &status.store;
     let share = (store.bytes as f64) * 100.0 / (store.limit.max(1) as f64);
     let (bytes, limit) = (units::size(store.bytes), units::size(store.limit));

@@ -237,6 +237,8 @@ pub struct Metrics {
     pub feed_overflows: Counter,
     /// 1 if the last reload succeeded, else 0.
     pub last_reload_success: Gauge,
+    /// Configurations that failed their probation.
+    pub reloads_rolled_back: Counter,
     /// Hash of the active configuration.
     pub config_hash: Mutex<String>,
     /// Tenants that reached a share of their budget, by index of [`BUDGET_LEVELS`].

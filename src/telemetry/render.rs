@@ -147,6 +147,12 @@ impl Metrics {
             "1 if the last reload of the configuration succeeded, else 0.",
             self.last_reload_success.get(),
         );
+        out.single(
+            "stagepost_reloads_rolled_back_total",
+            "counter",
+            "Configurations that failed their probation.",
+            self.reloads_rolled_back.get(),
+        );
         out.family("stagepost_config_info", "gauge", "The active configuration, by its hash.");
         let hash = self.config_hash.lock().unwrap_or_else(PoisonError::into_inner).clone();
         out.sample("stagepost_config_info", &[("hash", &hash)], 1);

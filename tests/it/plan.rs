@@ -1,6 +1,6 @@
 //! `stagepost plan`: a configuration against what is stored, without anything becoming active.
 
-use crate::harness::{Output, Relay, Upstream};
+use crate::harness::{Output, Relay, Request, Upstream, wait_until};
 
 fn configuration(upstream: &Upstream) -> String {
     format!(
@@ -94,4 +94,42 @@ fn a_plan_says_what_would_be_refused_routed_and_sent_otherwise_and_changes_nothi
     let id = relay.accept("/hooks/b", r#"{"id":3,"type":"opened"}"#);
     relay.wait_for_state(&id, "delivered");
     assert_eq!(upstream.received().len(), delivered + 1);
+}
+
+#[test]
+fn a_configuration_on_probation_goes_back_by_itself_when_requests_are_refused() {
+    let upstream = Upstream::start();
+    let today = configuration(&upstream);
+    let relay = Relay::start(&today);
+    relay.accept("/hooks/a", r#"{"id":0,"type":"paid"}"#);
+    let hash = relay.cli(&["status", "--json"]).json()["config"]["hash"].clone();
+    let signed = today.replace(
+        "[source.app.dedupe]",
+        "[source.app.verify]\nscheme = \"hmac\"\nheader = \"X-Signature\"\nsecrets = \"literal:a-secret-of-some-length\"\n\n\
+         [source.app.dedupe]",
+    );
+    let signed = signed.replace(
+        "secrets = \"literal:a-secret-of-some-length\"",
+        "algorithm = \"sha256\"\nencoding = \"hex\"\nsecrets = [\"literal:a-secret-of-some-length\"]",
+    );
+    relay.configure(&signed);
+    let told = relay.cli(&["reload", "--probation", "1h"]).done().out;
+    assert!(told.contains("on probation until"), "{told}");
+    let status = relay.cli(&["status", "--json"]).json();
+    assert!(status["config"]["probation_until"].is_string() && status["config"]["hash"] != hash, "{status}");
+    for number in 1..=10 {
+        assert_eq!(relay.send(&Request::post("/hooks/a", format!("{{\"id\":{number}}}"))).status, 401);
+    }
+    wait_until("the configuration before is active again", || {
+        relay.cli(&["status", "--json"]).json()["config"]["hash"] == hash
+    });
+    relay.accept("/hooks/a", r#"{"id":11,"type":"paid"}"#);
+    assert_eq!(relay.metric("stagepost_reloads_rolled_back_total") as u64, 1);
+    assert_eq!(relay.metric("stagepost_last_reload_success") as u64, 0, "what is on disk is not what is active");
+    let audit = relay.cli(&["audit", "--json"]).done();
+    let noted = audit.lines().into_iter().find(|line| line["action"] == "reload_rolled_back");
+    assert!(noted.is_some_and(|line| line["actor"] == "relay" && line["reason"].is_string()), "{audit:?}");
+    // Without a probation it stays, whatever comes of it.
+    relay.cli(&["reload"]).done();
+    assert_ne!(relay.cli(&["status", "--json"]).json()["config"]["hash"], hash);
 }

@@ -1,9 +1,11 @@
 //! Owns the routes about the instance as a whole: probes, metrics, figures, its configuration, the document that
 //! describes all routes.
 
+use std::time::Duration;
+
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Answer, Call, Content, NUMBERS, Refusal, Route, UPSTREAM, json, of, openapi, text, typed};
+use super::{Answer, Call, Content, NUMBERS, PROBATION, Refusal, Route, UPSTREAM, json, of, openapi, text, typed};
 use crate::{
     admin::{
         access::Role,
@@ -28,6 +30,7 @@ pub(super) const ROUTES: &[Route] = &[
         .gives(Content::Json(of::<Vec<BlockedKey>>)),
     Route::post("/v1/reload", "reload", "Applies the configuration as it stands on disk, whole or not at all.", reload)
         .whole()
+        .query(&[PROBATION])
         .gives(Content::Json(of::<Reloaded>)),
 ];
 
@@ -71,7 +74,8 @@ fn reload(call: &Call) -> Result<Answer, Refusal> {
             return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, title));
         }
     }
-    match reload_noted(&*call.ports, &call.caller) {
+    let probation = call.number("probation_ms").map(Duration::from_millis);
+    match reload_noted(&*call.ports, &call.caller, probation) {
         Ok(reloaded) => Ok(json(&reloaded)),
         Err(ReloadRefused { problems }) => {
             let title = "the configuration was not applied; the one before is still active";

@@ -33,7 +33,10 @@ use self::call::variables;
 pub(super) use self::{
     answer::{Answer, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
     call::Call,
-    param::{DEAD, DELIVER, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, Param, QUEUE, REVEAL, TRAIL, UPSTREAM},
+    param::{
+        DEAD, DELIVER, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, PROBATION, Param, QUEUE, REVEAL, TRAIL,
+        UPSTREAM,
+    },
 };
 use super::{
     access::{Caller, Role},

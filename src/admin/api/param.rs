@@ -117,6 +117,13 @@ pub(in crate::admin) const REVEAL: &[Param] =
 pub(in crate::admin) const NUMBERS: &[Param] =
     &[optional("after", Kind::Number(0..=u64::MAX), "Only those with numbers above this.")];
 
+/// For how long a configuration is on probation.
+pub(in crate::admin) const PROBATION: &[Param] = &[optional(
+    "probation_ms",
+    Kind::Number(1_000..=86_400_000),
+    "Go back to the configuration before if refusals or failures jump in this time.",
+)];
+
 /// One upstream.
 pub(in crate::admin) const UPSTREAM: &[Param] = &[optional("upstream", Kind::Text, "Of this upstream only.")];
 

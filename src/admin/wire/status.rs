@@ -41,6 +41,9 @@ pub struct Gaps {
 pub struct ConfigInfo {
     pub hash: String,
     pub loaded_at: Timestamp,
+    /// Until then it is on probation; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation_until: Option<Timestamp>,
 }
 
 /// An upstream's figures.
