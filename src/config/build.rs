@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    chain,
     context::Context,
     failure,
     listen::is_public,
@@ -34,9 +35,18 @@ pub(super) struct Parts {
     pub(super) routes: Vec<(Route, Place)>,
     pub(super) topics: Topics,
     pub(super) limits: Limits,
+    /// Made of `upstreams` by [`Parts::part_shadows`].
+    pub(super) shadows: HashMap<Box<str>, Vec<Arc<Upstream>>>,
 }
 
 impl Parts {
+    /// Takes shadows out of the upstreams: all that follows is about those that get deliveries.
+    pub(super) fn part_shadows(&mut self, cx: &Context<'_>) {
+        let short = self.sources.iter_mut().filter_map(|read| read.route.as_mut());
+        let routes = short.chain(self.routes.iter_mut().map(|(route, _)| route));
+        self.shadows = chain::part_shadows(cx, &mut self.upstreams, routes);
+    }
+
     /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
     /// section that could not be read would be missing everywhere.
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
@@ -57,7 +67,7 @@ impl Parts {
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
-        self.topics.check(cx, &self.routes);
+        self.topics.check(cx, &self.routes, &self.upstreams);
     }
 
     /// The table; its hash and generation come later.
@@ -92,6 +102,7 @@ impl Parts {
         });
         let (topics, subscribers) = self.topics.into_parts();
         table.declare(topics);
+        table.shadows = self.shadows;
         table.subscribe(&subscribers)?;
         Ok(table)
     }
@@ -108,7 +119,7 @@ impl Parts {
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
     pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
-        self.topics.check_names(cx, &self.routes);
+        self.topics.check_names(cx, &self.routes, &self.upstreams);
         failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {

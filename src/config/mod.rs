@@ -10,6 +10,7 @@ mod admin;
 mod batch;
 mod build;
 mod cache;
+mod chain;
 mod cloudevents;
 mod context;
 mod door;
@@ -159,17 +160,19 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let sources = source::read(&root, &server);
     let keys = keys::read(root.section("keys"), sources.iter().any(|read| read.source.verifier.fetches_keys()));
     let machine = upstream::MachineRoots::default();
-    let parts = Parts {
+    let mut parts = Parts {
         sources,
         upstreams: upstream::read(&root, &server, &store, &machine),
         routes: route::read(&root),
         topics: topic::Topics::read(&root, &server, &store, &machine),
         limits: server.limits,
+        shadows: std::collections::HashMap::new(),
     };
     let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
     parts.check_names(cx, &names("source"), &names("upstream"));
     root.finish();
     if !cx.has_problems() {
+        parts.part_shadows(cx);
         parts.check(cx, &listen, &store);
     }
     if cx.has_problems() {

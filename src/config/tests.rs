@@ -2,6 +2,7 @@
 
 mod admin;
 mod batch;
+mod chain;
 mod door;
 mod errors;
 mod failure;

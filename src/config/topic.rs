@@ -56,7 +56,14 @@ impl Topics {
     }
 
     /// Records topics that routes name and nobody declares.
-    pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
+    pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)], upstreams: &[(Upstream, Place)]) {
+        for (key, upstream, place) in self.all_upstreams(upstreams) {
+            for (word, topic) in published_by(upstream) {
+                if let Some(problem) = self.unknown(topic) {
+                    cx.problem(place, &format!("{key}.{word}"), problem);
+                }
+            }
+        }
         for (route, place) in routes {
             let Some(topic) = &route.topic else { continue };
             if let Some(problem) = self.unknown(topic) {
@@ -65,16 +72,28 @@ impl Topics {
         }
     }
 
+    /// All upstreams, subscribers too, with the keys of their sections.
+    fn all_upstreams<'a>(
+        &'a self,
+        upstreams: &'a [(Upstream, Place)],
+    ) -> impl Iterator<Item = (String, &'a Upstream, &'a Place)> {
+        let own = upstreams.iter().map(|(upstream, place)| (format!("upstream.{}", upstream.name), upstream, place));
+        let subscribers = self.subscribers.iter();
+        own.chain(subscribers.map(|(name, one, place)| (format!("subscriber.{name}"), &*one.upstream, place)))
+    }
+
     /// Records topics with too many subscribers, and warns of those that nothing is published under.
-    pub(super) fn check(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
-        let published: HashSet<&str> = routes.iter().filter_map(|(route, _)| route.topic.as_deref()).collect();
+    pub(super) fn check(&self, cx: &Context<'_>, routes: &[(Route, Place)], upstreams: &[(Upstream, Place)]) {
+        let by_relay = self.all_upstreams(upstreams).flat_map(|(_, upstream, _)| published_by(upstream));
+        let published = routes.iter().filter_map(|(route, _)| route.topic.as_deref());
+        let published: HashSet<&str> = published.chain(by_relay.map(|(_, topic)| topic)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, subscriber, place) in &self.subscribers {
             *counts.entry(&subscriber.topic).or_default() += 1;
             // The relay itself publishes there.
             let is_own = subscriber.topic.starts_with(OWN_TOPICS);
             if !published.contains(&*subscriber.topic) && !is_own {
-                let message = format!("no route has topic = \"{}\": it gets nothing", subscriber.topic);
+                let message = format!("nothing is published under topic {}: it gets nothing", subscriber.topic);
                 cx.warn(place, &format!("subscriber.{name}"), message);
             }
         }
@@ -92,6 +111,11 @@ impl Topics {
         let topics = self.topics.into_iter().map(|(topic, _)| topic).collect();
         (topics, self.subscribers.into_iter().map(|(_, subscriber, _)| subscriber).collect())
     }
+}
+
+/// The topics that the relay publishes under because of an upstream, and the keys that say so.
+fn published_by(upstream: &Upstream) -> impl Iterator<Item = (&'static str, &str)> {
+    upstream.publish.iter().map(|policy| ("publish", &*policy.topic))
 }
 
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
@@ -140,13 +164,16 @@ fn subscriber(
     let secrets = section.has("secrets").then(|| signed(&section));
     let disable_after = patience_of(&section, None);
     let read = upstream::one(name, &section, server, store, machine);
-    let place = section.place.clone();
+    let (place, cx) = (section.place.clone(), section.cx);
     section.finish();
     let upstream = read?;
     let sign = match secrets {
         Some(policy) => Some(policy?),
         None => upstream.sign.clone(),
     };
+    if upstream.shadow.is_some() {
+        cx.problem(&place, &format!("subscriber.{name}.shadow"), "is for an upstream; a subscriber gets deliveries");
+    }
     let topic: Box<str> = topic?.into();
     let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, disable_after, ..upstream });
     Some((name.into(), Subscriber { topic, types, when, upstream }, place))

@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
-    cloudevents,
+    chain, cloudevents,
     door::networks,
     failure,
     listen::pem_path,
@@ -19,7 +19,7 @@ use super::{
     settings::StoreSettings,
     sign,
     sink::{self, Shape},
-    source::{chain, check_name},
+    source::{chain as causes, check_name},
     targets, tls,
 };
 use crate::{
@@ -112,6 +112,8 @@ pub(super) fn one(
     let cloudevents = cloudevents::read(section);
     let dns_refresh = section.duration("dns_refresh", "30s");
     let guard = guard(section, target.as_ref());
+    let publish = chain::publish(section);
+    let shadow = chain::shadow(section);
     if batch.is_some() {
         sink::check_alone(section);
     }
@@ -144,6 +146,8 @@ pub(super) fn one(
         answers,
         cloudevents,
         dns_refresh,
+        publish,
+        shadow,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
     Some(upstream)
@@ -308,7 +312,7 @@ fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
         if reference.is_none() && is_credential(name) {
             section.warn("headers", format!("{name}: a credential stands in the configuration; use env: or file:"));
         }
-        let resolved = resolve_embedded(text, base).map_err(|error| format!("{name}: {}", chain(&error)));
+        let resolved = resolve_embedded(text, base).map_err(|error| format!("{name}: {}", causes(&error)));
         let Some(resolved) = section.accept("headers", resolved) else { continue };
         let value = HeaderValue::from_str(&resolved).map_err(|_| format!("{name} holds characters no header may hold"));
         let (Some(name), Some(mut value)) =

@@ -34,6 +34,8 @@ pub struct Table {
     pub limits: Limits,
     /// What routes and the relay itself publish under; empty at first, see [`Table::declare`].
     pub topics: Vec<Topic>,
+    /// Who gets copies of what an upstream answered, by that upstream's name; empty at first.
+    pub shadows: HashMap<Box<str>, Vec<Arc<Upstream>>>,
     index: Index,
 }
 
@@ -283,6 +285,10 @@ pub struct Upstream {
     pub guard: Option<super::PublicOnly>,
     /// After so long without a success it is disabled; None: never.
     pub disable_after: Option<Duration>,
+    /// What its good answers become; None: nothing.
+    pub publish: Option<super::PublishPolicy>,
+    /// It gets copies and no deliveries; None: it is an upstream like any other.
+    pub shadow: Option<super::ShadowPolicy>,
 }
 
 impl Upstream {
@@ -314,6 +320,8 @@ impl Upstream {
             dns_refresh: Duration::from_secs(30),
             guard: None,
             disable_after: None,
+            publish: None,
+            shadow: None,
         }
     }
 }
@@ -421,7 +429,17 @@ impl Table {
         let TableParts { generation, hash, mut sources, routes, upstreams, limits } = parts;
         sources.sort_by(|one, other| index::precedence(one, other));
         let index = Index::new(&sources);
-        Self { generation, hash, sources, routes, upstreams, limits, topics: Vec::new(), index }
+        Self {
+            generation,
+            hash,
+            sources,
+            routes,
+            upstreams,
+            limits,
+            topics: Vec::new(),
+            shadows: HashMap::new(),
+            index,
+        }
     }
 
     /// The source of this name.
