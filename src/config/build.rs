@@ -118,8 +118,14 @@ impl Parts {
 
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
-    pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
-        self.topics.check_names(cx, &self.routes, &self.upstreams);
+    pub(super) fn check_names(
+        &self,
+        cx: &Context<'_>,
+        sources: &HashSet<&str>,
+        upstreams: &HashSet<&str>,
+        whole: &Place,
+    ) {
+        self.topics.check_names(cx, &self.routes, &self.upstreams, whole);
         failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();
         for (route, place, key) in self.all_routes() {

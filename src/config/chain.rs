@@ -1,4 +1,4 @@
-//! Owns the keys of an upstream that say what follows from its deliveries (`publish`, `publish_type`), or that it is the
+//! Owns the keys of an upstream that say what follows from its deliveries (`publish`, `publish_type`, `notify_dead`), or that it is the
 //! shadow of another (`shadow`, `shadow_of`, `shadow_memory`).
 
 use std::{collections::HashMap, sync::Arc};
@@ -8,11 +8,13 @@ use super::{
     failure::answer_expression,
     problem::Place,
     reader::{Section, suggestion},
+    server::Server,
+    tree::Value,
 };
-use crate::routing::{AnswerPolicy, PublishPolicy, Route, ShadowPolicy, Upstream};
+use crate::routing::{AnswerPolicy, NotifyPolicy, PublishPolicy, Route, ShadowPolicy, Upstream};
 
 /// What has no meaning for copies that are sent once and never judged.
-const NO_SHADOW_HAS: [&str; 13] = [
+const NO_SHADOW_HAS: [&str; 15] = [
     "retry",
     "replay_share",
     "breaker",
@@ -26,7 +28,12 @@ const NO_SHADOW_HAS: [&str; 13] = [
     "fallback",
     "publish",
     "publish_type",
+    "notify_dead",
+    "notify_dead_max",
 ];
+
+/// The most notices of an upstream in a minute.
+pub(super) const NOTICES_MAX: u64 = 10_000;
 
 /// What good answers become.
 pub(super) fn publish(section: &Section<'_>) -> Option<PublishPolicy> {
@@ -36,6 +43,24 @@ pub(super) fn publish(section: &Section<'_>) -> Option<PublishPolicy> {
         section.problem("publish_type", "has no effect without publish; add publish = \"TOPIC\" or remove it");
     }
     Some(PublishPolicy { topic: topic?, event_type })
+}
+
+/// Whether its dead deliveries are told of; what is not written is as `[server]` says.
+pub(super) fn notify(section: &Section<'_>, server: &Server) -> Option<NotifyPolicy> {
+    let most = section.optional_count("notify_dead_max", 1..=NOTICES_MAX).unwrap_or(server.notify_dead_max);
+    let topic = match section.value("notify_dead") {
+        None => server.notify_dead.clone(),
+        Some(Value::Flag(false)) => {
+            section.print("notify_dead", "false");
+            None
+        }
+        Some(_) => section.text("notify_dead").map(Box::from),
+    };
+    if topic.is_none() && section.has("notify_dead_max") {
+        section
+            .problem("notify_dead_max", "has no effect without notify_dead; add notify_dead = \"TOPIC\" or remove it");
+    }
+    Some(NotifyPolicy { topic: topic?, per_minute: u32::try_from(most).unwrap_or(u32::MAX) })
 }
 
 /// Whether it is a shadow, and whose.

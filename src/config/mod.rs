@@ -169,7 +169,7 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
         shadows: std::collections::HashMap::new(),
     };
     let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
-    parts.check_names(cx, &names("source"), &names("upstream"));
+    parts.check_names(cx, &names("source"), &names("upstream"), &whole);
     root.finish();
     if !cx.has_problems() {
         parts.part_shadows(cx);

@@ -32,6 +32,8 @@ const OWN_TOPICS: &str = "stagepost.";
 pub(super) struct Topics {
     topics: Vec<(Topic, Place)>,
     subscribers: Vec<(Box<str>, Subscriber, Place)>,
+    /// What `[server]` says for all upstreams.
+    notify_dead: Option<Box<str>>,
 }
 
 impl Topics {
@@ -42,7 +44,7 @@ impl Topics {
         let sections = root.named_sections("subscriber").into_iter();
         let subscribers =
             sections.filter_map(|(name, section)| subscriber(name, section, &topics, server, store, machine));
-        Self { subscribers: subscribers.collect(), topics }
+        Self { subscribers: subscribers.collect(), topics, notify_dead: server.notify_dead.clone() }
     }
 
     /// The names of all topics.
@@ -56,9 +58,21 @@ impl Topics {
     }
 
     /// Records topics that routes name and nobody declares.
-    pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)], upstreams: &[(Upstream, Place)]) {
+    pub(super) fn check_names(
+        &self,
+        cx: &Context<'_>,
+        routes: &[(Route, Place)],
+        upstreams: &[(Upstream, Place)],
+        whole: &Place,
+    ) {
+        if let Some(problem) = self.notify_dead.as_deref().and_then(|topic| self.unknown(topic)) {
+            cx.problem(whole, "server.notify_dead", problem);
+        }
         for (key, upstream, place) in self.all_upstreams(upstreams) {
-            for (word, topic) in published_by(upstream) {
+            let own = published_by(upstream).filter(|(word, topic)| {
+                *word != "notify_dead" || self.notify_dead.as_deref().is_none_or(|usual| usual != *topic)
+            });
+            for (word, topic) in own {
                 if let Some(problem) = self.unknown(topic) {
                     cx.problem(place, &format!("{key}.{word}"), problem);
                 }
@@ -115,7 +129,8 @@ impl Topics {
 
 /// The topics that the relay publishes under because of an upstream, and the keys that say so.
 fn published_by(upstream: &Upstream) -> impl Iterator<Item = (&'static str, &str)> {
-    upstream.publish.iter().map(|policy| ("publish", &*policy.topic))
+    let answers = upstream.publish.iter().map(|policy| ("publish", &*policy.topic));
+    answers.chain(upstream.notify.iter().map(|policy| ("notify_dead", &*policy.topic)))
 }
 
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {

@@ -77,8 +77,8 @@ pub(super) fn one(
     check_name(section, "", name);
     match sink::shape(section) {
         Shape::Http => {}
-        Shape::File => return files(name, section, store),
-        Shape::Objects => return objects(name, section, store, machine),
+        Shape::File => return files(name, section, server, store),
+        Shape::Objects => return objects(name, section, (server, store), machine),
     }
     if !section.has("url") {
         section.problem("url", "is missing; write \"http://127.0.0.1:3000\", \"https://…\" or \"unix:/run/app.sock\"");
@@ -114,6 +114,7 @@ pub(super) fn one(
     let guard = guard(section, target.as_ref());
     let publish = chain::publish(section);
     let shadow = chain::shadow(section);
+    let notify = chain::notify(section, server).filter(|_| shadow.is_none());
     if batch.is_some() {
         sink::check_alone(section);
     }
@@ -147,6 +148,7 @@ pub(super) fn one(
         cloudevents,
         dns_refresh,
         publish,
+        notify,
         shadow,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
@@ -154,9 +156,10 @@ pub(super) fn one(
 }
 
 /// An upstream that is files: one writer, no requests.
-fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Upstream> {
+fn files(name: &str, section: &Section<'_>, server: &Server, store: &StoreSettings) -> Option<Upstream> {
     let target = sink::file(section);
     let batch = sink::lines(section, Shape::File);
+    let notify = chain::notify(section, server);
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     Some(Upstream {
@@ -166,12 +169,18 @@ fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Ups
         turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
+        notify,
         ..Upstream::new(name, target?)
     })
 }
 
 /// An upstream that is a store of objects: one for each batch.
-fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &MachineRoots) -> Option<Upstream> {
+fn objects(
+    name: &str,
+    section: &Section<'_>,
+    (server, store): (&Server, &StoreSettings),
+    machine: &MachineRoots,
+) -> Option<Upstream> {
     let policy = sink::objects(section);
     let is_https = policy.as_ref().is_some_and(|policy| match &policy.place {
         ObjectPlace::Bucket(bucket) => bucket.endpoint.scheme_str() == Some("https"),
@@ -182,6 +191,7 @@ fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &M
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
     let batch = sink::lines(section, Shape::Objects);
+    let notify = chain::notify(section, server);
     let timeout = positive(section, "timeout", "60s");
     let connect_timeout = positive(section, "connect_timeout", "3s");
     let idle_timeout = positive(section, "idle_timeout", "30s");
@@ -202,6 +212,7 @@ fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &M
         turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
+        notify,
         ..Upstream::new(name, Target::Objects(Arc::new(policy?)))
     })
 }

@@ -19,3 +19,12 @@ pub struct ShadowPolicy {
     /// Bytes of copies that wait or are under way; beyond, they are dropped.
     pub memory: u64,
 }
+
+/// Dead deliveries are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotifyPolicy {
+    /// Under this topic.
+    pub topic: Box<str>,
+    /// At most so many of the upstream in a minute; what dies besides is counted in one event at its end.
+    pub per_minute: u32,
+}

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use cache::CachePolicy;
-pub use chain::{PublishPolicy, ShadowPolicy};
+pub use chain::{NotifyPolicy, PublishPolicy, ShadowPolicy};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};

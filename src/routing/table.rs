@@ -287,6 +287,8 @@ pub struct Upstream {
     pub disable_after: Option<Duration>,
     /// What its good answers become; None: nothing.
     pub publish: Option<super::PublishPolicy>,
+    /// Its dead deliveries are told of; None: they are not.
+    pub notify: Option<super::NotifyPolicy>,
     /// It gets copies and no deliveries; None: it is an upstream like any other.
     pub shadow: Option<super::ShadowPolicy>,
 }
@@ -321,6 +323,7 @@ impl Upstream {
             guard: None,
             disable_after: None,
             publish: None,
+            notify: None,
             shadow: None,
         }
     }

@@ -432,6 +432,10 @@ pub struct TopicMetrics {
 /// not sent because too many bytes of copies wait.
 pub const SHADOWED: [&str; 4] = ["same", "differs", "failed", "dropped"];
 
+/// What became of the notice of a dead delivery; a metric label: it was published, it was counted with others in one, or it
+/// was not told.
+pub const NOTICES: [&str; 3] = ["published", "summed", "lost"];
+
 /// Metrics of one shadow; resolve once, keep the handle.
 #[derive(Default)]
 pub struct ShadowMetrics {
@@ -456,6 +460,8 @@ pub struct UpstreamMetrics {
     pub dead: Mutex<BTreeMap<&'static str, i64>>,
     /// Deliveries held.
     pub held: Gauge,
+    /// Dead deliveries that are to be told of, by index of [`NOTICES`].
+    pub notices: [Counter; NOTICES.len()],
     /// Deliveries that wait for a person.
     pub review: Gauge,
     /// Deliveries that went to another upstream in place of this one.

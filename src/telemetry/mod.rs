@@ -15,7 +15,7 @@ mod upgrade;
 pub use cache::{CacheMetrics, CacheResult};
 pub use metrics::{
     ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram, Latency,
-    Metrics, OVER, QuarantineDrop, RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale, ShadowMetrics, SourceMetrics,
-    TargetMetrics, TopicMetrics, UpstreamMetrics,
+    Metrics, NOTICES, OVER, QuarantineDrop, RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale, ShadowMetrics,
+    SourceMetrics, TargetMetrics, TopicMetrics, UpstreamMetrics,
 };
 pub use upgrade::UpgradeMetrics;

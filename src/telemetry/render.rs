@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult, SHADOWED,
+    ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, NOTICES, OVER, QuarantineDrop, RequestResult, SHADOWED,
     SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
@@ -280,6 +280,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     out.family("stagepost_diverted_total", "counter", help);
     for (upstream, metrics) in all {
         out.sample("stagepost_diverted_total", &[("upstream", upstream)], metrics.diverted.get());
+    }
+    out.family("stagepost_notices_total", "counter", "Dead deliveries of upstreams that have them told of.");
+    for (upstream, metrics) in all {
+        for (result, count) in NOTICES.iter().zip(&metrics.notices) {
+            out.sample("stagepost_notices_total", &[("upstream", upstream), ("result", result)], count.get());
+        }
     }
     let help = "Attempts that failed because a rehearsal told them to.";
     out.family("stagepost_rehearsed_total", "counter", help);

@@ -30,6 +30,7 @@ mod front_door;
 mod jobs;
 mod log;
 mod monitoring;
+mod notices;
 mod operator;
 mod order;
 mod pace;

@@ -36,10 +36,30 @@ fn a_shadow_is_no_upstream_of_a_route_and_belongs_to_the_one_that_is_named_or_st
 }
 
 #[test]
+fn notices_are_for_all_upstreams_or_for_single_ones() {
+    let loaded = load(
+        "[server]\nnotify_dead = 'done'\nnotify_dead_max = 7\n[upstream.v]\nurl = 'http://y'\nnotify_dead = false\n\
+         [upstream.w]\nkind = 'file'\npath = '/tmp/{time}'\nnotify_dead = 'other'\nnotify_dead_max = 2\n[topic.other]\n",
+    );
+    let notify = |name: &str| {
+        let policy = loaded.table.upstreams[name].notify.as_ref();
+        policy.map(|policy| (&*policy.topic, policy.per_minute))
+    };
+    assert_eq!((notify("u"), notify("v"), notify("w")), (Some(("done", 7)), None, Some(("other", 2))));
+    let directory = Directory::with(effective(&loaded.config));
+    let again = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(effective(&again.config), effective(&loaded.config));
+}
+
+#[test]
 fn what_can_not_work_is_refused_with_its_key_and_the_remedy() {
     let shadow = "[upstream.s]\nurl = 'http://y'\nshadow = true\n";
     for (text, expected) in [
         ("publish = 'don'\n", "upstream.u.publish: names the unknown topic \"don\"; did you mean \"done\"?"),
+        ("notify_dead = 'don'\n", "upstream.u.notify_dead: names the unknown topic \"don\"; did you mean \"done\"?"),
+        ("[server]\nnotify_dead = 'don'\n", "server.notify_dead: names the unknown topic \"don\""),
+        ("notify_dead_max = 3\n", "upstream.u.notify_dead_max: has no effect without notify_dead"),
+        ("notify_dead = true\n", "upstream.u.notify_dead: takes a string, not"),
         ("publish_type = '.a'\n", "upstream.u.publish_type: has no effect without publish; add publish = \"TOPIC\""),
         ("publish = 'done'\npublish_type = '$path'\n", "upstream.u.publish_type: speaks of $path, which an answer"),
         ("publish = 'done'\nbatch = {}\n", "upstream.u.publish: makes an event of the answer to a single one"),
