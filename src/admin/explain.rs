@@ -32,13 +32,16 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
             told.push(tried(last));
         }
         told.extend(found.attempts.last().and_then(signed));
+        told.extend(found.published.as_ref().map(|id| format!("The answer of {} became event {id}.", found.upstream)));
+        let upstream = status.upstreams.iter().find(|upstream| upstream.name == found.upstream);
+        told.extend(upstream.and_then(|upstream| shadows(upstream, found)));
         if matches!(found.state.as_str(), "pending" | "held") {
             told.extend(
                 found.waits_for.as_ref().map(|before| {
                     format!("It waits behind event {before}, which has the same key and goes before it.")
                 }),
             );
-            told.extend(gates(found, status.upstreams.iter().find(|upstream| upstream.name == found.upstream)));
+            told.extend(gates(found, upstream));
         }
     }
     told
@@ -217,6 +220,18 @@ fn signed(last: &Attempt) -> Option<String> {
     let signed = last.sent.signed.as_ref()?;
     let secret = signed.secret.as_deref().map_or(String::new(), |secret| format!(" with the secret {secret}"));
     Some(format!("We signed attempt {} ourselves, as {}{secret}.", last.number, signed.scheme))
+}
+
+/// Copies leave no trace: what is known is who was to get one.
+fn shadows(upstream: &Upstream, found: &ShownDelivery) -> Option<String> {
+    let is_copied = matches!(found.state.as_str(), "delivered" | "dead" | "review" | "superseded");
+    (is_copied && !upstream.shadows.is_empty()).then(|| {
+        let names = upstream.shadows.join(", ");
+        format!(
+            "A copy of what {} answered is sent to {names} once at most; nothing is stored about it.",
+            upstream.name
+        )
+    })
 }
 
 fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {

@@ -67,7 +67,7 @@ fn exported(
         Some(_) => history(log, seq, found.stored_at, delivery),
         None => {
             let first = firsts.iter().find(|first| first.upstream == delivery.upstream).cloned();
-            Ok(History { attempts: first.into_iter().collect(), damaged: None })
+            Ok(History { attempts: first.into_iter().collect(), damaged: None, delivered_at: None })
         }
     };
     let shown = |delivery| Ok(shown_from(log, delivery, attempts(delivery)?, &sha256));

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use super::ports::{DeliveryView, EventView, PlannedFor, Reads};
 use crate::{
-    event::{DeliveryState, Event, EventId, EventState, Seq, event_state},
+    event::{Change, DeliveryState, Event, EventId, EventState, Seq, event_state},
     log::{
         Kind, Log, ReadError,
         entry::{self, Attempted, Entry},
@@ -176,6 +176,8 @@ pub(super) struct History {
     pub(super) attempts: Vec<Attempted>,
     /// Why some of them can't be read.
     pub(super) damaged: Option<String>,
+    /// Where the attempt stands that delivered it.
+    pub(super) delivered_at: Option<Seq>,
 }
 
 /// The attempts of one delivery: walked back from its record, or sought after the event if it was delivered at the
@@ -193,7 +195,7 @@ pub(super) fn history(
         let delivered = delivery.status.state() == DeliveryState::Delivered && event == stored_at;
         return if delivered { sought(log, event, &delivery.upstream, Sought::First) } else { Ok(History::default()) };
     };
-    let mut walked = Vec::new();
+    let (mut walked, mut delivered_at) = (Vec::new(), None);
     let mut before = History::default();
     let mut next = Some(last);
     while let Some(seq) = next.take().filter(|_| walked.len() < HISTORY_MAX) {
@@ -208,9 +210,13 @@ pub(super) fn history(
             Err(error) => return Err(error),
         };
         next = attempted.previous.filter(|previous| *previous < seq);
+        if attempted.change == Change::Delivered {
+            delivered_at = delivered_at.or(Some(seq));
+        }
         walked.push(attempted);
     }
     before.attempts.extend(walked.into_iter().rev());
+    before.delivered_at = delivered_at.or(before.delivered_at);
     Ok(before)
 }
 
@@ -233,7 +239,7 @@ enum Sought {
 }
 
 fn sought(log: &dyn Log, event: Seq, upstream: &str, which: Sought) -> Result<History, ReadError> {
-    let mut attempts = Vec::new();
+    let (mut attempts, mut delivered_at) = (Vec::new(), None);
     let damage = forward(log, event, &mut |entry| {
         if matches!(which, Sought::Before(end) if entry.pos.seq >= end) || attempts.len() >= HISTORY_MAX {
             return ControlFlow::Break(());
@@ -243,6 +249,9 @@ fn sought(log: &dyn Log, event: Seq, upstream: &str, which: Sought) -> Result<Hi
             && attempted.event == event
             && &*attempted.upstream == upstream
         {
+            if attempted.change == Change::Delivered {
+                delivered_at = Some(entry.pos.seq);
+            }
             attempts.push(attempted);
             if which == Sought::First {
                 return ControlFlow::Break(());
@@ -251,7 +260,7 @@ fn sought(log: &dyn Log, event: Seq, upstream: &str, which: Sought) -> Result<Hi
         ControlFlow::Continue(())
     })?;
     let damaged = damage.filter(|_| attempts.is_empty()).map(|damage| damage.to_string());
-    Ok(History { attempts, damaged })
+    Ok(History { attempts, damaged, delivered_at })
 }
 
 /// Shows the entries from `from` on until it is told to stop, at most [`TRAIL_BYTES_MAX`]. Damage is stepped over:

@@ -11,8 +11,8 @@ use super::{
     wire,
 };
 use crate::{
-    event::{Attempt, Event},
-    log::{Log, ReadError, find_answer},
+    event::{Attempt, Event, EventId, Seq, topic_of_source},
+    log::{Kind, Log, ReadError, entry, find_answer},
 };
 
 /// The account of an event.
@@ -87,7 +87,9 @@ fn shown(
     own_sha256: &str,
 ) -> Result<wire::ShownDelivery, ReadError> {
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
-    Ok(shown_from(log, delivery, history, own_sha256))
+    let published = history.delivered_at.and_then(|seq| published(log, seq, found.event.id));
+    let shown = shown_from(log, delivery, history, own_sha256);
+    Ok(wire::ShownDelivery { published: published.map(|id| id.to_string()), ..shown })
 }
 
 /// A delivery with what is known of its attempts.
@@ -108,7 +110,17 @@ pub(super) fn shown_from(
         attempts_total: delivery.attempts,
         attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
         damaged: history.damaged,
+        published: None,
     }
+}
+
+/// The event that the answer became which settled a delivery: both are one decision of the log, and it stands before the
+/// settlement.
+fn published(log: &dyn Log, settled_at: Seq, parent: EventId) -> Option<EventId> {
+    let entry = log.read(settled_at.checked_sub(1)?).ok().filter(|entry| entry.kind == Kind::Accepted)?;
+    let event = entry::decode_event(&entry).filter(|event| topic_of_source(&event.source).is_some())?;
+    let named = event.extras.as_deref().and_then(|extras| extras.parent.as_deref());
+    (named == Some(parent.to_string().as_str())).then_some(event.id)
 }
 
 fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {

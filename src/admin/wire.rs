@@ -190,6 +190,9 @@ pub struct ShownDelivery {
     /// Why some attempts can't be read: they lie in a damaged part of the log. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
+    /// The event that its answer became. Absent if it became none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<String>,
 }
 
 /// One attempt in `show --json`.

@@ -7,6 +7,7 @@
 
 mod blocked;
 mod closed;
+mod died;
 mod dispatch;
 mod fetch;
 mod keys;
@@ -14,9 +15,10 @@ mod lease;
 mod order;
 mod planning;
 
+pub use died::{Death, More, Notice};
 pub use keys::key_text;
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
 use roaring::RoaringTreemap;
 
@@ -80,6 +82,8 @@ pub struct Effects {
     pub read: Vec<ReadOrder>,
     /// Filters to be asked in the pool; the answer goes to [`Core::answered`].
     pub ask: Vec<Question>,
+    /// Dead deliveries that are to be told of.
+    pub notices: Vec<Notice>,
     /// Upstreams whose stored records are to be searched; the answer goes to [`Core::refilled`].
     pub refill: Vec<UpstreamId>,
     /// Events that were decided about, if anybody collects spans.
@@ -171,6 +175,8 @@ pub struct Core {
     asking: usize,
     turn: usize,
     plans: Vec<(Seq, Decision)>,
+    /// What was told of dead deliveries in this minute, by upstream.
+    told: HashMap<UpstreamId, died::Told>,
     /// The answer in the entry that is being heeded, if that is wanted.
     heard: Option<Box<str>>,
     /// A command about subscribers was applied.
@@ -207,6 +213,7 @@ impl Core {
             put_off: RoaringTreemap::new(),
             planning: false,
             catching_up: false,
+            told: HashMap::new(),
             plan_after: Timestamp::ZERO,
             asking: 0,
             turn: 0,
@@ -486,6 +493,7 @@ impl Core {
                 }
             }
             Note::Drained(id) => self.tell_drained(id),
+            Note::Died(key, seq) => return self.died(key, (seq, entry.time), now),
         }
         Ok(())
     }

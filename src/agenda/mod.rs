@@ -12,6 +12,7 @@ pub mod core;
 mod duplicates;
 mod feed;
 mod lane;
+mod notices;
 mod order;
 pub mod plan;
 mod read;

@@ -31,6 +31,7 @@ mod backlog;
 mod closed;
 mod door;
 mod holds;
+mod notices;
 mod order;
 mod published;
 mod refused;

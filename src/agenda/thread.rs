@@ -21,6 +21,7 @@ use super::{
     Incoming, Shared,
     core::{Core, Effects, Hurry, Question, Read, ReadOrder},
     feed::{Feed, Next},
+    notices::Notices,
     plan::{self, NoAnswer},
     read,
 };
@@ -28,7 +29,7 @@ use crate::{
     clock::Timestamp,
     event::{Event, Seq, Step},
     log::{Acked, Append, AppendError, Class, Done, Entry, Kind, NewEntry, ReadError, read_body},
-    state::{Forgetting, Frozen, Layers, State, StateError, Store, UpstreamId, Written, replay},
+    state::{Forgetting, Frozen, Key, Layers, Note, State, StateError, Store, UpstreamId, Written, replay_telling},
     telemetry::Stretch,
 };
 
@@ -49,6 +50,12 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What the log refused for a passing reason is offered again after so long.
 const OFFER_AGAIN: Duration = Duration::from_millis(100);
+
+/// What died so long before a state is rebuilt is not told of again.
+const REBUILT_BACK: Duration = Duration::from_secs(3600);
+
+/// Deaths since the checkpoint that are told of after a start.
+const DIED_MAX: usize = 100_000;
 
 /// What the upkeep thread is to do.
 enum Upkeep {
@@ -103,24 +110,47 @@ impl Run {
 
     /// Applies what the log has beyond the checkpoint and works out what is due.
     fn begin(&self, mut state: State) -> Result<Core, StateError> {
-        catch_up(&self.shared, &mut state)?;
         let deps = &self.shared.deps;
+        // A checkpoint is never far behind; of a state that is rebuilt, what died long ago was told of.
+        let told_before = if state.next > 0 { Timestamp::ZERO } else { deps.clock.now().before(REBUILT_BACK) };
+        let from = state.next;
+        let died = catch_up(&self.shared, &mut state, from, told_before)?;
         deps.dispatch.subscribed(state.subscribed());
-        let (table, evaluator) = (deps.live.snapshot(), deps.evaluator.clone());
-        let mut core = Core::new(state, table, evaluator, self.shared.settings.bounds, deps.clock.steady())?;
+        let (table, evaluator, now) = (deps.live.snapshot(), deps.evaluator.clone(), deps.clock.steady());
+        let mut core = Core::new(state, table, evaluator, self.shared.settings.bounds, now)?;
         core.is_traced = deps.metrics.traces.is_on();
+        for (key, seq, at) in died {
+            core.died(key, (seq, at), now)?;
+        }
         Ok(core)
     }
 }
 
-/// Replays the log; reads that fail for a passing reason are tried again until they succeed or the process stops.
-fn catch_up(shared: &Shared, state: &mut State) -> Result<(), StateError> {
-    let from = state.next;
+/// Replays the log; reads that fail for a passing reason are tried again until they succeed or the process stops. Gives
+/// what died of entries from `died_from` on that are not older than `died_since` (wall time): the last of them.
+fn catch_up(
+    shared: &Shared,
+    state: &mut State,
+    died_from: Seq,
+    died_since: Timestamp,
+) -> Result<VecDeque<(Key, Seq, Timestamp)>, StateError> {
+    let (from, mut died) = (state.next, VecDeque::new());
     loop {
-        match replay(state, &*shared.deps.log, &mut |_| {}) {
+        let mut tell = |entry: &Entry, note| {
+            if let Note::Died(key, seq) = note
+                && seq >= died_from
+                && entry.time >= died_since
+            {
+                died.push_back((key, seq, entry.time));
+                if died.len() > DIED_MAX {
+                    died.pop_front();
+                }
+            }
+        };
+        match replay_telling(state, &*shared.deps.log, &mut |_| {}, &mut tell) {
             Ok(_) => {
                 info!(from, to = state.next, "the state of deliveries has caught up with the log");
-                return Ok(());
+                return Ok(died);
             }
             Err(crate::state::OfflineError::State(why)) => return Err(why),
             Err(crate::state::OfflineError::Log(why)) => {
@@ -155,6 +185,7 @@ struct Work {
     first: Seq,
     /// What is being forgotten, and how far that has come.
     forgetting: Option<(Seq, Forgetting)>,
+    notices: Notices,
     tick_at: Timestamp,
     stop: bool,
 }
@@ -177,6 +208,7 @@ impl Work {
         Self {
             checkpoint_at: now.after(shared.settings.checkpoint_every),
             checkpoint_next: core.state().next,
+            notices: Notices::start(shared.clone()),
             shared,
             feed,
             core,
@@ -251,6 +283,7 @@ impl Work {
         if now >= self.tick_at {
             self.tick_at = now.after(TICK);
             self.core.measure(&self.shared.deps.metrics, now);
+            self.core.end_minutes(now);
             // While the log refuses, outcomes of attempts wait in the engine: they are late, not lost.
             if self.shared.deps.log.writable().is_ok() {
                 self.core.end_old_leases(now)?;
@@ -341,6 +374,7 @@ impl Work {
             self.ask(question);
         }
         self.refills.extend(effects.refill);
+        self.notices.take(effects.notices, self.shared.deps.clock.steady());
     }
 
     /// Tells whoever collects spans how long it took until it was known where an event goes.
@@ -427,7 +461,7 @@ impl Work {
         }
         let changed = self.core.state().next != self.checkpoint_next;
         let due = now >= self.checkpoint_at || self.bytes_since >= self.shared.settings.checkpoint_bytes;
-        if changed && due {
+        if changed && due && self.notices.is_idle(now) {
             if !self.forget()? {
                 return Ok(());
             }
@@ -499,9 +533,13 @@ impl Work {
         self.upkeep_stale = self.upkeep.try_send(Upkeep::Clear).is_ok();
         self.upkeep_busy = self.upkeep_stale;
         let mut state = State::new(self.shared.deps.log.log_id());
-        let rebuilt = catch_up(&self.shared, &mut state).and_then(|()| {
+        // What died meanwhile is told of as if it had been applied in turn.
+        let applied = self.core.state().next;
+        let died = catch_up(&self.shared, &mut state, applied, Timestamp::ZERO);
+        let rebuilt = died.and_then(|died| {
             self.shared.deps.dispatch.subscribed(state.subscribed());
-            self.core.replace_state(state, now)
+            self.core.replace_state(state, now)?;
+            died.into_iter().try_for_each(|(key, seq, at)| self.core.died(key, (seq, at), now))
         });
         match rebuilt {
             Ok(()) => self.shared.ready.store(true, Ordering::Release),
@@ -521,7 +559,8 @@ impl Work {
 
     /// A last checkpoint, after the one that may be under way.
     fn finish(mut self) {
-        if !self.upkeep_stale {
+        // What is not told is met again by the next start, which begins at the checkpoint before.
+        if self.notices.finish() && !self.upkeep_stale {
             // What is not forgotten yet is forgotten after the next start.
             let frozen = self.core.state_mut().freeze(self.first);
             let _ended = self.upkeep.send(Upkeep::Checkpoint(frozen));

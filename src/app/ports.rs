@@ -386,6 +386,7 @@ impl Instance {
         let mut all: Vec<Box<str>> = names.iter().cloned().chain(gone).collect();
         all.sort();
         all.dedup();
+        let table = self.running.live.snapshot();
         let one = |name: Box<str>| {
             let breaker = breakers.iter().find(|breaker| *breaker.upstream == *name);
             let mut upstream = wire::Upstream {
@@ -403,6 +404,8 @@ impl Instance {
                 }),
                 ..wire::Upstream::default()
             };
+            let shadows = table.shadows.get(&name).into_iter().flatten();
+            upstream.shadows = shadows.map(|shadow| shadow.name.to_string()).collect();
             if let Some((fault, until)) = breaker.and_then(|breaker| breaker.rehearsal) {
                 upstream.rehearsal = Some(fault.to_string());
                 upstream.rehearsal_until = Some(self.running.clock.now().after(until.since(now)));

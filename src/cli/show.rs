@@ -266,6 +266,9 @@ fn delivery(page: &mut String, found: &ShownDelivery, colours: bool) {
     if let Some(due) = found.due_at {
         let _infallible = write!(page, ", due at {due}");
     }
+    if let Some(published) = &found.published {
+        let _infallible = write!(page, ", its answer became event {}", escaped(published));
+    }
     page.push('\n');
     for attempt in &found.attempts {
         attempted(page, attempt);

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     alerts::Alerts,
+    chain,
     context::Context,
     failure,
     listen::is_public,
@@ -36,9 +37,18 @@ pub(super) struct Parts {
     pub(super) topics: Topics,
     pub(super) alerts: Alerts,
     pub(super) limits: Limits,
+    /// Made of `upstreams` by [`Parts::part_shadows`].
+    pub(super) shadows: HashMap<Box<str>, Vec<Arc<Upstream>>>,
 }
 
 impl Parts {
+    /// Takes shadows out of the upstreams: all that follows is about those that get deliveries.
+    pub(super) fn part_shadows(&mut self, cx: &Context<'_>) {
+        let short = self.sources.iter_mut().filter_map(|read| read.route.as_mut());
+        let routes = short.chain(self.routes.iter_mut().map(|(route, _)| route));
+        self.shadows = chain::part_shadows(cx, &mut self.upstreams, routes);
+    }
+
     /// Records what is wrong or doubtful between sections. To be called when the sections themselves are right, since a
     /// section that could not be read would be missing everywhere.
     pub(super) fn check(&self, cx: &Context<'_>, listeners: &[ListenSettings], store: &StoreSettings) {
@@ -59,8 +69,8 @@ impl Parts {
         self.check_guards(cx, listeners);
         self.check_certificates(cx, listeners);
         self.check_signing(cx);
-        self.topics.check(cx, &self.routes);
         self.alerts.check_subscribers(cx, self.topics.subscribers());
+        self.topics.check(cx, &self.routes, &self.upstreams);
     }
 
     /// The table; its hash and generation come later.
@@ -96,6 +106,7 @@ impl Parts {
         let (topics, subscribers) = self.topics.into_parts();
         self.alerts.lead(&mut table);
         table.declare(topics);
+        table.shadows = self.shadows;
         table.subscribe(&subscribers)?;
         Ok(table)
     }
@@ -111,8 +122,14 @@ impl Parts {
 
     /// Records names that lead nowhere. `sources` and `upstreams` are all that are declared, also those that could not
     /// be read.
-    pub(super) fn check_names(&self, cx: &Context<'_>, sources: &HashSet<&str>, upstreams: &HashSet<&str>) {
-        self.topics.check_names(cx, &self.routes);
+    pub(super) fn check_names(
+        &self,
+        cx: &Context<'_>,
+        sources: &HashSet<&str>,
+        upstreams: &HashSet<&str>,
+        whole: &Place,
+    ) {
+        self.topics.check_names(cx, &self.routes, &self.upstreams, whole);
         self.alerts.check_names(cx, sources, upstreams);
         failure::check_others(cx, &self.upstreams, upstreams);
         let mut named: BTreeMap<&str, &Place> = BTreeMap::new();

@@ -145,7 +145,7 @@ fn schema(section: &Section<'_>) -> Option<Arc<Schema>> {
 }
 
 /// jq over an answer.
-fn answer_expression(section: &Section<'_>, key: &'static str) -> Option<Expr> {
+pub(super) fn answer_expression(section: &Section<'_>, key: &'static str) -> Option<Expr> {
     let expr = expression(section, key)?;
     if let Some(name) = NO_ANSWER_HAS.iter().find(|name| expr.text().contains(*name)) {
         section.problem(

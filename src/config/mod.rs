@@ -11,6 +11,7 @@ mod alerts;
 mod batch;
 mod build;
 mod cache;
+mod chain;
 mod cloudevents;
 mod context;
 mod door;
@@ -164,18 +165,20 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     let traces = traces::read(root.section("traces"), &machine);
     let alerts = alerts::Alerts::read(&root, &server, &store, &machine);
     let alert_settings = alerts.settings.clone();
-    let parts = Parts {
+    let mut parts = Parts {
         sources,
         upstreams: upstream::read(&root, &server, &store, &machine),
         routes: route::read(&root),
         topics: topic::Topics::read(&root, &server, &store, &machine, alerts.has_destinations()),
         alerts,
         limits: server.limits,
+        shadows: std::collections::HashMap::new(),
     };
     let names = |key| root.named_sections(key).into_iter().map(|(name, _)| name).collect::<HashSet<_>>();
-    parts.check_names(cx, &names("source"), &names("upstream"));
+    parts.check_names(cx, &names("source"), &names("upstream"), &whole);
     root.finish();
     if !cx.has_problems() {
+        parts.part_shadows(cx);
         parts.check(cx, &listen, &store);
     }
     if cx.has_problems() {

@@ -87,7 +87,11 @@ fn paths(config: &Config) -> BTreeSet<String> {
 }
 
 fn upstreams(config: &Config) -> BTreeSet<String> {
+    let is_shadow =
+        |name: &str| config.values.get(&format!("upstream.{name}.shadow")).is_some_and(|flag| flag == "true");
     let urls = config.values.keys().filter_map(|key| key.strip_prefix("upstream.")?.strip_suffix(".url"));
+    // What never had a delivery leaves none behind.
+    let urls = urls.filter(|name| !is_shadow(name));
     let subscribers = config.values.iter().filter_map(|(key, topic)| {
         let name = key.strip_prefix("subscriber.")?.strip_suffix(".topic")?;
         Some(subscriber_name(topic.trim_matches('"'), name))

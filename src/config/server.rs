@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use http::HeaderName;
 
 use super::{
+    chain::NOTICES_MAX,
     door::networks,
     reader::Section,
     settings::{Access, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
@@ -38,6 +39,9 @@ pub(super) struct Server {
     pub(super) limits: Limits,
     pub(super) max_body: u64,
     pub(super) soft_bounce: bool,
+    /// The topic under which dead deliveries are told of, unless an upstream says otherwise.
+    pub(super) notify_dead: Option<Box<str>>,
+    pub(super) notify_dead_max: u64,
     pub(super) shutdown: ShutdownSettings,
 }
 
@@ -74,8 +78,10 @@ impl Server {
             timeout: section.duration("shutdown_timeout", "30s"),
         };
         let soft_bounce = section.flag("soft_bounce", false);
+        let notify_dead = section.text("notify_dead").map(Box::from);
+        let notify_dead_max = section.count("notify_dead_max", 60, 1..=NOTICES_MAX);
         section.finish();
-        Self { limits, max_body, soft_bounce, shutdown }
+        Self { limits, max_body, soft_bounce, notify_dead, notify_dead_max, shutdown }
     }
 }
 

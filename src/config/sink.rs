@@ -116,6 +116,9 @@ pub(super) fn check_alone(upstream: &Section<'_>) {
     if upstream.has("cloudevents") {
         upstream.problem("cloudevents", "is a form of single events; remove cloudevents or batch");
     }
+    for key in ["publish", "publish_type"].into_iter().filter(|key| upstream.has(key)) {
+        upstream.problem(key, "makes an event of the answer to a single one; remove it or batch");
+    }
     for key in ["failure", "accept", "fallback"].into_iter().filter(|key| upstream.has(key)) {
         upstream.problem(key, "judges answers to single events; remove it or batch");
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod alerts;
 mod batch;
+mod chain;
 mod door;
 mod errors;
 mod failure;

@@ -33,6 +33,8 @@ const OWN_TOPICS: &str = "stagepost.";
 pub(super) struct Topics {
     topics: Vec<(Topic, Place)>,
     subscribers: Vec<(Box<str>, Subscriber, Place)>,
+    /// What `[server]` says for all upstreams.
+    notify_dead: Option<Box<str>>,
 }
 
 impl Topics {
@@ -56,7 +58,7 @@ impl Topics {
         if !wanted {
             topics.pop();
         }
-        Self { subscribers, topics }
+        Self { subscribers, topics, notify_dead: server.notify_dead.clone() }
     }
 
     /// The names of all topics.
@@ -75,7 +77,26 @@ impl Topics {
     }
 
     /// Records topics that routes name and nobody declares.
-    pub(super) fn check_names(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
+    pub(super) fn check_names(
+        &self,
+        cx: &Context<'_>,
+        routes: &[(Route, Place)],
+        upstreams: &[(Upstream, Place)],
+        whole: &Place,
+    ) {
+        if let Some(problem) = self.notify_dead.as_deref().and_then(|topic| self.unknown(topic)) {
+            cx.problem(whole, "server.notify_dead", problem);
+        }
+        for (key, upstream, place) in self.all_upstreams(upstreams) {
+            let own = published_by(upstream).filter(|(word, topic)| {
+                *word != "notify_dead" || self.notify_dead.as_deref().is_none_or(|usual| usual != *topic)
+            });
+            for (word, topic) in own {
+                if let Some(problem) = self.unknown(topic) {
+                    cx.problem(place, &format!("{key}.{word}"), problem);
+                }
+            }
+        }
         for (route, place) in routes {
             let Some(topic) = &route.topic else { continue };
             if **topic == *TOPIC {
@@ -88,16 +109,28 @@ impl Topics {
         }
     }
 
+    /// All upstreams, subscribers too, with the keys of their sections.
+    fn all_upstreams<'a>(
+        &'a self,
+        upstreams: &'a [(Upstream, Place)],
+    ) -> impl Iterator<Item = (String, &'a Upstream, &'a Place)> {
+        let own = upstreams.iter().map(|(upstream, place)| (format!("upstream.{}", upstream.name), upstream, place));
+        let subscribers = self.subscribers.iter();
+        own.chain(subscribers.map(|(name, one, place)| (format!("subscriber.{name}"), &*one.upstream, place)))
+    }
+
     /// Records topics with too many subscribers, and warns of those that nothing is published under.
-    pub(super) fn check(&self, cx: &Context<'_>, routes: &[(Route, Place)]) {
-        let published: HashSet<&str> = routes.iter().filter_map(|(route, _)| route.topic.as_deref()).collect();
+    pub(super) fn check(&self, cx: &Context<'_>, routes: &[(Route, Place)], upstreams: &[(Upstream, Place)]) {
+        let by_relay = self.all_upstreams(upstreams).flat_map(|(_, upstream, _)| published_by(upstream));
+        let published = routes.iter().filter_map(|(route, _)| route.topic.as_deref());
+        let published: HashSet<&str> = published.chain(by_relay.map(|(_, topic)| topic)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for (name, subscriber, place) in &self.subscribers {
             *counts.entry(&subscriber.topic).or_default() += 1;
             // The relay itself publishes there.
             let is_own = subscriber.topic.starts_with(OWN_TOPICS);
             if !published.contains(&*subscriber.topic) && !is_own {
-                let message = format!("no route has topic = \"{}\": it gets nothing", subscriber.topic);
+                let message = format!("nothing is published under topic {}: it gets nothing", subscriber.topic);
                 cx.warn(place, &format!("subscriber.{name}"), message);
             }
         }
@@ -121,6 +154,12 @@ impl Topics {
 fn alerts() -> Topic {
     let max_subscribers = usize::try_from(SUBSCRIBERS_MAX).unwrap_or(usize::MAX);
     Topic { name: TOPIC.into(), max_subscribers, max_hops: LoopRule::standard().max_hops }
+}
+
+/// The topics that the relay publishes under because of an upstream, and the keys that say so.
+fn published_by(upstream: &Upstream) -> impl Iterator<Item = (&'static str, &str)> {
+    let answers = upstream.publish.iter().map(|policy| ("publish", &*policy.topic));
+    answers.chain(upstream.notify.iter().map(|policy| ("notify_dead", &*policy.topic)))
 }
 
 fn topic(name: &str, section: Section<'_>) -> (Topic, Place) {
@@ -172,13 +211,16 @@ fn subscriber(
     let secrets = section.has("secrets").then(|| signed(&section));
     let disable_after = patience_of(&section, None);
     let read = upstream::one(name, &section, server, store, machine);
-    let place = section.place.clone();
+    let (place, cx) = (section.place.clone(), section.cx);
     section.finish();
     let upstream = read?;
     let sign = match secrets {
         Some(policy) => Some(policy?),
         None => upstream.sign.clone(),
     };
+    if upstream.shadow.is_some() {
+        cx.problem(&place, &format!("subscriber.{name}.shadow"), "is for an upstream; a subscriber gets deliveries");
+    }
     let topic: Box<str> = topic?.into();
     let upstream = Arc::new(Upstream { name: subscriber_name(&topic, name).into(), sign, disable_after, ..upstream });
     Some((name.into(), Subscriber { topic, types, when, upstream }, place))

@@ -7,7 +7,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::{
-    cloudevents,
+    chain, cloudevents,
     door::networks,
     failure,
     listen::pem_path,
@@ -19,7 +19,7 @@ use super::{
     settings::StoreSettings,
     sign,
     sink::{self, Shape},
-    source::{chain, check_name},
+    source::{chain as causes, check_name},
     targets, tls,
 };
 use crate::{
@@ -77,8 +77,8 @@ pub(super) fn one(
     check_name(section, "", name);
     match sink::shape(section) {
         Shape::Http => http(name, section, server, store, machine),
-        Shape::File => files(name, section, store),
-        Shape::Objects => objects(name, section, store, machine),
+        Shape::File => files(name, section, server, store),
+        Shape::Objects => objects(name, section, (server, store), machine),
     }
 }
 
@@ -122,6 +122,9 @@ pub(super) fn http(
     let cloudevents = cloudevents::read(section);
     let dns_refresh = section.duration("dns_refresh", "30s");
     let guard = guard(section, target.as_ref());
+    let publish = chain::publish(section);
+    let shadow = chain::shadow(section);
+    let notify = chain::notify(section, server).filter(|_| shadow.is_none());
     if batch.is_some() {
         sink::check_alone(section);
     }
@@ -155,15 +158,19 @@ pub(super) fn http(
         answers,
         cloudevents,
         dns_refresh,
+        publish,
+        notify,
+        shadow,
     };
     upstream.targets = read.and_then(|read| read.finish(&upstream));
     Some(upstream)
 }
 
 /// An upstream that is files: one writer, no requests.
-fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Upstream> {
+fn files(name: &str, section: &Section<'_>, server: &Server, store: &StoreSettings) -> Option<Upstream> {
     let target = sink::file(section);
     let batch = sink::lines(section, Shape::File);
+    let notify = chain::notify(section, server);
     let (retry, retries) = retry(section.section("retry"), store.retention);
     let breaker = breaker(section.section("breaker"));
     Some(Upstream {
@@ -173,12 +180,18 @@ fn files(name: &str, section: &Section<'_>, store: &StoreSettings) -> Option<Ups
         turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
+        notify,
         ..Upstream::new(name, target?)
     })
 }
 
 /// An upstream that is a store of objects: one for each batch.
-fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &MachineRoots) -> Option<Upstream> {
+fn objects(
+    name: &str,
+    section: &Section<'_>,
+    (server, store): (&Server, &StoreSettings),
+    machine: &MachineRoots,
+) -> Option<Upstream> {
     let policy = sink::objects(section);
     let is_https = policy.as_ref().is_some_and(|policy| match &policy.place {
         ObjectPlace::Bucket(bucket) => bucket.endpoint.scheme_str() == Some("https"),
@@ -189,6 +202,7 @@ fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &M
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
     let batch = sink::lines(section, Shape::Objects);
+    let notify = chain::notify(section, server);
     let timeout = positive(section, "timeout", "60s");
     let connect_timeout = positive(section, "connect_timeout", "3s");
     let idle_timeout = positive(section, "idle_timeout", "30s");
@@ -209,6 +223,7 @@ fn objects(name: &str, section: &Section<'_>, store: &StoreSettings, machine: &M
         turns: TurnPolicy { retries: retries?, ..TurnPolicy::standard() },
         batch: Some(batch?),
         sign: Some(SignPolicy::Never),
+        notify,
         ..Upstream::new(name, Target::Objects(Arc::new(policy?)))
     })
 }
@@ -319,7 +334,7 @@ pub(super) fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
         if reference.is_none() && is_credential(name) {
             section.warn("headers", format!("{name}: a credential stands in the configuration; use env: or file:"));
         }
-        let resolved = resolve_embedded(text, base).map_err(|error| format!("{name}: {}", chain(&error)));
+        let resolved = resolve_embedded(text, base).map_err(|error| format!("{name}: {}", causes(&error)));
         let Some(resolved) = section.accept("headers", resolved) else { continue };
         let value = HeaderValue::from_str(&resolved).map_err(|_| format!("{name} holds characters no header may hold"));
         let (Some(name), Some(mut value)) =

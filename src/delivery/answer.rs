@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Engine, Env,
-    attempt::judge,
+    attempt::{Concluded, judge},
     classify::Judgement,
     client::{Answer, Client, Cut, EXCERPT_BYTES, Failure},
     gates::Ticket,
@@ -34,8 +34,8 @@ use super::{
 };
 use crate::{
     event::{Body as Stored, Change, Job, Outcome, Reason, Seq},
-    log::{Append, Appended, Class, Done, Kind, NewEntry, PART_BYTES, entry},
-    routing::Upstream,
+    log::{Append, Appended, Class, Done, Kind, NewEntry, PART_BYTES, entry, publish::Publication},
+    routing::{PublishPolicy, Upstream},
 };
 
 /// Pieces of an answer on their way to the sender.
@@ -152,10 +152,23 @@ impl Lane {
             return self.conclude((job, ticket), draft, result, (judged, &news), (at, latency), upstream).await;
         };
         if !told.status.is_server_error() {
-            let judged = final_for_sender(judged);
+            let mut judged = final_for_sender(judged);
+            let published = match &upstream.publish {
+                Some(policy) if judged.outcome == Outcome::Delivered => {
+                    Box::pin(self.published_of_told(policy, (job, &told), &result, &mut judged, upstream)).await
+                }
+                _ => None,
+            };
+            let copies = match (&result, &told.body) {
+                (Ok(answer), Some(body)) if self.is_shadowed() => {
+                    let whole = answered(answer, body.clone(), None);
+                    self.copies(draft, &whole, upstream)
+                }
+                _ => Vec::new(),
+            };
             let attempt = self.made(job, draft, result, &judged, (at, latency));
             self.keep(job, told, claim);
-            self.settle((job, ticket), attempt, (&judged, &news), upstream);
+            self.settle((job, ticket), Concluded { attempt, published, copies }, (&judged, &news), upstream);
             return;
         }
         let ending = Judgement { code: "answered_error", ..final_for_sender(judged.clone()) };
@@ -169,6 +182,28 @@ impl Lane {
             claim.fall_back();
             self.settle((job, ticket), attempt, (&judged, &news), upstream);
         }
+    }
+
+    /// What is published of an answer that its sender has already: nothing is tried again because of it.
+    async fn published_of_told(
+        &self,
+        policy: &PublishPolicy,
+        (job, told): (&Job, &Told),
+        result: &Result<Answer, Failure>,
+        judged: &mut Judgement,
+        upstream: &Upstream,
+    ) -> Option<Box<Publication>> {
+        let answer = result.as_ref().ok()?;
+        let (body, cut) = match &told.body {
+            Some(body) => (body.clone(), None),
+            None => (Bytes::new(), Some(answer.cut.clone().unwrap_or(Cut::Longer))),
+        };
+        let whole = answered(answer, body, cut);
+        let published = self.published(policy, (job, &whole), judged, upstream).await;
+        if judged.outcome == Outcome::Deferred {
+            (judged.outcome, judged.code) = (Outcome::Refused, "unpublishable");
+        }
+        published
     }
 
     /// Stores what the sender was told, for who sends the same again; then it is over.
@@ -290,6 +325,11 @@ async fn hand_over(
     answer.body.truncate(EXCERPT_BYTES);
     answer.cut = cut;
     (answer, Some(told))
+}
+
+/// The same answer with the body that its sender got.
+fn answered(answer: &Answer, body: Bytes, cut: Option<Cut>) -> Answer {
+    Answer { status: answer.status, headers: answer.headers.clone(), body, cut }
 }
 
 fn made(told: &Told, body: Answered) -> Response<Answered> {

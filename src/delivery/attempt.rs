@@ -15,14 +15,14 @@ use super::{
     pace::News,
     policy, program, rehearse,
     request::{self, Draft, Unsent},
-    settle,
+    settle, shadow,
     targets::{Choice, Chosen, Clients},
 };
 use crate::{
     clock::Timestamp,
     event::{Attempt, Change, Job, Outcome, Reason},
-    log::Done,
-    routing::{Target, Upstream},
+    log::{Done, publish::Publication},
+    routing::{AnswerPolicy, Target, Upstream},
     telemetry::{SpanText, Stretch},
 };
 
@@ -95,9 +95,10 @@ impl Lane {
         }
         let (at, started) = (env.clock.now(), env.clock.elapsed());
         let protocol = chosen.map_or(&self.protocol, |chosen| &*chosen.protocol);
+        let keep = kept_bytes(upstream, self.is_shadowed());
         let result = match &upstream.target {
             Target::Command(argv) => Box::pin(program::run(argv, draft.body(), upstream.timeout)).await,
-            _ => clients.to(chosen).exchange(draft, upstream, protocol, kept_bytes(upstream)).await,
+            _ => clients.to(chosen).exchange(draft, upstream, protocol, keep).await,
         };
         let excused = chosen.is_some_and(|chosen| {
             self.balancer.observe(chosen, result.as_ref().map(|answer| answer.status), env.clock.steady())
@@ -128,8 +129,18 @@ impl Lane {
             // Boxed: what few upstreams ask for does not make every attempt larger.
             Box::pin(policy::apply(answers, &result, &mut judged, &self.env.evaluator)).await;
         }
+        let published = match (&upstream.publish, &result) {
+            (Some(policy), Ok(answer)) if judged.outcome == Outcome::Delivered => {
+                Box::pin(self.published(policy, (job, answer), &mut judged, upstream)).await
+            }
+            _ => None,
+        };
+        let copies = match &result {
+            Ok(answer) => self.copies(draft, answer, upstream),
+            Err(_) => Vec::new(),
+        };
         let attempt = self.made(job, draft, result, &judged, times);
-        self.settle((job, ticket), attempt, (&judged, news), upstream);
+        self.settle((job, ticket), Concluded { attempt, published, copies }, (&judged, news), upstream);
     }
 
     /// Counts an attempt that was made, and describes it.
@@ -166,16 +177,18 @@ impl Lane {
         }
     }
 
-    /// Tells the gates and the log what became of an attempt. Gives whether the breaker is open after it.
+    /// Tells the gates and the log what became of an attempt, and what is published because of it. Gives whether the
+    /// breaker is open after it.
     pub(super) fn settle(
         self: &Arc<Self>,
         work: (&Job, Ticket),
-        attempt: Attempt,
+        concluded: impl Into<Concluded>,
         said: (&Judgement, &News),
         upstream: &Upstream,
     ) -> bool {
-        self.trace(work.0, &attempt);
-        self.settle_by(work, Some(attempt), said, upstream)
+        let concluded = concluded.into();
+        self.trace(work.0, &concluded.attempt);
+        self.settle_by(work, Some(concluded), said, upstream)
     }
 
     /// Tells whoever collects spans about an attempt.
@@ -211,7 +224,7 @@ impl Lane {
     fn settle_by(
         self: &Arc<Self>,
         (job, ticket): (&Job, Ticket),
-        attempt: Option<Attempt>,
+        concluded: Option<Concluded>,
         (judged, news): (&Judgement, &News),
         upstream: &Upstream,
     ) -> bool {
@@ -224,12 +237,21 @@ impl Lane {
         let failures = hall.gates.breaker.failures();
         drop(hall);
 
-        if let Some(attempt) = attempt {
+        if let Some(Concluded { attempt, published, copies }) = concluded {
             let change = settle::change(job, judged, &upstream.retry, observed.open, &env.jitter, now.time);
             if matches!(change, Change::Divert(_)) {
                 self.metrics.diverted.inc();
             }
-            self.write(settle::attempted(&job.into(), Some(attempt), change), observed.done);
+            let mut done = observed.done;
+            if !copies.is_empty() && shadow::is_final(&change) {
+                let lane = self.clone();
+                done = done.first_telling(Box::new(move |_| lane.show_shadows(copies)));
+            }
+            let entry = settle::attempted(&job.into(), Some(attempt), change);
+            match published {
+                Some(published) => self.write_both(published, entry, done),
+                None => self.write(entry, done),
+            }
         }
         if window.is_some() || observed.step != Step::Same {
             self.tell(observed.step, window, failures, judged);
@@ -291,12 +313,26 @@ impl Lane {
     }
 }
 
-/// Bytes of an answer that are kept until it is judged.
-fn kept_bytes(upstream: &Upstream) -> usize {
-    match &upstream.answers {
-        Some(answers) if answers.reads_bodies() => upstream.max_reply.max(EXCERPT_BYTES),
-        _ => EXCERPT_BYTES,
+/// An attempt that was made, and what follows from it besides its settlement.
+pub(super) struct Concluded {
+    pub(super) attempt: Attempt,
+    /// Becomes an event.
+    pub(super) published: Option<Box<Publication>>,
+    /// For shadows, if the settlement is final.
+    pub(super) copies: Vec<shadow::Copy>,
+}
+
+impl From<Attempt> for Concluded {
+    fn from(attempt: Attempt) -> Self {
+        Self { attempt, published: None, copies: Vec::new() }
     }
+}
+
+/// Bytes of an answer that are kept until it is judged.
+fn kept_bytes(upstream: &Upstream, is_shadowed: bool) -> usize {
+    let is_judged = upstream.answers.as_ref().is_some_and(AnswerPolicy::reads_bodies);
+    let is_read = is_shadowed || is_judged || upstream.publish.is_some();
+    if is_read { upstream.max_reply.max(EXCERPT_BYTES) } else { EXCERPT_BYTES }
 }
 
 /// What the log keeps of an answer's body. A longer one is copied, so that the rest is not kept alive by it.

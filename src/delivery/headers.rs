@@ -16,6 +16,7 @@ const EVENT_ID: HeaderName = HeaderName::from_static("stagepost-event-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("stagepost-attempt");
 const RECEIVED_AT: HeaderName = HeaderName::from_static("stagepost-received-at");
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("stagepost-origin");
+pub(crate) const SHADOW: HeaderName = HeaderName::from_static("stagepost-shadow");
 const HOPS: HeaderName = HeaderName::from_static("stagepost-hops");
 const REPLAY: HeaderName = HeaderName::from_static("stagepost-replay");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -142,6 +143,11 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
     headers.append(header::VIA, VIA);
     let traceparent = trace(event.id, &job.upstream, job.number, headers.get(TRACEPARENT));
     insert(headers, TRACEPARENT, traceparent);
+}
+
+/// Lets what follows from an attempt go on with the attempt's trace.
+pub(crate) fn continue_trace(job: &Job, headers: &mut HeaderMap) {
+    insert(headers, TRACEPARENT, trace(job.event.id, &job.upstream, job.number, job.event.headers.get(TRACEPARENT)));
 }
 
 /// Appends a value to the list that a header is, on one line.

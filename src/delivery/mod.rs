@@ -27,11 +27,13 @@ mod policy;
 pub mod preview;
 mod program;
 mod proxy;
+mod publish;
 mod ratelimit;
 mod rehearse;
 mod request;
 mod resolve;
 mod settle;
+mod shadow;
 mod sign;
 mod sink;
 mod stream;
@@ -163,6 +165,8 @@ pub(crate) struct Env {
     signals: Arc<dyn Signals>,
     /// Senders who wait for answers.
     waiters: Arc<waiters::Waiters>,
+    /// Who gets copies.
+    shadows: shadow::Shadows,
     draining: AtomicBool,
     in_flight: AtomicUsize,
     quiet: Notify,
@@ -198,6 +202,7 @@ impl Engine {
             waiters: waiters::Waiters::new(deps.metrics.clone()),
             metrics: deps.metrics,
             signals: deps.signals,
+            shadows: shadow::Shadows::default(),
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             quiet: Notify::new(),

@@ -130,6 +130,12 @@ async fn truth(expr: &Expr, answer: &Answer, evaluator: &Evaluator) -> Result<bo
     evaluator.eval(expr, &input(answer)).await.map(|output| output.truthy()).map_err(|error| error.to_string())
 }
 
+/// The text that an expression finds in an answer; None if it finds none, or fails.
+pub(super) async fn text_of(expr: &Expr, answer: &Answer, evaluator: &Evaluator) -> Option<String> {
+    let output = evaluator.eval(expr, &input(answer)).await.ok()?;
+    output.scalar().map(std::borrow::Cow::into_owned)
+}
+
 /// What an expression sees of an answer: the status stands where a request has its method.
 fn input(answer: &Answer) -> Input<'_> {
     Input {

@@ -187,8 +187,9 @@ impl Draft<'_> {
     }
 }
 
-impl MakeRequest for Draft<'_> {
-    fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+impl Draft<'_> {
+    /// All headers of the attempt but `Host`.
+    fn all_headers(&self) -> HeaderMap {
         let mut headers = self.headers();
         if let Some(seal) = &self.seal {
             seal.put_on(&mut headers);
@@ -196,28 +197,92 @@ impl MakeRequest for Draft<'_> {
         if let Ok(origin) = HeaderValue::try_from(format!("{:032x}", self.origin)) {
             headers.insert(ORIGIN, origin);
         }
+        headers
+    }
+
+    /// The same for a shadow: what the shadow's own settings say about url, `Host`, headers and signature, all else as it
+    /// was sent. None if it can't be signed so.
+    pub(super) fn copy_for(&self, shadow: &Upstream, table: &Table, now: Timestamp) -> Option<Copied> {
+        let mut draft = Draft {
+            job: self.job,
+            upstream: shadow,
+            route: self.route,
+            method: self.method.clone(),
+            target: target(&self.job.event, shadow, self.route),
+            body: self.body.clone(),
+            form: self.form,
+            dress: self.dress.clone(),
+            seal: None,
+            origin: self.origin,
+            upgrades: false,
+            _memory: None,
+        };
+        draft.seal(table, now).ok()?;
+        let mut headers = draft.all_headers();
+        headers.insert(headers::SHADOW, HeaderValue::from_static("1"));
+        let host = draft.host(&headers);
+        let Draft { method, target, body, .. } = draft;
+        Some(Copied { method, target, headers, host, body })
+    }
+}
+
+impl MakeRequest for Draft<'_> {
+    fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+        let mut headers = self.all_headers();
         if self.upgrades && !http2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         let host = self.host(&headers);
-        let uri = if http2 {
-            headers.remove(header::HOST);
-            let target = PathAndQuery::from_maybe_shared(self.target.clone())?;
-            let authority = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
-            Uri::builder().scheme("https").authority(authority).path_and_query(target).build()?
-        } else {
-            if let Some(host) = host {
-                headers.insert(header::HOST, host);
-            }
-            Uri::from_maybe_shared(self.target.clone())?
-        };
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Ok(request)
+        made((&self.method, &self.target), headers, host, &self.body, http2)
     }
+}
+
+/// A request in full, which needs nothing else any more.
+pub(super) struct Copied {
+    method: Method,
+    target: Bytes,
+    headers: HeaderMap,
+    host: Option<HeaderValue>,
+    body: Bytes,
+}
+
+impl Copied {
+    /// How long its body is, in bytes.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
+impl MakeRequest for Copied {
+    fn make(&self, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+        made((&self.method, &self.target), self.headers.clone(), self.host.clone(), &self.body, http2)
+    }
+}
+
+fn made(
+    (method, target): (&Method, &Bytes),
+    mut headers: HeaderMap,
+    host: Option<HeaderValue>,
+    body: &Bytes,
+    http2: bool,
+) -> Result<Request<Full<Bytes>>, http::Error> {
+    let uri = if http2 {
+        headers.remove(header::HOST);
+        let target = PathAndQuery::from_maybe_shared(target.clone())?;
+        let authority = host.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        Uri::builder().scheme("https").authority(authority).path_and_query(target).build()?
+    } else {
+        if let Some(host) = host {
+            headers.insert(header::HOST, host);
+        }
+        Uri::from_maybe_shared(target.clone())?
+    };
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
 /// Host and port as the URL has them, without user information.

@@ -11,15 +11,18 @@ use std::{
 };
 
 use super::lane::Lane;
-use crate::log::{Append, AppendError, Class, Done, NewEntry};
+use crate::log::{Append, AppendError, Class, Done, NewEntry, publish::Publication};
 
 /// What was refused is offered again after so long.
 const OFFER_AGAIN: Duration = Duration::from_millis(100);
 
+/// A settlement, and what is published with it.
+pub(super) type Unsettled = (Option<Box<Publication>>, NewEntry);
+
 impl Lane {
     /// Queues a settlement. The agenda learns of it from the log.
     pub(super) fn write(self: &Arc<Self>, entry: NewEntry, done: Done) {
-        let (lane, kept) = (self.clone(), entry.clone());
+        let (lane, kept) = (self.clone(), (None, entry.clone()));
         let done = done.or_else(Box::new(move |why, done| lane.refused(why, kept, done)));
         self.env.log.append(Append {
             parts: Vec::new(),
@@ -33,7 +36,7 @@ impl Lane {
 
     /// The log refused a settlement. May be called on the committer's thread: only counts, and leaves the rest to a
     /// task.
-    fn refused(self: Arc<Self>, why: AppendError, entry: NewEntry, done: Done) {
+    pub(super) fn refused(self: &Arc<Self>, why: AppendError, (published, entry): Unsettled, done: Done) {
         self.metrics.settlements_refused.inc();
         let upstream = &*self.name;
         if !matches!(why, AppendError::Busy | AppendError::Full) {
@@ -44,12 +47,15 @@ impl Lane {
             tracing::warn!(upstream, %why, "outcomes of attempts wait for room in the log");
         }
         self.env.begin();
-        let shard = self.shard.clone();
-        shard.spawn(async move {
+        let lane = self.clone();
+        self.shard.spawn(async move {
             tokio::time::sleep(OFFER_AGAIN).await;
-            self.unsettled.fetch_sub(1, Ordering::AcqRel);
-            self.write(entry, done);
-            self.env.end();
+            lane.unsettled.fetch_sub(1, Ordering::AcqRel);
+            match published {
+                Some(published) => lane.write_both(published, entry, done),
+                None => lane.write(entry, done),
+            }
+            lane.env.end();
         });
     }
 }

@@ -46,7 +46,7 @@ pub struct Reason {
 }
 
 /// Every reason code there is; anything else read from disk becomes `other`.
-const CODES: [&str; 27] = [
+const CODES: [&str; 28] = [
     "refused",
     "given_up",
     "transform_failed",
@@ -74,6 +74,7 @@ const CODES: [&str; 27] = [
     "subscriber_disabled",
     "address_refused",
     "unwritable",
+    "unpublishable",
 ];
 
 impl Reason {

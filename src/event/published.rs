@@ -3,6 +3,12 @@
 /// Who such an event comes from: what stands in place of a client's address, and of a scheme of verification.
 pub const RELAY: &str = "relay";
 
+/// The type of an event that tells of a dead delivery.
+pub const DEAD_TYPE: &str = "delivery.dead";
+
+/// The type of an event that tells of dead deliveries of which there were too many to tell of each.
+pub const DEAD_MORE_TYPE: &str = "delivery.dead.more";
+
 /// What stands before the name of a topic in the name of a source. No configured source is called so.
 const TOPIC: &str = "topic:";
 

@@ -162,6 +162,7 @@ impl Gate {
             self.take_room(doors, source)?;
         }
         let hops = tenant::hops(&head.headers);
+        let signed = limits::signed_id(table, &head.headers);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies).map(Box::new);
         let mut body = received.into_memory().await?;
@@ -170,7 +171,7 @@ impl Gate {
             || source.numbering.is_some()
             || source.split.is_some()
             || source.schema.is_some()
-            || limits::looks_inside(source, hops)
+            || limits::looks_inside(source, hops.is_some() || signed.is_some())
             || is_safe(&head.method);
         let whole = if asked { body.whole()? } else { Bytes::new() };
         let (generation, extras) = (table.generation, None);
@@ -180,11 +181,11 @@ impl Gate {
             door.metrics.skew.observe(std::time::Duration::from_millis(skew.unsigned_abs()));
         }
 
-        if let Some(hops) = hops {
+        if hops.is_some() || signed.is_some() {
             let input =
                 Ask { head, body: &whole, captures: &captures, source, received_at, now: received_at, item: None };
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
-            admitted.extras = Some(Box::pin(self.relayed(doors, &input, hops)).await);
+            admitted.extras = Box::pin(self.relayed(doors, &input, hops, signed)).await;
         }
         if is_safe(&head.method) {
             if admitted.is_cut() {

@@ -14,11 +14,12 @@ use super::{
     reply::Refusal,
 };
 use crate::{
-    event::{EventId, Extras},
+    event::{Event, EventId, Extras},
     expr::EvalError,
-    log::{self, Appended, DedupeKey, Kind},
-    routing::{LoopRule, Over, Source, TenantKey, TenantRule},
+    log::{self, Appended, DedupeKey, Kind, Log},
+    routing::{LoopRule, Over, Source, Table, TenantKey, TenantRule},
     tenant::{self, Bucket, Charge, Receipt, TENANT_BYTES_MAX, Units},
+    verify::Head,
 };
 
 /// Look-ups of event ids under way at once, all shards together; beyond, the other signs of a loop must do.
@@ -165,11 +166,28 @@ impl Gate {
         }))
     }
 
-    /// What follows from the marks of relays that a request carries: how many there were, and whether it is a loop.
-    pub(super) async fn relayed(&self, doors: &Doors, ask: &Ask<'_>, hops: u32) -> Box<Extras> {
+    /// What follows from the marks of relays that a request carries, and from a signature for this id that may be our own:
+    /// how many relays there were, and whether it is a loop. None if there was none after all.
+    pub(super) async fn relayed(
+        &self,
+        doors: &Doors,
+        ask: &Ask<'_>,
+        hops: Option<u32>,
+        signed: Option<EventId>,
+    ) -> Option<Box<Extras>> {
+        let returned = match signed {
+            Some(id) => self.returned(doors, ask, id).await,
+            None => None,
+        };
+        // Whoever left the other marks out can't make the way shorter.
+        let hops = hops.max(returned.as_ref().map(Returned::hops))?;
+        Some(self.looped(doors, ask, hops, returned).await)
+    }
+
+    async fn looped(&self, doors: &Doors, ask: &Ask<'_>, hops: u32, returned: Option<Returned>) -> Box<Extras> {
         let mut extras = Box::new(Extras { hops: Some(hops), ..Extras::default() });
         let Some(rule) = &ask.source.loops else { return extras };
-        let Some(why) = self.why_loop(rule, ask, hops).await else { return extras };
+        let Some(why) = self.why_loop(rule, ask, hops, returned).await else { return extras };
         if let Some(door) = doors.door(ask.source) {
             door.metrics.loops.inc();
         }
@@ -179,9 +197,12 @@ impl Gate {
         extras
     }
 
-    async fn why_loop(&self, rule: &LoopRule, ask: &Ask<'_>, hops: u32) -> Option<String> {
+    async fn why_loop(&self, rule: &LoopRule, ask: &Ask<'_>, hops: u32, returned: Option<Returned>) -> Option<String> {
         if hops >= rule.max_hops {
             return Some(format!("it came through {hops} relays"));
+        }
+        if let Some(Returned(event)) = returned.filter(|Returned(event)| *event.source == *ask.source.name) {
+            return Some(format!("event {} came back to its source with our own signature", event.id));
         }
         if let Some(id) = self.own_event(ask.source, ask.head).await {
             return Some(format!("event {id} came back to its source"));
@@ -207,12 +228,50 @@ impl Gate {
         let _place = self.ingress.lookups.try_acquire().ok()?;
         let (reader, name) = (log.clone(), source.name.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let entry =
-                reader.read(id.pos.seq).ok().filter(|entry| entry.kind == Kind::Accepted && entry.id() == id)?;
-            log::entry::decode_event(&entry).filter(|event| *event.source == *name).map(|_| id)
+            stored(&*reader, id).filter(|event| *event.source == *name).map(|event| event.id)
         });
         read.await.ok().flatten()
     }
+
+    /// The event of this relay that a request was sent for, if an upstream of the event's source signs so.
+    async fn returned(&self, doors: &Doors, ask: &Ask<'_>, id: EventId) -> Option<Returned> {
+        if id.pos.seq >= self.ingress.log.end() || id.time > self.ingress.clock.now() {
+            return None;
+        }
+        let _place = self.ingress.lookups.try_acquire().ok()?;
+        let (log, table, body) = (self.ingress.log.clone(), doors.table.clone(), ask.body.clone());
+        let (method, uri, headers) = (ask.head.method.clone(), ask.head.uri.clone(), ask.head.headers.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let (event, text) = (stored(&*log, id)?, id.to_string());
+            let head = Head { method: &method, path: uri.path(), query: uri.query(), headers: &headers };
+            let is_ours = table.signers(&event.source).any(|signer| signer.made(&head, &body, &text));
+            is_ours.then_some(Returned(Box::new(event)))
+        });
+        read.await.ok().flatten()
+    }
+}
+
+/// An event that came back with the signature it was sent with.
+struct Returned(Box<Event>);
+
+impl Returned {
+    /// How many relays it came through, this one included.
+    fn hops(&self) -> u32 {
+        self.0.extras.as_ref().and_then(|extras| extras.hops).unwrap_or(0).saturating_add(1)
+    }
+}
+
+/// The event of this id, if it is stored under it.
+fn stored(log: &dyn Log, id: EventId) -> Option<Event> {
+    let entry = log.read(id.pos.seq).ok().filter(|entry| entry.kind == Kind::Accepted && entry.id() == id)?;
+    log::entry::decode_event(&entry)
+}
+
+/// The id beside a signature that may be our own; for almost all requests this costs a look-up for each form in which we
+/// sign.
+pub(super) fn signed_id(table: &Table, headers: &HeaderMap) -> Option<EventId> {
+    let mut marks = table.own_marks().iter().filter(|(_, signature)| headers.contains_key(signature));
+    marks.find_map(|(id, _)| single(headers, id)?.parse().ok())
 }
 
 /// What was charged for an event that is not stored.
@@ -230,6 +289,6 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 }
 
 /// Whether the body is looked into.
-pub(super) const fn looks_inside(source: &Source, hops: Option<u32>) -> bool {
-    source.tenants.is_some() || hops.is_some()
+pub(super) const fn looks_inside(source: &Source, is_marked: bool) -> bool {
+    source.tenants.is_some() || is_marked
 }

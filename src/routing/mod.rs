@@ -4,6 +4,7 @@
 
 mod batch;
 mod cache;
+mod chain;
 mod challenge;
 mod changes;
 mod cloudevents;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 pub use batch::{ItemForm, Items, OnViolation, SchemaRule, SplitRule, item_path};
 pub use cache::CachePolicy;
+pub use chain::{NotifyPolicy, PublishPolicy, ShadowPolicy};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
 pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};

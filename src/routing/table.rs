@@ -14,8 +14,14 @@ use super::{
 };
 use crate::{
     expr::{Expr, Mask},
-    verify::Verifier,
+    verify::{Signer, Verifier},
 };
+
+/// Pairs of headers by which our own signatures are told; every request is asked for them.
+const OWN_MARKS_MAX: usize = 16;
+
+/// Signers that one request is compared with: each costs a hash over its body.
+const OWN_SIGNERS_MAX: usize = 64;
 
 /// One configuration, validated and compiled. Made by [`Table::new`].
 #[derive(Clone)]
@@ -34,6 +40,10 @@ pub struct Table {
     pub limits: Limits,
     /// What routes and the relay itself publish under; empty at first, see [`Table::declare`].
     pub topics: Vec<Topic>,
+    /// Who gets copies of what an upstream answered, by that upstream's name; empty at first.
+    pub shadows: HashMap<Box<str>, Vec<Arc<Upstream>>>,
+    /// The headers of ids and signatures that our own requests carry, each pair once.
+    own_marks: Vec<(HeaderName, HeaderName)>,
     index: Index,
 }
 
@@ -285,6 +295,12 @@ pub struct Upstream {
     pub guard: Option<super::PublicOnly>,
     /// After so long without a success it is disabled; None: never.
     pub disable_after: Option<Duration>,
+    /// What its good answers become; None: nothing.
+    pub publish: Option<super::PublishPolicy>,
+    /// Its dead deliveries are told of; None: they are not.
+    pub notify: Option<super::NotifyPolicy>,
+    /// It gets copies and no deliveries; None: it is an upstream like any other.
+    pub shadow: Option<super::ShadowPolicy>,
 }
 
 impl Upstream {
@@ -317,6 +333,9 @@ impl Upstream {
             hides_url: false,
             guard: None,
             disable_after: None,
+            publish: None,
+            notify: None,
+            shadow: None,
         }
     }
 }
@@ -426,7 +445,42 @@ impl Table {
         let TableParts { generation, hash, mut sources, routes, upstreams, limits } = parts;
         sources.sort_by(|one, other| index::precedence(one, other));
         let index = Index::new(&sources);
-        Self { generation, hash, sources, routes, upstreams, limits, topics: Vec::new(), index }
+        let (topics, shadows, own_marks) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut table =
+            Self { generation, hash, sources, routes, upstreams, limits, topics, shadows, own_marks, index };
+        table.note_marks();
+        table
+    }
+
+    /// Notes by which headers our own signatures are told. To be called when upstreams were added.
+    pub(super) fn note_marks(&mut self) {
+        let mut marks: Vec<(HeaderName, HeaderName)> = Vec::new();
+        for upstream in self.upstreams.values() {
+            let Some(SignPolicy::Own(signer)) = &upstream.sign else { continue };
+            let Some((id, signature)) = signer.marks() else { continue };
+            if marks.len() < OWN_MARKS_MAX && !marks.iter().any(|known| (&known.0, &known.1) == (id, signature)) {
+                marks.push((id.clone(), signature.clone()));
+            }
+        }
+        self.own_marks = marks;
+    }
+
+    /// The headers of ids and signatures that our own requests carry.
+    #[must_use]
+    pub fn own_marks(&self) -> &[(HeaderName, HeaderName)] {
+        &self.own_marks
+    }
+
+    /// Who signs what is sent for events of a source, at most [`OWN_SIGNERS_MAX`].
+    pub fn signers(&self, source: &str) -> impl Iterator<Item = &Signer> {
+        let routes = self.routes.iter().filter(move |route| route.takes(source));
+        let signers = routes.flat_map(|route| &route.to).filter_map(|name| {
+            match self.upstreams.get(name).and_then(|upstream| upstream.sign.as_ref()) {
+                Some(SignPolicy::Own(signer)) => Some(signer),
+                _ => None,
+            }
+        });
+        signers.take(OWN_SIGNERS_MAX)
     }
 
     /// The source of this name.

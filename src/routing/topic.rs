@@ -140,6 +140,7 @@ impl Table {
             lead(route, wanted, &mut derived)?;
         }
         self.routes.append(&mut derived);
+        self.note_marks();
         Ok(())
     }
 

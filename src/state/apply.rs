@@ -42,6 +42,8 @@ pub enum Note {
     Subscriber(UpstreamId),
     /// A target of an upstream is drained or gets attempts again.
     Drained(UpstreamId),
+    /// A delivery died, of the entry with this number.
+    Died(Key, Seq),
 }
 
 /// How deliveries are made due again.
@@ -184,6 +186,7 @@ impl State {
         }
         self.put(key, &old, new);
         tell(key, &new, note);
+        tell_of_death(key, (&old, &new), entry, note);
         if let (Change::Divert(diversion), false) = (&attempted.change, overtaken) {
             self.divert(key.event, diversion, note)?;
         }
@@ -413,6 +416,7 @@ impl State {
             }
             self.put(key, &old, new);
             tell(key, &new, note);
+            tell_of_death(key, (&old, &new), entry, note);
             index += 1;
         }
         Ok(())
@@ -494,6 +498,13 @@ fn tell(key: Key, record: &Record, note: &mut impl FnMut(Note)) {
             }
         }
         _ => note(Note::Stopped(key)),
+    }
+}
+
+/// Says that a delivery died, if it did.
+fn tell_of_death(key: Key, (old, new): (&Record, &Record), entry: &Entry, note: &mut impl FnMut(Note)) {
+    if new.state == DeliveryState::Dead && old.state != DeliveryState::Dead {
+        note(Note::Died(key, entry.pos.seq));
     }
 }
 

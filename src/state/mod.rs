@@ -46,7 +46,7 @@ pub use audit::{AUDITED_MAX, Audit};
 pub use expiry::{CarryOrder, Expiry, Forgetting, Keep};
 pub use jobs::{ENDED_MAX, Job, Jobs};
 pub use newest::{NEWEST_MAX, Newest};
-pub use offline::{Offline, OfflineError, replay};
+pub use offline::{Offline, OfflineError, replay, replay_telling};
 pub use overlay::{Layers, Map};
 pub use record::{EVENT, Key, NEVER, Record, UpstreamId};
 use roaring::RoaringTreemap;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{Key, State, StateError, store};
+use super::{Key, Note, State, StateError, store};
 use crate::{
     event::Seq,
-    log::{Log, ReadError},
+    log::{Entry, Log, ReadError},
 };
 
 /// How many bytes of the log are read at a time.
@@ -55,13 +55,26 @@ pub fn replay(
     log: &dyn Log,
     progress: &mut dyn FnMut(Seq),
 ) -> Result<Vec<(Seq, Seq)>, OfflineError> {
+    replay_telling(state, log, progress, &mut |_, _| {})
+}
+
+/// The same, and tells what each entry changed.
+///
+/// # Errors
+/// See [`replay`].
+pub fn replay_telling(
+    state: &mut State,
+    log: &dyn Log,
+    progress: &mut dyn FnMut(Seq),
+    tell: &mut dyn FnMut(&Entry, Note),
+) -> Result<Vec<(Seq, Seq)>, OfflineError> {
     let mut damaged = Vec::new();
     loop {
         match log.scan(state.next, SCAN_BYTES) {
             Ok(entries) if entries.is_empty() => return Ok(damaged),
             Ok(entries) => {
                 for entry in &entries {
-                    state.apply(entry, &mut |_| {})?;
+                    state.apply(entry, &mut |note| tell(entry, note))?;
                 }
                 progress(state.next);
             }

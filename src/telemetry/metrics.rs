@@ -201,6 +201,7 @@ pub struct Metrics {
     /// Registrations of subscribers that were refused.
     pub subscribers_refused: Counter,
     topics: Mutex<BTreeMap<Box<str>, Arc<TopicMetrics>>>,
+    shadows: Mutex<BTreeMap<Box<str>, Arc<ShadowMetrics>>>,
     /// Requests refused before any source was known, by [`RequestResult`] index (404, 400, 408, 431 …).
     pub unmatched: [Counter; RequestResult::ALL.len()],
     /// Connections open now.
@@ -455,6 +456,21 @@ pub struct TopicMetrics {
     pub published: Counter,
 }
 
+/// What became of a copy for a shadow; a metric label: answered as the real one was, answered otherwise, not answered, or
+/// not sent because too many bytes of copies wait.
+pub const SHADOWED: [&str; 4] = ["same", "differs", "failed", "dropped"];
+
+/// What became of the notice of a dead delivery; a metric label: it was published, it was counted with others in one, or it
+/// was not told.
+pub const NOTICES: [&str; 3] = ["published", "summed", "lost"];
+
+/// Metrics of one shadow; resolve once, keep the handle.
+#[derive(Default)]
+pub struct ShadowMetrics {
+    /// By index of [`SHADOWED`].
+    pub copies: [Counter; SHADOWED.len()],
+}
+
 /// Metrics of one upstream; resolve once, keep the handle.
 #[derive(Default)]
 pub struct UpstreamMetrics {
@@ -472,6 +488,8 @@ pub struct UpstreamMetrics {
     pub dead: Mutex<BTreeMap<&'static str, i64>>,
     /// Deliveries held.
     pub held: Gauge,
+    /// Dead deliveries that are to be told of, by index of [`NOTICES`].
+    pub notices: [Counter; NOTICES.len()],
     /// Deliveries that wait for a person.
     pub review: Gauge,
     /// Deliveries that went to another upstream in place of this one.
@@ -622,6 +640,18 @@ impl Metrics {
     #[must_use]
     pub fn topic(&self, name: &str) -> Arc<TopicMetrics> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// The handle of a configured shadow. Never call with a name from outside.
+    #[must_use]
+    pub fn shadow(&self, name: &str) -> Arc<ShadowMetrics> {
+        self.shadows.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
+    }
+
+    /// All shadows seen so far, by name.
+    pub(super) fn all_shadows(&self) -> Vec<(Box<str>, Arc<ShadowMetrics>)> {
+        let shadows = self.shadows.lock().unwrap_or_else(PoisonError::into_inner);
+        shadows.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
     /// All topics seen so far, by name.

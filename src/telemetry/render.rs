@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, OVER, QuarantineDrop, RequestResult,
-    SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
+    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, NOTICES, OVER, QuarantineDrop,
+    RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
 
@@ -34,6 +34,12 @@ impl Metrics {
             out.sample("stagepost_published_total", &[("topic", &topic)], metrics.published.get());
         }
         upstreams(&mut out, &self.all_upstreams());
+        out.family("stagepost_shadow_total", "counter", "Copies for shadows, by what became of them.");
+        for (shadow, metrics) in self.all_shadows() {
+            for (result, count) in SHADOWED.iter().zip(&metrics.copies) {
+                out.sample("stagepost_shadow_total", &[("upstream", &shadow), ("result", result)], count.get());
+            }
+        }
         self.store(&mut out);
         self.quarantine(&mut out);
         self.process(&mut out);
@@ -298,6 +304,12 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     for (upstream, metrics) in all {
         out.sample("stagepost_diverted_total", &[("upstream", upstream)], metrics.diverted.get());
     }
+    out.family("stagepost_notices_total", "counter", "Dead deliveries of upstreams that have them told of.");
+    for (upstream, metrics) in all {
+        for (result, count) in NOTICES.iter().zip(&metrics.notices) {
+            out.sample("stagepost_notices_total", &[("upstream", upstream), ("result", result)], count.get());
+        }
+    }
     let help = "Attempts that failed because a rehearsal told them to.";
     out.family("stagepost_rehearsed_total", "counter", help);
     for (upstream, metrics) in all {
@@ -504,6 +516,7 @@ mod tests {
         target.up.set(1);
         target.in_flight.set(3);
         metrics.topic("orders").published.add(5);
+        metrics.shadow("next").copies[1].add(2);
         metrics.commit_entries.observe_number(3);
         metrics.commit_entries.observe_number(900);
         metrics.fsync.observe(Duration::from_micros(250));

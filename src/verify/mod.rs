@@ -19,6 +19,7 @@ mod plan;
 mod prove;
 mod public;
 mod recipe;
+mod returned;
 mod secret;
 mod settings;
 mod sign;

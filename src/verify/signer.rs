@@ -182,6 +182,15 @@ impl Signer {
         Self(Arc::new(Inner { recipe, id, references, signs_headers }))
     }
 
+    /// Where the event's id goes.
+    pub(super) fn id_header(&self) -> Option<&HeaderName> {
+        self.0.id.as_ref()
+    }
+
+    pub(super) fn recipe(&self) -> &Recipe {
+        &self.0.recipe
+    }
+
     /// What the signatures are called: `standard-webhooks` or `hmac`.
     #[must_use]
     pub fn scheme(&self) -> &'static str {

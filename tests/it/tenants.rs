@@ -114,7 +114,11 @@ fn a_source_over_its_rate_is_answered_429() {
 
 /// Sends what an upstream got back to a relay, with those of its headers that `kept` takes.
 fn send_back(to: SocketAddr, got: &Received, kept: impl Fn(&str) -> bool) {
-    let mut back = Request::post("/in", &got.body);
+    send_back_to(to, "/in", got, kept);
+}
+
+fn send_back_to(to: SocketAddr, path: &str, got: &Received, kept: impl Fn(&str) -> bool) {
+    let mut back = Request::post(path, &got.body);
     for (name, value) in got.headers.iter().filter(|(name, _)| kept(name)) {
         back = back.header(name, value.clone());
     }
@@ -161,6 +165,43 @@ fn an_upstream_that_sends_everything_back_is_a_loop_that_is_cut_and_hurts_nobody
         let cut = events[0]["id"].as_str().unwrap();
         relay.cli(&["replay", cut]).done();
         relay.wait_for_state(cut, "delivered");
+    }
+}
+
+#[test]
+fn what_comes_back_with_nothing_but_our_own_signature_is_a_loop_and_a_way_to_another_source_is_not() {
+    let sign = "sign = { secrets = ['literal:whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'] }";
+    for (path, cut) in [("/in", true), ("/other", false)] {
+        let (echo, quiet) = (Upstream::start(), Upstream::start());
+        let relay = Relay::start(&format!(
+            "[source.app]\npath = '/in'\nto = ['echo']\n[source.other]\npath = '/other'\nto = ['quiet']\n\
+             [upstream.echo]\nurl = '{}'\n{sign}\n[upstream.quiet]\nurl = '{}'",
+            echo.url(),
+            quiet.url()
+        ));
+        let address = relay.address();
+        echo.script(move |got| {
+            send_back_to(address, path, got, |name| name.starts_with("webhook-"));
+            Answer::Status(200)
+        });
+        let first = relay.accept("/in", "around");
+        relay.wait_for_state(&first, "delivered");
+        if cut {
+            wait_until("the loop is cut", || relay.metric("stagepost_loops_total{source=\"app\"}") == 1.0);
+            let dead = relay.cli(&["log", "--json", "--state", "dead"]).done().lines();
+            let reason = format!("loop: event {first} came back to its source with our own signature");
+            assert_eq!(dead[0]["deliveries"][0]["reason"], reason.as_str());
+            assert_eq!(echo.received().len(), 1);
+        } else {
+            // It is counted as one more hop, though nothing said so but the signature.
+            assert_eq!(quiet.wait_for_requests(1)[0].header("stagepost-hops"), Some("2"));
+            assert_eq!(relay.metric("stagepost_loops_total{source=\"other\"}"), 0.0);
+        }
+        // The same from somebody else, with a signature that is not ours.
+        let body = Request::post("/in", "around").header("webhook-id", &first).header("webhook-timestamp", "1");
+        let answer = relay.send(&body.header("webhook-signature", "v1,AAAA"));
+        echo.answer(Answer::Status(200));
+        relay.wait_for_state(&id(&answer), "delivered");
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Upstream {
     /// Why it is disabled: it gets nothing. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<String>,
+    /// The upstreams that get copies of what it answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadows: Vec<String>,
     /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearsal: Option<String>,
