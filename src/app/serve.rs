@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     alerts::{self, Alerts},
@@ -107,6 +107,7 @@ pub struct App {
     admin: Vec<tokio::task::JoinHandle<()>>,
     options: RunOptions,
     addresses: Vec<SocketAddr>,
+    hang_up: Signal,
 }
 
 impl App {
@@ -117,6 +118,8 @@ impl App {
     pub fn start(loaded: Loaded, origin: Origin, options: RunOptions) -> Result<Self, StartError> {
         let Loaded { config, mut table, warnings: _, files } = loaded;
         let (clock, jitter, metrics) = (Clock::system(), Jitter::system(), Arc::new(Metrics::default()));
+        // First of all: a SIGHUP that comes while the log is recovered means a reload afterwards, not the end.
+        let hang_up = signal(SignalKind::hangup())?;
         raise_file_limit();
         let log = open_log(&config, &metrics, &clock)?;
         let seam: Arc<dyn Log> = log.clone();
@@ -255,7 +258,20 @@ impl App {
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
         let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
-        Ok(Self { running, log, instance, server, shards, delivery_shards, janitor, jobs, admin, options, addresses })
+        Ok(Self {
+            running,
+            log,
+            instance,
+            server,
+            shards,
+            delivery_shards,
+            janitor,
+            jobs,
+            admin,
+            options,
+            addresses,
+            hang_up,
+        })
     }
 
     /// The TCP addresses that are listened on, in the order of the configuration.
@@ -268,9 +284,8 @@ impl App {
     ///
     /// # Errors
     /// When signals can't be had.
-    pub async fn serve(self) -> io::Result<Ended> {
+    pub async fn serve(mut self) -> io::Result<Ended> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let mut hang_up = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         // After a pause of the whole process the committer gets its time too.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -283,7 +298,7 @@ impl App {
             tokio::select! {
                 _ = terminate.recv() => break Ended::Cleanly,
                 _ = interrupt.recv() => break Ended::Cleanly,
-                _ = hang_up.recv() => {
+                _ = self.hang_up.recv() => {
                     systemd::reloading();
                     let instance = self.instance.clone();
                     let _told = tokio::task::spawn_blocking(move || admin::reload_by_signal(&*instance)).await;
