@@ -1,0 +1,187 @@
+//! Owns the pages about the front door and the order of deliveries: sources, refused requests, blocked keys.
+
+use maud::{Markup, html};
+
+use super::{
+    Page,
+    ask::Ask,
+    chart::latency_of,
+    frame::Reply,
+    parts::{age, choice, count, moment, scroll, size, state},
+    samples::quantile,
+};
+use crate::{
+    admin::{api::Refusal, wire::Gaps},
+    telemetry::{RequestResult, SourceMetrics},
+};
+
+pub(super) const PAGES: &[Page] =
+    &[Page::get("/sources", sources), Page::get("/refused", refused), Page::get("/keys", keys)];
+
+/// Ranges of missing numbers that are named.
+const RANGES: usize = 20;
+
+fn sources(ask: &Ask) -> Result<Reply, Refusal> {
+    let mut all = ask.ports.metered().all_sources();
+    all.retain(|(name, _)| ask.caller.scope.takes_source(name));
+    let gaps = ask.ports.status().gaps;
+    let table = html! {
+        table {
+            caption { "Since the start" }
+            thead { tr {
+                th scope="col" { "Name" }
+                th.number scope="col" { "Accepted" }
+                th.number scope="col" { "Duplicates" }
+                th scope="col" { "Not accepted" }
+                th scope="col" { "Receipt to answer, p50 · p99" }
+                th scope="col" { "Noticed" }
+            } }
+            tbody { @for (name, metrics) in &all { (source(name, metrics)) } }
+        }
+    };
+    let main = html! {
+        h1 { "Sources" }
+        div data-live="sources" {
+            @if all.is_empty() { p.empty { "None has taken a request yet." } } @else { (scroll("Sources", &table)) }
+        }
+        @for gaps in &gaps { (missing(gaps)) }
+    };
+    Ok(Reply::page("Sources", "/sources", main))
+}
+
+fn source(name: &str, metrics: &SourceMetrics) -> Markup {
+    let ack = metrics.ack.read().0;
+    let counted: Vec<(RequestResult, u64)> = RequestResult::ALL
+        .into_iter()
+        .zip(&metrics.requests)
+        .map(|(result, counter)| (result, counter.get()))
+        .collect();
+    let accepted = counted.iter().find(|(result, _)| *result == RequestResult::Accepted).map_or(0, |(_, count)| *count);
+    let is_taken = |result: RequestResult| {
+        matches!(
+            result,
+            RequestResult::Accepted | RequestResult::Duplicate | RequestResult::Proxied | RequestResult::Challenge
+        )
+    };
+    let others = || counted.iter().filter(|(result, count)| *count > 0 && !is_taken(*result));
+    html! {
+        tr {
+            th scope="row" { a href=(super::Pairs::default().with("source", Some(name)).address("/events")) { (name) } }
+            td.number { (count(accepted)) }
+            td.number { (count(metrics.duplicates.get())) }
+            td {
+                @if others().next().is_none() { "–" }
+                @else { ul.plain { @for (result, number) in others() { li { (result.as_str()) " " (count(*number)) } } } }
+            }
+            td { (latency_of(quantile(&ack, 0.5))) " · " (latency_of(quantile(&ack, 0.99))) }
+            td {
+                ul.plain {
+                    @for (what, number) in [
+                        ("schema violations", metrics.violations.get()),
+                        ("without a dedupe key", metrics.without_key.get()),
+                        ("not split", metrics.unsplit.get()),
+                        ("loops", metrics.loops.get()),
+                    ] {
+                        @if number > 0 { li { (what) " " (count(number)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Numbers that a sender left out.
+fn missing(gaps: &Gaps) -> Markup {
+    html! {
+        @if gaps.missing > 0 {
+            p.note.bad {
+                (gaps.source) ": " (count(gaps.missing)) " of the sender's events did not come: "
+                @for (first, last) in gaps.ranges.iter().rev().take(RANGES) { (first) @if last > first { " to " (last) } " " }
+            }
+        }
+    }
+}
+
+fn refused(ask: &Ask) -> Result<Reply, Refusal> {
+    let now = ask.ports.now();
+    let mut all = ask.ports.refused(0);
+    all.reverse();
+    let reasons: std::collections::BTreeSet<String> = all.iter().map(|one| one.reason.clone()).collect();
+    if let Some(reason) = ask.query.get("reason") {
+        all.retain(|one| one.reason == reason);
+    }
+    let table = html! {
+        table {
+            caption { "The last 1,000 since the start, newest first" }
+            thead { tr {
+                th scope="col" { "At" }
+                th scope="col" { "Reason" }
+                th scope="col" { "Answered" }
+                th scope="col" { "Source" }
+                th scope="col" { "Client" }
+                th scope="col" { "Request" }
+                th.number scope="col" { "Size" }
+            } }
+            tbody {
+                @for one in &all {
+                    tr {
+                        td.when { (moment(one.at, now)) }
+                        td { (one.reason) }
+                        td { (one.status) }
+                        td { (one.source.as_deref().unwrap_or("–")) }
+                        td { (one.client) }
+                        td.path { (one.method) " " (one.path) }
+                        td.number { (size(one.size)) }
+                    }
+                }
+            }
+        }
+    };
+    let main = html! {
+        h1 { "Refused requests" }
+        form.filters method="get" action="/refused" role="search" aria-label="Refused requests" {
+            (choice(&ask.query, "reason", "Reason", "any", reasons.iter().map(String::as_str)))
+            div.buttons { button.main type="submit" { "Find" } }
+        }
+        @if all.is_empty() { p.empty { "There is none." } } @else { (scroll("Refused requests", &table)) }
+    };
+    Ok(Reply::page("Refused requests", "/refused", main))
+}
+
+fn keys(ask: &Ask) -> Result<Reply, Refusal> {
+    let now = ask.ports.now();
+    let keys = ask.ports.blocked_keys(None).map_err(Refusal::unavailable)?;
+    let table = html! {
+        table {
+            caption { "Keys whose first delivery keeps others waiting" }
+            thead { tr {
+                th scope="col" { "Upstream" }
+                th scope="col" { "Key" }
+                th scope="col" { "First delivery" }
+                th.number scope="col" { "Attempts" }
+                th.number scope="col" { "Wait behind it" }
+                th scope="col" { "Since" }
+                th scope="col" { "Event" }
+            } }
+            tbody {
+                @for key in &keys {
+                    tr {
+                        td { (key.upstream) }
+                        td { (key.key.as_deref().unwrap_or("–")) }
+                        td { (state(&key.state)) @if let Some(reason) = &key.reason { " " (reason) } }
+                        td.number { (key.attempts) }
+                        td.number { (count(key.waiting)) }
+                        td { (age(key.since, now)) }
+                        td { a.id href={ "/events/" (key.event) } { (key.event) } }
+                    }
+                }
+            }
+        }
+    };
+    let main = html! {
+        h1 { "Blocked keys" }
+        p { "Deliveries of routes with " code { "order_by" } " go one after the other for each key." }
+        @if keys.is_empty() { p.empty { "No key is blocked." } } @else { (scroll("Blocked keys", &table)) }
+    };
+    Ok(Reply::page("Blocked keys", "/keys", main))
+}
