@@ -33,6 +33,7 @@ mod monitoring;
 mod operator;
 mod order;
 mod pace;
+mod page;
 mod permission;
 mod plan;
 mod quarantine;

@@ -16,7 +16,7 @@ use crate::{
         api::Refusal,
         explain::explain,
         find::{Found, find},
-        privacy,
+        privacy::{self, BodyError},
         show::show,
         wire::{Attempt, Show, ShownDelivery, Text},
     },
@@ -58,7 +58,7 @@ fn revealed_file(ask: &Ask) -> Result<Reply, Refusal> {
 
 fn saved(ask: &Ask, reveal: bool) -> Result<Reply, Refusal> {
     let found = found(ask, reveal)?;
-    let bytes = privacy::body(&*ask.ports.log(), &found.event, reveal)?;
+    let bytes = privacy::body(&*ask.ports, &found.event, reveal)?;
     Ok(Reply::File { name: format!("{}.body", found.event.id), bytes })
 }
 
@@ -67,9 +67,12 @@ fn one(ask: &Ask, reveal: bool) -> Result<Reply, Refusal> {
     let show = show(&*ask.ports, &found, reveal)?;
     let now = ask.ports.now();
     let told = explain(&show, &ask.ports.status(), now);
-    let received = privacy::body(&*ask.ports.log(), &found.event, reveal)?;
     let kind = found.event.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let decoded = ask.ports.decoded(&found.event, received);
+    let received = match privacy::body(&*ask.ports, &found.event, reveal) {
+        Ok(received) => Ok(ask.ports.decoded(&found.event, received)),
+        Err(error @ BodyError::Unknown(_)) => Err(error.to_string()),
+        Err(error) => return Err(error.into()),
+    };
     let id = &show.event.id;
     let main = html! {
         div data-live="event" {
@@ -85,7 +88,10 @@ fn one(ask: &Ask, reveal: bool) -> Result<Reply, Refusal> {
         (headers(ask, &show, reveal))
         section aria-labelledby="body" {
             h2 id="body" { "Body" }
-            (body(kind.unwrap_or_default(), &decoded, &format!("/events/{id}/body")))
+            @match &received {
+                Ok(decoded) => { (body(kind.unwrap_or_default(), decoded, &format!("/events/{id}/body"))) }
+                Err(why) => { p.note { "It is not shown: " (why) "." } }
+            }
         }
     };
     Ok(Reply::page(format!("Event {id}"), "/events", main))

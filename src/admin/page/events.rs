@@ -20,7 +20,7 @@ use crate::{
         api::Refusal,
         filter::Compiled,
         find::Found,
-        list::{Item, follow_once, newest},
+        list::{Item, follow_once, page},
     },
     clock::Timestamp,
     event::Seq,
@@ -69,8 +69,9 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
     let wanted = Compiled::new(filters, &*ask.ports)?;
     let before = ask.cursor()?;
     let mut listed = Listed::default();
-    newest(&*ask.ports, &wanted, before.unwrap_or(Seq::MAX), &mut |item| listed.take(item))?;
-    let next = listed.found.last().filter(|_| listed.has_more).map(|found| found.event.id.pos.seq);
+    let stopped = page(&*ask.ports, &wanted, before.unwrap_or(Seq::MAX), &mut |item| listed.take(item))?;
+    let last = listed.found.last().filter(|_| listed.has_more).map(|found| found.event.id.pos.seq);
+    let next = stopped.or(last);
     let tail = before.is_none().then(|| ask.query.with("from", Some(&format!("{end:x}"))).address("/tail/events"));
     let main = html! {
         h1 { "Events" }
@@ -78,8 +79,14 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
         @for note in &listed.notes { p.note.bad { (note) } }
         @if tail.is_some() { p.live role="status" aria-live="polite" data-told="" {} }
         (scroll("Events", &table(ask, &listed.found, now, tail.as_deref())))
-        @if listed.found.is_empty() { p.empty { @if is_filtered { "No event is meant by these filters." } @else { "No event is stored." } } }
-        (older(ask, "/events", next, "Older events"))
+        @if listed.found.is_empty() {
+            p.empty {
+                @if stopped.is_some() { "No event among those looked at so far is meant by these filters." }
+                @else if is_filtered { "No event is meant by these filters." }
+                @else { "No event is stored." }
+            }
+        }
+        (older(ask, "/events", next, if stopped.is_some() { "Look further back" } else { "Older events" }))
         @if ask.operates() && is_filtered && !listed.found.is_empty() { (bulk(ask)) }
     };
     Ok(Reply::page("Events", "/events", main))

@@ -30,6 +30,8 @@ const PLACES: &[(&str, &str)] = &[
     ("/quarantine", "Quarantine"),
     ("/refused", "Refused"),
     ("/keys", "Keys"),
+    ("/audit", "Audit"),
+    ("/configuration", "Configuration"),
 ];
 
 /// What is drawn.

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    Page,
+    Page, Pairs,
     ask::Ask,
     chart::latency_of,
     frame::Reply,
@@ -11,8 +11,11 @@ use super::{
     samples::quantile,
 };
 use crate::{
-    admin::{api::Refusal, wire::Gaps},
-    telemetry::{RequestResult, SourceMetrics},
+    admin::{
+        api::Refusal,
+        wire::{Gaps, Route, Source},
+    },
+    telemetry::SourceMetrics,
 };
 
 pub(super) const PAGES: &[Page] =
@@ -22,67 +25,111 @@ pub(super) const PAGES: &[Page] =
 const RANGES: usize = 20;
 
 fn sources(ask: &Ask) -> Result<Reply, Refusal> {
-    let mut all = ask.ports.metered().all_sources();
-    all.retain(|(name, _)| ask.caller.scope.takes_source(name));
-    let gaps = ask.ports.status().gaps;
+    let (all, routes, gaps) = (ask.ports.sources(), ask.ports.routes(), ask.ports.status().gaps);
+    let metrics = ask.ports.metered().all_sources();
+    let of = |name: &str| metrics.iter().find(|(known, _)| **known == *name).map(|(_, metrics)| &**metrics);
     let table = html! {
         table {
-            caption { "Since the start" }
+            caption { "In the order in which a path is looked up; figures since the start" }
             thead { tr {
                 th scope="col" { "Name" }
+                th scope="col" { "Where" }
+                th scope="col" { "Checked by" }
                 th.number scope="col" { "Accepted" }
                 th.number scope="col" { "Duplicates" }
                 th scope="col" { "Not accepted" }
                 th scope="col" { "Receipt to answer, p50 · p99" }
                 th scope="col" { "Noticed" }
             } }
-            tbody { @for (name, metrics) in &all { (source(name, metrics)) } }
+            tbody { @for one in &all { (source(one, of(&one.name))) } }
         }
     };
     let main = html! {
         h1 { "Sources" }
-        div data-live="sources" {
-            @if all.is_empty() { p.empty { "None has taken a request yet." } } @else { (scroll("Sources", &table)) }
-        }
         @for gaps in &gaps { (missing(gaps)) }
+        div data-live="sources" {
+            @if all.is_empty() { p.empty { "There is none." } } @else { (scroll("Sources", &table)) }
+        }
+        section aria-labelledby="routes" {
+            h2 id="routes" { "Routes" }
+            @if routes.is_empty() { p.empty { "There is none." } } @else { (scroll("Routes", &ways(&routes))) }
+        }
     };
     Ok(Reply::page("Sources", "/sources", main))
 }
 
-fn source(name: &str, metrics: &SourceMetrics) -> Markup {
-    let ack = metrics.ack.read().0;
-    let counted: Vec<(RequestResult, u64)> = RequestResult::ALL
-        .into_iter()
-        .zip(&metrics.requests)
-        .map(|(result, counter)| (result, counter.get()))
-        .collect();
-    let accepted = counted.iter().find(|(result, _)| *result == RequestResult::Accepted).map_or(0, |(_, count)| *count);
-    let is_taken = |result: RequestResult| {
-        matches!(
-            result,
-            RequestResult::Accepted | RequestResult::Duplicate | RequestResult::Proxied | RequestResult::Challenge
-        )
-    };
-    let others = || counted.iter().filter(|(result, count)| *count > 0 && !is_taken(*result));
+/// Results that are no trouble.
+const TAKEN: [&str; 4] = ["accepted", "duplicate", "proxied", "challenge"];
+
+fn source(source: &Source, metrics: Option<&SourceMetrics>) -> Markup {
+    let others = || source.requests.iter().filter(|(result, count)| **count > 0 && !TAKEN.contains(&result.as_str()));
+    let noticed = metrics.map(|metrics| {
+        [
+            ("schema violations", metrics.violations.get()),
+            ("without a dedupe key", metrics.without_key.get()),
+            ("not split", metrics.unsplit.get()),
+            ("loops", metrics.loops.get()),
+        ]
+    });
     html! {
         tr {
-            th scope="row" { a href=(super::Pairs::default().with("source", Some(name)).address("/events")) { (name) } }
-            td.number { (count(accepted)) }
-            td.number { (count(metrics.duplicates.get())) }
+            th scope="row" { a href=(Pairs::default().with("source", Some(&source.name)).address("/events")) { (source.name) } }
+            td.path {
+                @if let Some(methods) = &source.methods { (methods.join(", ")) " " }
+                (source.host.as_deref().unwrap_or_default()) (source.path)
+            }
+            td {
+                (source.scheme)
+                @if source.mode != "store" { ", " (source.mode) }
+                @if source.quarantine { div.calm { "keeps what it refuses" } }
+            }
+            td.number { (count(source.requests.get("accepted").copied().unwrap_or_default())) }
+            td.number { (count(source.duplicates)) }
             td {
                 @if others().next().is_none() { "–" }
-                @else { ul.plain { @for (result, number) in others() { li { (result.as_str()) " " (count(*number)) } } } }
+                @else { ul.plain { @for (result, number) in others() { li { (result) " " (count(*number)) } } } }
             }
-            td { (latency_of(quantile(&ack, 0.5))) " · " (latency_of(quantile(&ack, 0.99))) }
+            td {
+                @if let Some(metrics) = metrics {
+                    @let ack = metrics.ack.read().0;
+                    (latency_of(quantile(&ack, 0.5))) " · " (latency_of(quantile(&ack, 0.99)))
+                }
+            }
             td {
                 ul.plain {
-                    @for (what, number) in [
-                        ("schema violations", metrics.violations.get()),
-                        ("without a dedupe key", metrics.without_key.get()),
-                        ("not split", metrics.unsplit.get()),
-                        ("loops", metrics.loops.get()),
-                    ] {
+                    @for (what, number) in noticed.into_iter().flatten() {
                         @if number > 0 { li { (what) " " (count(number)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which events go where.
+fn ways(routes: &[Route]) -> Markup {
+    html! {
+        table {
+            caption { "All that match apply" }
+            thead { tr {
+                th scope="col" { "Name" }
+                th scope="col" { "Sources" }
+                th scope="col" { "When" }
+                th scope="col" { "To" }
+                th scope="col" { "Changed by" }
+            } }
+            tbody {
+                @for route in routes {
+                    tr {
+                        th scope="row" { (route.name) }
+                        td { (route.sources.as_ref().map_or_else(|| "all".to_owned(), |names| names.join(", "))) }
+                        td.path { (route.when.as_deref().unwrap_or("always")) }
+                        td {
+                            @if let Some(topic) = &route.topic { "topic " (topic) " " }
+                            @if route.to.is_empty() && route.topic.is_none() { "nowhere, on purpose" } @else { (route.to.join(", ")) }
+                            @if route.is_ordered { div.calm { "in order" } }
+                        }
+                        td.path { (route.transform.as_deref().unwrap_or("–")) }
                     }
                 }
             }

@@ -9,7 +9,7 @@ use super::{
     Page,
     ask::Ask,
     frame::Reply,
-    parts::{choice, count, event_link, field, hidden, marks, moment, older, scroll, state},
+    parts::{choice, choosing, count, event_link, field, hidden, marks, moment, older, scroll, state},
 };
 use crate::{
     admin::{
@@ -124,19 +124,13 @@ fn letters(ask: &Ask, wanted: DeliveryState, title: &str, listed: &Listed, now: 
         DeliveryState::Held => &["release", "replay", "delete"],
         _ => &["resolve", "replay", "delete"],
     };
+    let buttons = html! {
+        (hidden("state", wanted.as_str()))
+        @if let Some(upstream) = ask.query.get("upstream") { (hidden("upstream", upstream)) }
+        @for verb in verbs { button type="submit" name="verb" value=(verb) { (verb) "…" } }
+    };
     html! {
-        form method="post" action="/act/confirm" data-choose="" {
-            @if operates {
-                (marks(ask, &ask.query.address("/letters")))
-                (hidden("state", wanted.as_str()))
-                @if let Some(upstream) = ask.query.get("upstream") { (hidden("upstream", upstream)) }
-                div.bulk role="group" aria-label="What is chosen" {
-                    span { "Chosen:" }
-                    @for verb in verbs { button type="submit" name="verb" value=(verb) { (verb) "…" } }
-                }
-            }
-            (scroll(title, &table))
-        }
+        (choosing(ask, "/act/confirm", &ask.query.address("/letters"), &buttons, &scroll(title, &table)))
         (older(ask, "/letters", listed.next, "Newer ones"))
         @if operates {
             form.bulk method="post" action="/act/confirm" aria-label="All that these filters mean" {

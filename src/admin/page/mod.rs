@@ -8,6 +8,7 @@
 mod act;
 mod ask;
 mod assets;
+mod audit;
 mod body;
 mod chart;
 mod event;
@@ -66,6 +67,7 @@ const GROUPS: &[&[Page]] = &[
     act::PAGES,
     upstreams::PAGES,
     instance::PAGES,
+    audit::PAGES,
     quarantine::PAGES,
 ];
 
@@ -225,7 +227,7 @@ fn respond(found: &Lookup, ports: Arc<dyn Ports>, guest: &Guest, headers: &Heade
     }
     let ask = Ask {
         instance: ports.clone(),
-        ports: Scoped::new(ports, &caller),
+        ports: Scoped::for_caller(ports, &caller),
         guest: guest.clone(),
         caller,
         held,

@@ -148,12 +148,16 @@ fn charts(samples: &[Sample]) -> Markup {
     };
     let per_second = |value: f64| format!("{}/s", rate(value));
     let whole = |value: f64| count(value.clamp(0.0, 1e15) as u64);
+    let stored =
+        Line { name: "on disk", values: pairs().map(|(_, now)| Some(now.store_bytes.max(0) as f64)).collect() };
+    let bytes = |value: f64| size(value.clamp(0.0, 1e18) as u64);
     let pending = Line { name: "pending", values: pairs().map(|(_, now)| Some(now.pending.max(0) as f64)).collect() };
     html! {
         (chart("Events", &[rates("accepted", |sample| sample.accepted), rates("delivered", |sample| sample.delivered)], per_second))
         (chart("Trouble", &[rates("failed attempts", |sample| sample.failed), rates("refused", |sample| sample.refused + sample.unavailable)], per_second))
         (chart("Latency, p99", &[quantiles("answer", Sample::ack), quantiles("delivery", Sample::delivery)], latency))
         (chart("Backlog", &[pending], whole))
+        (chart("Store", &[stored], bytes))
     }
 }
 

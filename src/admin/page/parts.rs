@@ -138,6 +138,20 @@ pub(super) fn scroll(label: &str, table: &Markup) -> Markup {
     html! { div.scroll tabindex="0" role="region" aria-label=(label) { (table) } }
 }
 
+/// A table with boxes to choose rows by, and what can be done to them; for those who may only look the table alone.
+pub(super) fn choosing(ask: &Ask, action: &str, back: &str, buttons: &Markup, table: &Markup) -> Markup {
+    if !ask.operates() {
+        return table.clone();
+    }
+    html! {
+        form method="post" action=(action) data-choose="" {
+            (marks(ask, back))
+            div.bulk role="group" aria-label="What is chosen" { span { "Chosen:" } (buttons) }
+            (table)
+        }
+    }
+}
+
 /// The way to older things, if there are any.
 pub(super) fn older(ask: &Ask, path: &str, next: Option<u64>, words: &str) -> Markup {
     let is_first = !ask.query.has("after");

@@ -12,7 +12,7 @@ use super::{
     body::body,
     event::value_of,
     frame::Reply,
-    parts::{counted, field, hidden_all, marks, moment, scroll, size, state, time},
+    parts::{choosing, counted, field, hidden_all, marks, moment, scroll, size, state, time},
 };
 use crate::admin::{
     api::Refusal,
@@ -97,13 +97,7 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
         @for note in &notes { p.note.bad { (note) } }
         @if kept.is_empty() { p.empty { "There is none." } }
         @else {
-            form method="post" action="/quarantine/confirm" data-choose="" {
-                @if ask.operates() {
-                    (marks(ask, &ask.query.address("/quarantine")))
-                    div.bulk role="group" aria-label="What is chosen" { span { "Chosen:" } (buttons("")) }
-                }
-                (scroll("Quarantine", &table))
-            }
+            (choosing(ask, "/quarantine/confirm", &ask.query.address("/quarantine"), &buttons(""), &scroll("Quarantine", &table)))
             @if ask.operates() {
                 form.bulk method="post" action="/quarantine/confirm" aria-label="All that these filters mean" {
                     (marks(ask, &ask.query.address("/quarantine")))

@@ -23,6 +23,7 @@ fn tokens_are_read_with_their_roles_and_limits() {
     ));
     let admin = &loaded.config.admin;
     assert_eq!(admin.failed_logins, (10, Duration::from_secs(60)));
+    assert_eq!(admin.session_timeout, Duration::from_secs(3600));
     let [eyes, ops] = &admin.tokens[..] else { panic!("{}", admin.tokens.len()) };
     assert_eq!((eyes.role, &*eyes.name), (TokenRole::View, "eyes"));
     assert_eq!(eyes.sources.as_deref(), Some(&["app".into()][..]));
