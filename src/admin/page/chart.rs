@@ -1,4 +1,4 @@
-//! Owns the charts: lines over the last hour, as SVG that needs no script.
+//! Owns the charts: lines over some time until now, as SVG that needs no script.
 //!
 //! Promises that what a chart shows is also said in words, and that it has a style of its own in no attribute.
 
@@ -13,14 +13,14 @@ pub(super) const POINTS: usize = 120;
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 120.0;
 
-/// A line of a chart: its name, and values from an hour ago until now; None where nothing is known.
+/// A line of a chart: its name, and values in even steps until now; None where nothing is known.
 pub(super) struct Line {
     pub(super) name: &'static str,
     pub(super) values: Vec<Option<f64>>,
 }
 
-/// Draws lines. `told` says a value in words.
-pub(super) fn chart(title: &str, lines: &[Line], told: fn(f64) -> String) -> Markup {
+/// Draws lines. `since` says where they begin, `told` a value in words.
+pub(super) fn chart(title: &str, since: &str, lines: &[Line], told: fn(f64) -> String) -> Markup {
     let known = || lines.iter().flat_map(|line| line.values.iter().copied().flatten());
     let highest = known().fold(0.0_f64, f64::max);
     let now = |line: &Line| line.values.last().copied().flatten().map_or_else(|| "–".to_owned(), told);
@@ -34,7 +34,7 @@ pub(super) fn chart(title: &str, lines: &[Line], told: fn(f64) -> String) -> Mar
                 }
             }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
-                aria-label={ (title) ", last hour: " (words.join(", ")) "; at most " (told(highest)) } {
+                aria-label={ (title) ", from " (since) " on: " (words.join(", ")) "; at most " (told(highest)) } {
                 line.grid x1="0" x2=(WIDTH) y1=(HEIGHT / 2.0) y2=(HEIGHT / 2.0) {}
                 @for (number, line) in (1..).zip(lines) {
                     @for points in pieces(&line.values, highest) {
@@ -42,7 +42,7 @@ pub(super) fn chart(title: &str, lines: &[Line], told: fn(f64) -> String) -> Mar
                     }
                 }
             }
-            div.scale aria-hidden="true" { span { (told(highest)) } span { "1 h ago" } span { "now" } }
+            div.scale aria-hidden="true" { span { (told(highest)) } span { (since) } span { "now" } }
         }
     }
 }
@@ -106,11 +106,11 @@ mod tests {
     fn a_chart_says_in_words_what_it_draws_and_styles_nothing_itself() {
         let mut values = vec![Some(0.0), Some(5.0), None, Some(10.0)];
         values.extend([Some(2.5)]);
-        let drawn = chart("Events", &[Line { name: "accepted", values }], |value| format!("{value}/s")).0;
-        assert!(drawn.contains("aria-label=\"Events, last hour: accepted now 2.5/s; at most 10/s\""), "{drawn}");
+        let drawn = chart("Events", "1 h ago", &[Line { name: "accepted", values }], |value| format!("{value}/s")).0;
+        assert!(drawn.contains("aria-label=\"Events, from 1 h ago on: accepted now 2.5/s; at most 10/s\""), "{drawn}");
         assert_eq!(drawn.matches("<polyline").count(), 2, "a gap is a gap: {drawn}");
         assert!(!drawn.contains("style="), "{drawn}");
-        assert!(chart("Nothing", &[Line { name: "x", values: Vec::new() }], latency).0.contains("x now –"));
+        assert!(chart("Nothing", "1 h ago", &[Line { name: "x", values: Vec::new() }], latency).0.contains("x now –"));
     }
 
     #[test]

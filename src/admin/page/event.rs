@@ -170,7 +170,7 @@ fn tried(attempt: &Attempt) -> Markup {
             td { (time(attempt.at)) }
             td { (state(&attempt.outcome)) }
             td {
-                @if let Some(status) = attempt.status { (status) " " }
+                @if let Some(status) = attempt.status.filter(|status| !says(attempt.error.as_deref(), *status)) { (status) " " }
                 @if let Some(error) = &attempt.error { (error) }
                 @if !attempt.excerpt.bytes().is_empty() {
                     details {
@@ -188,6 +188,11 @@ fn tried(attempt: &Attempt) -> Markup {
             }
         }
     }
+}
+
+/// Whether an error names the status that came with it.
+fn says(error: Option<&str>, status: u16) -> bool {
+    error.is_some_and(|error| error.starts_with(&status.to_string()))
 }
 
 /// What can be done to the event, and to each of its deliveries.

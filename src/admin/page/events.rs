@@ -39,13 +39,13 @@ const LAG_MAX: u64 = 2_000;
 
 /// Columns of the table.
 const COLUMNS: [(&str, &str); 7] = [
-    ("Received", ""),
     ("State", ""),
+    ("Id", ""),
+    ("Received", ""),
     ("Source", ""),
     ("Type", ""),
     ("Request", "wide"),
     ("Deliveries", ""),
-    ("Id", ""),
 ];
 
 /// States of events, in the order of the choice.
@@ -121,13 +121,13 @@ fn row(found: &Found, now: Timestamp) -> Markup {
     let event = &found.event;
     html! {
         tr data-id=(event.id) {
-            td.when { (moment(event.received_at, now)) }
             td { (state(found.state().as_str())) }
+            td { (event_link(&event.id)) }
+            td.when { (moment(event.received_at, now)) }
             td { (event.source) }
             td { (event.event_type.as_deref().unwrap_or("–")) }
             td.wide { span.path { (event.method) " " (event.path) } " " span.calm { (size(event.body.length())) } }
             td { (deliveries(found)) }
-            td { (event_link(&event.id)) }
         }
     }
 }
@@ -163,6 +163,10 @@ fn filter_form(ask: &Ask, is_filtered: bool) -> Markup {
             (choice(query, "upstream", "Upstream", "any", upstreams.iter().map(|name| &**name)))
             (field(query, "type", "Type", "invoice.paid"))
             (field(query, "since", "Since", "10m, or a time"))
+            div.buttons {
+                button.main type="submit" { "Find" }
+                @if is_filtered { a href="/events" { "All events" } }
+            }
             details open[has_more] {
                 summary { "More filters" }
                 div.filters {
@@ -173,10 +177,6 @@ fn filter_form(ask: &Ask, is_filtered: bool) -> Markup {
                     (field(query, "tenant", "Tenant", ""))
                     (field(query, "where", "jq expression", ".amount > 100"))
                 }
-            }
-            div.buttons {
-                button.main type="submit" { "Find" }
-                @if is_filtered { a href="/events" { "All events" } }
             }
         }
     }

@@ -126,15 +126,15 @@ fn whole(ask: &Ask, status: &Status, now: Timestamp) -> Markup {
             }
         }
         section aria-labelledby="hour" {
-            h2 id="hour" { "The last hour" }
+            h2 id="hour" { "Lately" }
             div.charts { (charts(&samples)) }
         }
     }
 }
 
 fn charts(samples: &[Sample]) -> Markup {
-    // From one point to the next: an hour in as many steps as a line has points.
-    let step = (720 / POINTS).max(1);
+    // As many steps as a line has points: ten minutes at first, then an hour.
+    let (step, since) = if samples.len() <= POINTS + 1 { (1, "10 min ago") } else { (6, "1 h ago") };
     let mut picked: Vec<&Sample> = samples.iter().rev().step_by(step).take(POINTS + 1).collect();
     picked.reverse();
     let pairs = || picked.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
@@ -153,11 +153,11 @@ fn charts(samples: &[Sample]) -> Markup {
     let bytes = |value: f64| size(value.clamp(0.0, 1e18) as u64);
     let pending = Line { name: "pending", values: pairs().map(|(_, now)| Some(now.pending.max(0) as f64)).collect() };
     html! {
-        (chart("Events", &[rates("accepted", |sample| sample.accepted), rates("delivered", |sample| sample.delivered)], per_second))
-        (chart("Trouble", &[rates("failed attempts", |sample| sample.failed), rates("refused", |sample| sample.refused + sample.unavailable)], per_second))
-        (chart("Latency, p99", &[quantiles("answer", Sample::ack), quantiles("delivery", Sample::delivery)], latency))
-        (chart("Backlog", &[pending], whole))
-        (chart("Store", &[stored], bytes))
+        (chart("Events", since, &[rates("accepted", |sample| sample.accepted), rates("delivered", |sample| sample.delivered)], per_second))
+        (chart("Trouble", since, &[rates("failed attempts", |sample| sample.failed), rates("refused", |sample| sample.refused + sample.unavailable)], per_second))
+        (chart("Latency, p99", since, &[quantiles("answer", Sample::ack), quantiles("delivery", Sample::delivery)], latency))
+        (chart("Backlog", since, &[pending], whole))
+        (chart("Store", since, &[stored], bytes))
     }
 }
 

@@ -135,7 +135,7 @@ pub(super) fn event_link(id: &EventId) -> Markup {
 
 /// A table that may be wider than the screen.
 pub(super) fn scroll(label: &str, table: &Markup) -> Markup {
-    html! { div.scroll tabindex="0" role="region" aria-label=(label) { (table) } }
+    html! { div.scroll tabindex="0" role="region" aria-label={ "Table: " (label) } { (table) } }
 }
 
 /// A table with boxes to choose rows by, and what can be done to them; for those who may only look the table alone.

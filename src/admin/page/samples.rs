@@ -16,7 +16,7 @@ use crate::{
     telemetry::{BUCKETS_US, Counter, Histogram, Metrics, RequestResult},
 };
 
-/// An hour of samples, five seconds apart.
+/// An hour of samples, [`super::SAMPLE_EVERY`] apart.
 const SAMPLES_MAX: usize = 721;
 
 /// Counts of a histogram of latencies; they wrap, and only differences are looked at.

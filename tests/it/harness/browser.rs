@@ -36,7 +36,7 @@ impl Browser {
     /// Starts one.
     pub fn start(scripts: Scripts) -> Self {
         let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--silent"])
+            .arg("--port=0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
