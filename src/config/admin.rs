@@ -74,17 +74,7 @@ pub(super) fn read(
     }
     section.finish();
     let (tls, certificates) = tls.map(|tls| (only_http1(&tls.config), tls.certificates)).unzip();
-    AdminSettings {
-        socket,
-        socket_group,
-        address,
-        job_lag,
-        tls,
-        certificates,
-        failed_logins,
-        session_timeout,
-        tokens,
-    }
+    AdminSettings { socket, socket_group, address, job_lag, tls, certificates, failed_logins, session_timeout, tokens }
 }
 
 fn read_token(name: &str, section: Section<'_>, names: &Names<'_>) -> Option<TokenSettings> {

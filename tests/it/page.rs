@@ -102,7 +102,7 @@ fn an_operator_finds_an_event_reads_its_attempts_replays_it_and_holds_an_upstrea
     // Reads its attempts, its body, and why it is where it is.
     browser.wait_for_text("#why + p", "came to source app");
     browser.wait_for_text("table.attempts", "422");
-    browser.wait_for_text("pre.body", "12345678901234567890");
+    browser.wait_for_text("section[aria-labelledby=body] pre", "12345678901234567890");
 
     // Replays it, and sees it delivered without loading the page again.
     desk.upstream.answer(Answer::Status(200));
@@ -215,6 +215,8 @@ fn no_page_keeps_somebody_out_by_day_or_by_night_on_any_screen() {
         ("kept", &format!("/quarantine/{kept}")),
         ("refused", "/refused"),
         ("keys", "/keys"),
+        ("subscribers", "/subscribers"),
+        ("jobs", "/jobs"),
         ("audit", "/audit"),
         ("configuration", "/configuration"),
     ] {
@@ -238,7 +240,7 @@ fn everything_can_be_read_and_done_without_scripts() {
     browser.wait_for_text("tbody", "invoice.wrong");
     browser.click(&format!("a[href='/events/{id}']"));
     browser.wait_for_text("table.attempts", "422");
-    browser.wait_for_text("pre.body", "cus_42");
+    browser.wait_for_text("section[aria-labelledby=body] pre", "cus_42");
     for path in ["/letters", "/upstreams", "/sources", "/quarantine", "/refused", "/audit", "/configuration"] {
         desk.go(path);
         browser.wait_for("h1");

@@ -9,7 +9,7 @@ use super::{
     Page, Pairs,
     ask::{Ask, FILTERS, duration},
     frame::Reply,
-    parts::{choice, counted, field, hidden, hidden_all, marks},
+    parts::{choice, counted, field, hidden, hidden_all, marks, size, span},
 };
 use crate::admin::{
     act::act,
@@ -29,6 +29,8 @@ fn verb(form: &Pairs) -> Result<Verb, Refusal> {
         Some("release") => Verb::Release,
         Some("resolve") => Verb::Resolve,
         Some("delete") => Verb::Delete,
+        Some("expire") => Verb::Expire,
+        Some("requeue") => Verb::Requeue,
         _ => return Err(Refusal::bad("nothing was chosen that could be done")),
     })
 }
@@ -68,6 +70,8 @@ fn asked(ask: &Ask, dry_run: bool) -> Result<Act, Refusal> {
         to: form.get("to").map(str::to_owned).filter(|_| verb == Verb::Replay),
         interval_us: interval.transpose()?.filter(|_| verb == Verb::Replay),
         new_key: form.has("new_key") && verb == Verb::Replay,
+        original: form.has("original") && verb == Verb::Replay,
+        job: form.has("job") && verb == Verb::Replay,
         for_ms: for_ms.transpose()?.filter(|_| verb == Verb::Hold),
         reason: form.get("reason_text").map(str::to_owned),
         dry_run,
@@ -86,6 +90,9 @@ fn confirm(ask: &Ask) -> Result<Reply, Refusal> {
         h1 { (title) }
         (about(&asked.filters, asked.ids.len()))
         @if would.truncated { p.note.bad { "There is more than one command takes: run it again afterwards." } }
+        @if would.bytes > 0 {
+            p { (size(would.bytes)) " are sent" @if let Some(seconds) = would.estimate_s { ", in about " (span(seconds)) } "." }
+        }
         (left_alone(&would))
         @if !would.sample.is_empty() {
             details open[would.sample.len() < 6] {
@@ -126,13 +133,15 @@ fn more(ask: &Ask, verb: Verb) -> Markup {
                 (field(&nothing, "rate", "At most", "100/s; empty for no limit"))
                 div.field {
                     label { input type="checkbox" name="new_key" value="yes"; " With a new idempotency key" }
+                    label { input type="checkbox" name="original" value="yes"; " As received, without transforms" }
                 }
             }
             Verb::Hold => {
                 (field(&nothing, "for", "For", "10m, 2h; empty until it is released"))
                 (field(&nothing, "reason_text", "Reason", "why, for those who come after you"))
             }
-            Verb::Release | Verb::Resolve => { (field(&nothing, "reason_text", "Reason", "")) }
+            Verb::Requeue => {}
+            Verb::Release | Verb::Resolve | Verb::Expire => { (field(&nothing, "reason_text", "Reason", "")) }
             Verb::Delete => { p.note { "Deleted events are hidden at once; that can't be undone." } }
         }
     }
@@ -147,7 +156,13 @@ fn done(ask: &Ask) -> Result<Reply, Refusal> {
         Verb::Release => "Released",
         Verb::Resolve => "Resolved",
         Verb::Delete => "Deleted",
+        Verb::Expire => "Given up:",
+        Verb::Requeue => "Due now:",
     };
+    if let Some(job) = &did.job {
+        ask.tell(vec![format!("The job {job} replays them, as fast as live traffic allows.")]);
+        return Ok(Reply::See(if ask.caller.scope.is_whole() { "/jobs".to_owned() } else { ask.back() }));
+    }
     let mut told = vec![format!("{word} {}.", meant(asked.verb, &did))];
     if did.truncated {
         told.push("There is more than one command takes: run it again.".to_owned());

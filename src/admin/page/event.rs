@@ -232,7 +232,9 @@ fn actions(ask: &Ask, show: &Show) -> Markup {
 fn verbs<'a>(deliveries: impl Iterator<Item = &'a ShownDelivery> + Clone) -> Vec<&'static str> {
     let any = |state: &str| deliveries.clone().any(|delivery| delivery.state == state);
     let mut verbs = vec!["replay"];
-    verbs.extend(any("pending").then_some("hold"));
+    if any("pending") {
+        verbs.extend(["requeue", "hold", "expire"]);
+    }
     verbs.extend(any("held").then_some("release"));
     verbs.extend(any("review").then_some("resolve"));
     verbs

@@ -30,6 +30,8 @@ const PLACES: &[(&str, &str)] = &[
     ("/quarantine", "Quarantine"),
     ("/refused", "Refused"),
     ("/keys", "Keys"),
+    ("/subscribers", "Subscribers"),
+    ("/jobs", "Jobs"),
     ("/audit", "Audit"),
     ("/configuration", "Configuration"),
 ];

@@ -55,12 +55,10 @@ fn shown_token(ask: &Ask) -> Result<Reply, Refusal> {
     };
     let (timeout, now) = (ask.instance.tokens().session_timeout(), ask.instance.steady());
     let digest = Sha256::digest(token).into();
-    let cookie = ask
-        .guest
-        .site
-        .sessions
-        .begin(digest, timeout, now)
-        .map_err(|error| Refusal::unavailable(format!("no session can begin: {error}")))?;
+    let secret = ask.instance.secret_bytes();
+    let secret =
+        secret.ok_or_else(|| Refusal::unavailable("no session can begin: the system has no random numbers"))?;
+    let cookie = ask.guest.site.sessions.begin(&secret, digest, timeout, now);
     record(ask, &caller);
     with_cookie(ask, see(next), &cookie, "")
 }

@@ -15,6 +15,7 @@ mod event;
 mod events;
 mod frame;
 mod instance;
+mod jobs;
 mod letters;
 mod login;
 mod overview;
@@ -22,6 +23,7 @@ mod parts;
 mod quarantine;
 mod samples;
 mod session;
+mod subscribers;
 #[cfg(test)]
 mod tests;
 mod upstreams;
@@ -69,6 +71,8 @@ const GROUPS: &[&[Page]] = &[
     instance::PAGES,
     audit::PAGES,
     quarantine::PAGES,
+    subscribers::PAGES,
+    jobs::PAGES,
 ];
 
 /// What the page remembers between requests.

@@ -1,14 +1,12 @@
 //! Owns the sessions of the web page: who has logged in with which token.
 //!
-//! Promises that a session can't be guessed (256 random bits, of which only the SHA-256 is kept), that it ends some time
+//! Promises that a session is as hard to guess as the bytes that it is begun with (of which only the SHA-256 is kept), that it ends some time
 //! after its last use and [`LONGEST`] after its begin at the latest, with its token, and by logging out; and that each token
 //! has at most [`SESSIONS_MAX`] of them: of more, the one that was unused longest ends. After a restart everybody logs in
 //! again.
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, Read as _},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -63,12 +61,10 @@ impl Held {
 }
 
 impl Sessions {
-    /// Begins a session for a token; the value of its cookie.
-    ///
-    /// # Errors
-    /// If the system has no random numbers.
-    pub(super) fn begin(&self, token: [u8; 32], timeout: Duration, now: Timestamp) -> io::Result<String> {
-        let (cookie, mark) = (hex::encode(random()?), hex::encode(random()?));
+    /// Begins a session for a token; the value of its cookie. `secret` is 32 bytes that nobody can guess, for this alone.
+    pub(super) fn begin(&self, secret: &[u8; 32], token: [u8; 32], timeout: Duration, now: Timestamp) -> String {
+        let derived = |what: &[u8]| hex::encode(Sha256::new().chain_update(what).chain_update(secret).finalize());
+        let (cookie, mark) = (derived(b"cookie"), derived(b"mark"));
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|_, session| session.lasts(timeout, now));
         let own = || sessions.iter().filter(|(_, session)| session.token == token);
@@ -79,7 +75,7 @@ impl Sessions {
         }
         let session = Session { token, mark: mark.into(), began: now, used: now, told: Vec::new() };
         sessions.insert(key_of(&cookie), session);
-        Ok(cookie)
+        cookie
     }
 
     /// The session of a cookie; `keeps` says whether this counts as a use.
@@ -135,17 +131,15 @@ fn key_of(cookie: &str) -> [u8; 32] {
     Sha256::digest(cookie.as_bytes()).into()
 }
 
-fn random() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(3600);
+
+    fn begin(sessions: &Sessions, secret: u8, token: u8, now: Timestamp) -> String {
+        sessions.begin(&[secret; 32], [token; 32], TIMEOUT, now)
+    }
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000 + seconds * 1_000)
@@ -154,10 +148,10 @@ mod tests {
     #[test]
     fn a_session_ends_after_its_last_use_and_after_its_longest_life() {
         let sessions = Sessions::default();
-        let cookie = sessions.begin([1; 32], TIMEOUT, at(0)).unwrap();
+        let cookie = begin(&sessions, 1, 1, at(0));
         assert!(sessions.find(&cookie, TIMEOUT, at(3_599), false).is_some());
         assert!(sessions.find(&cookie, TIMEOUT, at(3_600), true).is_none());
-        let cookie = sessions.begin([1; 32], TIMEOUT, at(0)).unwrap();
+        let cookie = begin(&sessions, 2, 1, at(0));
         for hour in 0..24 {
             let lasts = sessions.find(&cookie, TIMEOUT, at(hour * 1_800), true).is_some();
             assert!(lasts, "after {hour} half hours");
@@ -169,12 +163,12 @@ mod tests {
     #[test]
     fn a_token_has_a_bounded_number_of_sessions_and_takes_none_of_another() {
         let sessions = Sessions::default();
-        let other = sessions.begin([2; 32], TIMEOUT, at(0)).unwrap();
-        let first = sessions.begin([1; 32], TIMEOUT, at(0)).unwrap();
-        let used = sessions.begin([1; 32], TIMEOUT, at(0)).unwrap();
+        let other = begin(&sessions, 101, 2, at(0));
+        let first = begin(&sessions, 102, 1, at(0));
+        let used = begin(&sessions, 103, 1, at(0));
         assert!(sessions.find(&used, TIMEOUT, at(1), true).is_some());
-        for _ in 0..SESSIONS_MAX - 1 {
-            sessions.begin([1; 32], TIMEOUT, at(2)).unwrap();
+        for secret in (0_u8..).take(SESSIONS_MAX - 1) {
+            begin(&sessions, secret, 1, at(2));
         }
         assert_eq!(sessions.count(TIMEOUT, at(2)), SESSIONS_MAX + 1);
         let lives = |cookie: &str| sessions.find(cookie, TIMEOUT, at(2), false).is_some();
@@ -185,8 +179,8 @@ mod tests {
     fn a_form_is_marked_by_its_own_session_only() {
         let sessions = Sessions::default();
         let held = |cookie: &str| sessions.find(cookie, TIMEOUT, at(0), true).unwrap();
-        let one = held(&sessions.begin([1; 32], TIMEOUT, at(0)).unwrap());
-        let two = held(&sessions.begin([1; 32], TIMEOUT, at(0)).unwrap());
+        let one = held(&begin(&sessions, 1, 1, at(0)));
+        let two = held(&begin(&sessions, 2, 1, at(0)));
         assert!(one.marks(&one.mark) && !one.marks(&two.mark) && !one.marks(""));
         sessions.end(&one);
         assert_eq!(sessions.count(TIMEOUT, at(0)), 1);

@@ -81,6 +81,7 @@ fn tokens_that_protect_nothing_or_reach_nothing_are_refused() {
             "admin.failed_logins: \"never\" is no rate; write a whole number in a second, minute, hour or day, such as \
              \"100/s\" or \"30/m\"",
         ),
+        (format!("{address}\nsession_timeout = '0s'"), "admin.session_timeout: must be longer than zero"),
         (
             "tls = { certificate = 'a.pem', key = 'a.key' }".to_owned(),
             "admin.tls: has no effect without address; add address = \"127.0.0.1:9480\" or remove it",
