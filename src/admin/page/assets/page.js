@@ -53,7 +53,7 @@
 
   // Parts of a page that are drawn anew.
   const live = [...document.querySelectorAll("[data-live]")];
-  if (live.length > 0 && document.body.dataset.posted === undefined) {
+  if (live.length > 0) {
     every(LIVE_MS, async () => {
       const page = new DOMParser().parseFromString(await (await ask(location.href)).text(), "text/html");
       for (const part of document.querySelectorAll("[data-live]")) {
