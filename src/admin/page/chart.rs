@@ -42,7 +42,7 @@ pub(super) fn chart(title: &str, since: &str, lines: &[Line], told: fn(f64) -> S
                     }
                 }
             }
-            div.scale aria-hidden="true" { span { (told(highest)) } span { (since) } span { "now" } }
+            div.scale aria-hidden="true" { span { (since) } span { "at most " (told(highest)) } span { "now" } }
         }
     }
 }
