@@ -17,7 +17,7 @@ use crate::{
     admin::{
         api::Refusal,
         explain::for_ever,
-        wire::{Status, Upstream},
+        wire::{Alert, Status, Upstream},
     },
     clock::Timestamp,
 };
@@ -36,7 +36,7 @@ fn overview(ask: &Ask) -> Result<Reply, Refusal> {
     let main = html! {
         h1 { "Overview" }
         div data-live="overview" {
-            (needs(&status, ready.as_ref().err()))
+            (needs(&status, ready.as_ref().err(), &ask.ports.alerts(), now))
             @if ask.caller.scope.is_whole() { (whole(ask, &status, now)) }
             section aria-labelledby="upstreams" {
                 h2 id="upstreams" { "Upstreams" }
@@ -53,7 +53,7 @@ fn overview(ask: &Ask) -> Result<Reply, Refusal> {
 }
 
 /// What somebody should look at, worst first.
-fn needs(status: &Status, not_ready: Option<&String>) -> Markup {
+fn needs(status: &Status, not_ready: Option<&String>, alerts: &[Alert], now: Timestamp) -> Markup {
     let upstreams = || status.upstreams.iter();
     let named = |is: fn(&Upstream) -> bool| -> Vec<&str> {
         upstreams().filter(|upstream| is(upstream)).map(|upstream| upstream.name.as_str()).collect()
@@ -69,10 +69,15 @@ fn needs(status: &Status, not_ready: Option<&String>) -> Markup {
     html! {
         section aria-labelledby="needs" {
             h2 id="needs" { "Needs you" }
-            @if nothing && dead + review == 0 && !is_full { p.note.good { "Nothing." } }
+            @if nothing && dead + review == 0 && !is_full && alerts.is_empty() { p.note.good { "Nothing." } }
             @else {
                 ul.needs {
                     @if let Some(why) = not_ready { li.bad { "New events can't be stored: " (why) "." } }
+                    @for alert in alerts {
+                        li class=(if alert.severity == "info" { "warn" } else { "bad" }) {
+                            (alert.severity) ": " (alert.text) " (raised " (age(alert.since, now)) ")."
+                        }
+                    }
                     @if is_full { li.bad { "The store is " (format!("{:.0}", share * 100.0)) " % full." } }
                     @if !open.is_empty() { li.bad { a href="/upstreams" { "Breaker not closed: " (open.join(", ")) "." } } }
                     @if dead > 0 { li.bad { a href="/letters" { (counted(dead, "dead delivery", "dead deliveries")) "." } } }
