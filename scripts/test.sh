@@ -47,6 +47,7 @@ cargo --version
 scripts/sdks.sh
 scripts/promtool.sh
 scripts/schemathesis.sh
+scripts/browser.sh
 
 heading "format"
 cargo fmt --check

@@ -4,13 +4,16 @@
 //! Promises that a presented token is compared with all tokens by SHA-256 in constant time, and that no token is kept:
 //! only its digest. Deliberately absent: counting failures, which is `logins`'s.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::logins::LoginLimit;
 use crate::log::entry::{Action, Command};
+
+/// How long after its last use a session ends unless the configuration says otherwise.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What somebody may do, each role with what stands before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -161,13 +164,32 @@ impl Token {
 pub struct Tokens {
     tokens: Vec<Token>,
     limit: LoginLimit,
+    session_timeout: Duration,
 }
 
 impl Tokens {
     /// From the configuration.
     #[must_use]
     pub const fn new(tokens: Vec<Token>, limit: LoginLimit) -> Self {
-        Self { tokens, limit }
+        Self { tokens, limit, session_timeout: SESSION_TIMEOUT }
+    }
+
+    /// With sessions of the web page that end so long after their last use.
+    #[must_use]
+    pub fn with_session_timeout(self, session_timeout: Duration) -> Self {
+        Self { session_timeout, ..self }
+    }
+
+    /// How long after its last use a session of the web page ends.
+    #[must_use]
+    pub const fn session_timeout(&self) -> Duration {
+        self.session_timeout
+    }
+
+    /// Whether nobody can log in.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
     }
 
     /// How many wrong ones a client may show.
@@ -179,7 +201,12 @@ impl Tokens {
     /// The token that was presented. Takes the same time whichever it is, and whether there is one.
     #[must_use]
     pub fn find(&self, presented: &[u8]) -> Option<&Token> {
-        let digest = Sha256::digest(presented);
+        self.by_digest(&Sha256::digest(presented).into())
+    }
+
+    /// The token whose secret has this SHA-256, in constant time as well.
+    #[must_use]
+    pub fn by_digest(&self, digest: &[u8; 32]) -> Option<&Token> {
         let mut found = None;
         for token in &self.tokens {
             if bool::from(digest.as_slice().ct_eq(&token.digest)) {

@@ -113,6 +113,8 @@ pub(crate) struct Fake {
     pub(crate) jobs: Mutex<Vec<wire::Job>>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
     metrics: Arc<crate::telemetry::Metrics>,
+    /// How many were asked for.
+    secrets: std::sync::atomic::AtomicU8,
     /// The state can't be read now.
     pub(crate) rebuilding: std::sync::atomic::AtomicBool,
 }
@@ -461,7 +463,8 @@ impl Ports for Fake {
     }
     fn subscriber_refused(&self) {}
     fn secret_bytes(&self) -> Option<[u8; 32]> {
-        Some([7; 32])
+        let before = self.secrets.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Some([before.wrapping_add(7); 32])
     }
     fn sources(&self) -> Vec<wire::Source> {
         let source = |name: &str| wire::Source { name: name.into(), path: "/x".into(), ..Default::default() };

@@ -21,6 +21,7 @@ pub mod jobs;
 mod line;
 mod list;
 mod logins;
+mod page;
 mod plan;
 mod ports;
 mod privacy;

@@ -29,6 +29,7 @@ use super::{
     access::{Caller, Role},
     api::{self, Answer, Lookup, Refusal, Verdict},
     logins::{Logins, TELL_EVERY},
+    page::{self, Site},
     ports::Ports,
     socket::user_name,
 };
@@ -77,7 +78,9 @@ pub async fn serve_socket(listener: UnixListener, ports: Arc<dyn Ports>) {
 pub async fn serve_tcp(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, ports: Arc<dyn Ports>) {
     let (mut connections, logins) = (JoinSet::new(), Arc::new(Logins::default()));
     let acceptor = tls.map(TlsAcceptor::from);
-    let mut telling = tokio::time::interval(TELL_EVERY);
+    let site = Arc::new(Site::new(acceptor.is_some()));
+    let (mut telling, mut sampling) = (tokio::time::interval(TELL_EVERY), tokio::time::interval(page::SAMPLE_EVERY));
+    sampling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         while connections.len() >= CONNECTIONS_MAX {
             connections.join_next().await;
@@ -90,23 +93,62 @@ pub async fn serve_tcp(listener: TcpListener, tls: Option<Arc<rustls::ServerConf
                 spawn_blocking(move || tell(&logins, &*ports));
                 continue;
             }
+            _ = sampling.tick() => {
+                let (site, ports) = (site.clone(), ports.clone());
+                spawn_blocking(move || site.sample(&*ports));
+                continue;
+            }
         };
         let Ok((stream, peer)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let guest = Guest { client: peer.ip(), logins: logins.clone(), known: Arc::default() };
+        let guest = Guest { client: peer.ip(), logins: logins.clone(), known: Arc::default(), site: site.clone() };
         connections.spawn(serve_guest(stream, acceptor.clone(), guest, ports.clone()));
     }
 }
 
 /// Somebody on the other end of a TCP connection.
 #[derive(Clone)]
-struct Guest {
+pub(super) struct Guest {
     client: IpAddr,
     logins: Arc<Logins>,
     /// A valid token was shown on this connection.
     known: Arc<AtomicBool>,
+    /// The web page.
+    pub(super) site: Arc<Site>,
+}
+
+impl Guest {
+    /// Where it asks from.
+    pub(super) fn origin(&self) -> String {
+        self.client.to_string()
+    }
+
+    /// Its connection may stay.
+    pub(super) fn is_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    /// The caller whose token this is. Wrong ones are counted, and too many of them are not heard.
+    pub(super) fn admit(&self, shown: Option<&[u8]>, ports: &Arc<dyn Ports>) -> Result<Caller, Refusal> {
+        let (tokens, now, metrics) = (ports.tokens(), ports.steady(), ports.metered());
+        if let Some(wait) = self.logins.wait(self.client, tokens.limit(), now) {
+            metrics.admin_refused(AdminRefusal::TooManyFailures).inc();
+            let seconds = HeaderValue::from(wait.as_secs().max(1));
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens came from your address");
+            return Err(refusal.with_header(header::RETRY_AFTER, seconds));
+        }
+        if let Some(token) = shown.and_then(|shown| tokens.find(shown)) {
+            self.is_known();
+            return Ok(token.caller(self.origin()));
+        }
+        self.logins.failed(self.client, tokens.limit(), now);
+        metrics.admin_refused(AdminRefusal::WrongToken).inc();
+        let (logins, ports) = (self.logins.clone(), ports.clone());
+        spawn_blocking(move || tell(&logins, &*ports));
+        Err(unauthorized("the token is not valid"))
+    }
 }
 
 async fn serve_guest(stream: TcpStream, acceptor: Option<TlsAcceptor>, guest: Guest, ports: Arc<dyn Ports>) {
@@ -152,6 +194,11 @@ enum Who {
 }
 
 async fn respond(ports: Arc<dyn Ports>, who: Who, request: Request<Incoming>) -> Answer {
+    if let Who::Guest(guest) = &who
+        && let Some(found) = page::find(request.method(), request.uri().path())
+    {
+        return page::answer(found, ports, guest.clone(), request).await;
+    }
     let lookup = api::find(request.method(), request.uri().path());
     let is_open = match &lookup {
         Lookup::Route(route, _) => route.role == Role::Nobody,
@@ -188,22 +235,7 @@ fn admitted(guest: &Guest, headers: &HeaderMap, ports: &Arc<dyn Ports>) -> Resul
     let Some(shown) = headers.get(header::AUTHORIZATION) else {
         return Ok(Caller::nobody(guest.client.to_string()));
     };
-    let (tokens, now, metrics) = (ports.tokens(), ports.steady(), ports.metered());
-    if let Some(wait) = guest.logins.wait(guest.client, tokens.limit(), now) {
-        metrics.admin_refused(AdminRefusal::TooManyFailures).inc();
-        let seconds = HeaderValue::from(wait.as_secs().max(1));
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens came from your address");
-        return Err(refusal.with_header(header::RETRY_AFTER, seconds));
-    }
-    if let Some(token) = bearer(shown).and_then(|shown| tokens.find(shown)) {
-        guest.known.store(true, Ordering::Relaxed);
-        return Ok(token.caller(guest.client.to_string()));
-    }
-    guest.logins.failed(guest.client, tokens.limit(), now);
-    metrics.admin_refused(AdminRefusal::WrongToken).inc();
-    let (logins, ports) = (guest.logins.clone(), ports.clone());
-    spawn_blocking(move || tell(&logins, &*ports));
-    Err(unauthorized("the token is not valid"))
+    guest.admit(bearer(shown), ports)
 }
 
 /// The token in `Authorization: Bearer TOKEN`.

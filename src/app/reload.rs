@@ -101,7 +101,7 @@ pub(super) fn tokens(settings: &AdminSettings) -> Tokens {
         let scope = Scope::new(token.sources.clone(), token.upstreams.clone());
         Token::new(&token.name, role, scope, token.secret.expose())
     });
-    Tokens::new(tokens.collect(), LoginLimit { count, per })
+    Tokens::new(tokens.collect(), LoginLimit { count, per }).with_session_timeout(settings.session_timeout)
 }
 
 /// What is running now.

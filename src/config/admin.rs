@@ -41,6 +41,7 @@ pub(super) fn read(
     let job_lag = positive(&section, "job_lag", "30s");
     let tls = listen::read_tls(&section);
     let failed_logins = section.pace("failed_logins", "10/m");
+    let session_timeout = positive(&section, "session_timeout", "1h");
     let tokens: Vec<TokenSettings> = section
         .named_sections("token")
         .into_iter()
@@ -73,7 +74,7 @@ pub(super) fn read(
     }
     section.finish();
     let (tls, certificates) = tls.map(|tls| (only_http1(&tls.config), tls.certificates)).unzip();
-    AdminSettings { socket, socket_group, address, job_lag, tls, certificates, failed_logins, tokens }
+    AdminSettings { socket, socket_group, address, job_lag, tls, certificates, failed_logins, session_timeout, tokens }
 }
 
 fn read_token(name: &str, section: Section<'_>, names: &Names<'_>) -> Option<TokenSettings> {

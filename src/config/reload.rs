@@ -125,6 +125,7 @@ impl Config {
             own.renew_from(renewed);
         }
         (self.admin.failed_logins, self.admin.tokens) = (admin.failed_logins, admin.tokens);
+        self.admin.session_timeout = admin.session_timeout;
         self.diagnostics.level = running.diagnostics.level;
         self.diagnostics.format = running.diagnostics.format;
         self.traces.clone_from(&running.traces);

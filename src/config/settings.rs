@@ -113,6 +113,8 @@ pub struct AdminSettings {
     pub(super) certificates: Option<Arc<Certificates>>,
     /// So many wrong tokens a client may show in this time.
     pub failed_logins: (u64, Duration),
+    /// A session of the web page ends so long after its last use.
+    pub session_timeout: Duration,
     /// Who may do what there.
     pub tokens: Vec<TokenSettings>,
 }

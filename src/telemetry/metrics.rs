@@ -262,6 +262,8 @@ pub struct Metrics {
     pub quarantine_bytes: Gauge,
     /// Refused requests that are not in quarantine (any more), by index of [`QuarantineDrop`].
     pub quarantine_drops: [Counter; QuarantineDrop::ALL.len()],
+    /// Sessions of the web page.
+    pub page_sessions: Gauge,
     /// Requests to the admin address that were refused, by index of [`AdminRefusal`].
     pub admin_refusals: [Counter; AdminRefusal::ALL.len()],
 }
@@ -661,13 +663,15 @@ impl Metrics {
     }
 
     /// All sources seen so far, by name.
-    pub(super) fn all_sources(&self) -> Vec<(Box<str>, Arc<SourceMetrics>)> {
+    #[must_use]
+    pub fn all_sources(&self) -> Vec<(Box<str>, Arc<SourceMetrics>)> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         sources.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).collect()
     }
 
     /// All upstreams seen so far, by name; those that were registered at run time together, under `TOPIC/*`.
-    pub(super) fn all_upstreams(&self) -> Vec<(Box<str>, Arc<UpstreamMetrics>)> {
+    #[must_use]
+    pub fn all_upstreams(&self) -> Vec<(Box<str>, Arc<UpstreamMetrics>)> {
         let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).summed();
         upstreams.iter().map(|(name, metrics)| (name.clone(), metrics.clone())).chain(groups).collect()

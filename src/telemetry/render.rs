@@ -147,6 +147,8 @@ impl Metrics {
         for why in AdminRefusal::ALL {
             out.sample(name, &[("reason", why.as_str())], self.admin_refused(why).get());
         }
+        let (name, help) = ("stagepost_page_sessions", "Sessions of the web page that have not ended.");
+        out.single(name, "gauge", help, self.page_sessions.get());
         out.single(
             "stagepost_last_reload_success",
             "gauge",

@@ -35,6 +35,7 @@ mod notices;
 mod operator;
 mod order;
 mod pace;
+mod page;
 mod permission;
 mod plan;
 mod quarantine;

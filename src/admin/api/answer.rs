@@ -69,6 +69,11 @@ impl Refusal {
         Self { header: Some(Box::new((name, value))), ..self }
     }
 
+    /// What is wrong: the status, in words, and more of them.
+    pub(in crate::admin) fn parts(&self) -> (StatusCode, &str, &[String]) {
+        (self.status, &self.title, &self.details)
+    }
+
     /// As an answer.
     pub(in crate::admin) fn answer(self) -> Answer {
         let problem = Problem { status: self.status.as_u16(), title: self.title, details: self.details };

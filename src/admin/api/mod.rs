@@ -29,10 +29,9 @@ use hyper::body::Incoming;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tokio::task::spawn_blocking;
 
-use self::call::variables;
 pub(super) use self::{
     answer::{Answer, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
-    call::Call,
+    call::{Call, variables},
     param::{
         DEAD, DELIVER, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, PROBATION, Param, QUEUE, REVEAL, TRAIL,
         UPSTREAM,

@@ -23,6 +23,7 @@ fn tokens_are_read_with_their_roles_and_limits() {
     ));
     let admin = &loaded.config.admin;
     assert_eq!(admin.failed_logins, (10, Duration::from_secs(60)));
+    assert_eq!(admin.session_timeout, Duration::from_secs(3600));
     let [eyes, ops] = &admin.tokens[..] else { panic!("{}", admin.tokens.len()) };
     assert_eq!((eyes.role, &*eyes.name), (TokenRole::View, "eyes"));
     assert_eq!(eyes.sources.as_deref(), Some(&["app".into()][..]));
@@ -80,6 +81,7 @@ fn tokens_that_protect_nothing_or_reach_nothing_are_refused() {
             "admin.failed_logins: \"never\" is no rate; write a whole number in a second, minute, hour or day, such as \
              \"100/s\" or \"30/m\"",
         ),
+        (format!("{address}\nsession_timeout = '0s'"), "admin.session_timeout: must be longer than zero"),
         (
             "tls = { certificate = 'a.pem', key = 'a.key' }".to_owned(),
             "admin.tls: has no effect without address; add address = \"127.0.0.1:9480\" or remove it",

@@ -1,6 +1,7 @@
 //! Owns what the tests stand on: a running relay, senders, scripted upstreams, certificates, and waiting.
 
 mod authority;
+mod browser;
 mod relay;
 mod sender;
 mod upstream;
@@ -10,6 +11,7 @@ use std::{thread, time::Duration};
 use stagepost::clock::Clock;
 
 pub use authority::{Authority, Identity};
+pub use browser::{Browser, Scripts};
 pub use relay::{BINARY, Output, Relay, cli, cli_with_input};
 pub use sender::{Connection, Request, Response, exchange, sign, signed};
 pub use upstream::{Answer, Received, Upstream};
