@@ -275,6 +275,16 @@ fn throttle(upstream: &Upstream) -> Option<String> {
         Some("rate_headers") => format!(
             "Deliveries are held back by what {name} says about its rate in its answers: the next attempt may begin at {until}."
         ),
+        Some("handshake") => {
+            let said = upstream.handshake.as_deref().unwrap_or("asked");
+            format!(
+                "{name} has not permitted deliveries (handshake {said}): nothing is sent and no attempt is spent; it is asked \
+                 again at {until}, and at a reload."
+            )
+        }
+        Some("allowed_rate") => {
+            format!("Deliveries are held back by the rate that {name} permitted in its handshake until {until}.")
+        }
         _ => format!("Deliveries are held back by the rate of {name} until {until}."),
     })
 }
@@ -343,11 +353,14 @@ mod tests {
             ("rate", "held back by the rate of billing until"),
             ("rate_headers", "what billing says about its rate"),
             ("retry_after", "billing asked for a pause until"),
+            ("handshake", "billing has not permitted deliveries (handshake refused: it answered 403)"),
+            ("allowed_rate", "the rate that billing permitted"),
         ] {
             let upstream = Upstream {
                 name: "billing".into(),
                 throttled_until: Some(due),
                 throttled_by: Some(by.into()),
+                handshake: Some("refused: it answered 403".into()),
                 ..Upstream::default()
             };
             let status = Status { upstreams: vec![upstream], ..Status::default() };

@@ -399,6 +399,7 @@ impl Instance {
                     .and_then(|breaker| breaker.throttled)
                     .map(|(_, until)| self.running.clock.now().after(until.since(now))),
                 throttled_by: breaker.and_then(|breaker| breaker.throttled).map(|(by, _)| by.as_str().into()),
+                handshake: breaker.and_then(|breaker| breaker.handshake.as_deref()).map(str::to_owned),
                 targets: breaker.map_or_else(Vec::new, |breaker| {
                     breaker.targets.iter().map(|target| self.target(target, now)).collect()
                 }),

@@ -96,7 +96,10 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
             (Some(fault), Some(until)) => {
                 escaped(&format!("{} (rehearsal of {fault} until {until})", upstream.breaker))
             }
-            _ => escaped(&upstream.breaker),
+            _ => match upstream.handshake.as_deref().filter(|said| *said != "granted") {
+                Some(said) => escaped(&format!("{} (handshake {said})", upstream.breaker)),
+                None => escaped(&upstream.breaker),
+            },
         },
         upstream.pending.to_string(),
         upstream.held.to_string(),

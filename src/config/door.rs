@@ -187,9 +187,18 @@ fn first_secret(section: &Section<'_>) -> Option<Secret> {
 
 /// A DNS name, as the senders of CloudEvents name themselves, or `*` for all.
 fn origin(text: &str) -> Result<Box<str>, String> {
+    if text == "*" {
+        return Ok(text.into());
+    }
+    name(text)
+        .map_err(|_| format!("\"{text}\" is no origin; write a name such as \"eventgrid.azure.net\", or \"*\" for any"))
+}
+
+/// A DNS name, in lower case, as senders of CloudEvents name themselves.
+pub(super) fn name(text: &str) -> Result<Box<str>, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
-    if text != "*" && !text.bytes().all(fits) {
-        return Err(format!("\"{text}\" is no origin; write a name such as \"eventgrid.azure.net\", or \"*\" for any"));
+    if text.is_empty() || !text.bytes().all(fits) {
+        return Err(format!("\"{text}\" is no name; write one such as \"hooks.example.com\""));
     }
     Ok(text.to_ascii_lowercase().into())
 }

@@ -128,6 +128,10 @@ pub(super) fn http(
     if batch.is_some() {
         sink::check_alone(section);
     }
+    let is_asked = cloudevents.as_ref().is_some_and(|policy| policy.handshake.is_some());
+    if is_asked && headers.iter().any(|(name, _)| name == http::header::ORIGIN) {
+        section.problem("headers", "Origin is set by the handshake; write cloudevents.origin in its place");
+    }
     let tls = match tls {
         Some(loaded) => Some(Arc::new(loaded?)),
         None => None,

@@ -36,7 +36,13 @@ impl Draft<'_> {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let is_one = self.form == BodyForm::Original && essence.starts_with("application/cloudevents");
-        if self.method.is_safe() || is_one {
+        if self.method.is_safe() {
+            return Ok(());
+        }
+        // The specification of the handshake wants it in every request that the permission is for.
+        let origin = policy.handshake.as_ref().map(|handshake| (header::ORIGIN, Some(handshake.origin.clone())));
+        if is_one {
+            self.dress.extend(origin);
             return Ok(());
         }
         let attributes = self.attributes(policy, subject, &headers);
@@ -52,6 +58,7 @@ impl Draft<'_> {
                 self.form = BodyForm::Text;
             }
         }
+        self.dress.extend(origin);
         Ok(())
     }
 

@@ -30,8 +30,10 @@ pub(crate) struct Gates {
     pub(crate) queue: VecDeque<Job>,
     /// Attempts under way.
     pub(crate) in_flight: usize,
-    /// Every target is drained.
+    /// Every target is drained, or nothing is permitted.
     pub(crate) stopped: bool,
+    /// The upstream has not permitted deliveries; it is asked again then (steady time).
+    pub(crate) unpermitted: Option<Timestamp>,
     /// The upstream asked for a pause until then (steady time).
     asked_pause: Option<Timestamp>,
     /// Deliveries that died of what may yet turn out to be a broken endpoint; at most the policy's `failures`.
@@ -97,7 +99,7 @@ pub(crate) struct Observed {
 }
 
 impl Gates {
-    /// All open; a rate has no token yet.
+    /// All open, unless the upstream must be asked for its permission; a rate has no token yet.
     pub(crate) fn new(upstream: Option<&Upstream>, now: Now) -> Self {
         let mut pace = Pace::default();
         if let Some(upstream) = upstream {
@@ -107,7 +109,8 @@ impl Gates {
             breaker: Breaker::new(now.time),
             queue: VecDeque::new(),
             in_flight: 0,
-            stopped: false,
+            stopped: upstream.is_some_and(|upstream| upstream.handshake().is_some()),
+            unpermitted: None,
             asked_pause: None,
             evidence: VecDeque::new(),
             told: None,
@@ -260,6 +263,9 @@ impl Gates {
 
     /// What keeps jobs from their attempts besides the breaker, and until when (steady time).
     pub(crate) fn throttled(&self, now: Now) -> Option<(Throttle, Timestamp)> {
+        if let Some(until) = self.unpermitted {
+            return Some((Throttle::Handshake, until.max(now.time)));
+        }
         if let Some(until) = self.asked_pause {
             return Some((Throttle::RetryAfter, until));
         }

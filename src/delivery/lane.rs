@@ -21,6 +21,7 @@ use super::{
     BreakerState, BreakerView, Env, Signals,
     client::Shared,
     gates::{Admitted, Gates, Now},
+    handshake::Handshake,
     names::Names,
     rehearse::Rehearsal,
     request::LargeBodies,
@@ -54,6 +55,8 @@ pub(crate) struct Lane {
     pub(super) files: Arc<Files>,
     /// The targets, if there are several.
     pub(super) balancer: Arc<Balancer>,
+    /// The upstream's permission, if it must be asked for.
+    pub(super) handshake: Handshake,
     pub(crate) large_bodies: LargeBodies,
     pub(crate) proxied: Arc<tokio::sync::Semaphore>,
     /// Settlements that the log refused and that are offered again.
@@ -128,6 +131,7 @@ impl Lane {
             retired: Mutex::new(false),
             protocol: Shared::new(names.clone()),
             balancer: Arc::new(Balancer::new(names.clone())),
+            handshake: Handshake::default(),
             names,
             large_bodies: LargeBodies::default(),
             proxied: Arc::new(tokio::sync::Semaphore::new(PROXIED_MAX)),
@@ -137,7 +141,7 @@ impl Lane {
             env,
         });
         // Whatever was remembered of a breaker before this lane: this one is closed.
-        lane.env.signals.paused(&lane.name, false);
+        lane.env.signals.paused(&lane.name, lock(&lane.hall).gates.stopped);
         shard.spawn(lane.clone().run());
         lane
     }
@@ -209,6 +213,7 @@ impl Lane {
             rate: gates.pace.per_second(now.elapsed),
             throttled: gates.throttled(now),
             targets: self.balancer.views(now.time),
+            handshake: self.handshake.words(),
             rehearsal: self.rehearsal.load().as_ref().map(|rehearsal| (rehearsal.fault, rehearsal.until)),
         }
     }
@@ -245,6 +250,7 @@ impl Lane {
             let resting = std::mem::take(&mut hall.resting);
             drop(hall);
             self.balancer.retire();
+            self.handshake.retire();
             resting.iter().for_each(|desk| desk.bell.notify_one());
             self.more.notify_one();
             self.give_back(returned);
@@ -253,8 +259,12 @@ impl Lane {
         let back = self.balance(upstream, now.time);
         let concurrency = upstream.concurrency;
         hall.gates.pace.configure(&upstream.pace, now.elapsed);
+        let permission = self.permission(upstream);
+        hall.gates.pace.permit(permission.rate, now.elapsed);
+        hall.gates.unpermitted = permission.missing_until;
         hall.gates.tick(now);
-        let stopped = upstream.targets.is_some() && self.balancer.is_drained();
+        let is_drained = upstream.targets.is_some() && self.balancer.is_drained();
+        let stopped = is_drained || permission.missing_until.is_some();
         let has_changed = std::mem::replace(&mut hall.gates.stopped, stopped) != stopped;
         let is_paused = stopped || hall.gates.breaker.state() != BreakerState::Closed;
         let batches = upstream.batch.is_some();

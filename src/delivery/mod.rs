@@ -19,6 +19,7 @@ mod cloudevents;
 mod connection;
 mod export;
 mod gates;
+mod handshake;
 mod headers;
 mod lane;
 mod names;
@@ -103,7 +104,7 @@ pub struct Deps {
 /// What the engine tells the agenda. Called from the shards; must not block.
 pub trait Signals: Send + Sync {
     /// How many jobs of this upstream the engine takes from now on (dispatched and not yet settled or returned): 0
-    /// while the breaker is open or the upstream asked for a pause, 1 for the half-open probe, doubling after that.
+    /// while the breaker is open, the upstream asked for a pause or has not permitted anything, 1 for the half-open probe, doubling after that.
     fn window(&self, upstream: &str, window: usize);
     /// A job is given back without an attempt: the gates closed, the upstream is gone, the engine drains.
     fn returned(&self, event: Seq, upstream: &str);
@@ -135,6 +136,8 @@ pub struct BreakerView {
     pub throttled: Option<(Throttle, Timestamp)>,
     /// Its targets, if it has several.
     pub targets: Vec<TargetView>,
+    /// What it said when it was asked for its permission, if it must be asked.
+    pub handshake: Option<Arc<str>>,
     /// How attempts fail in a rehearsal, and until when (steady time).
     pub rehearsal: Option<(Fault, Timestamp)>,
 }

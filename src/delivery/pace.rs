@@ -1,8 +1,8 @@
-//! Owns the pace of one upstream: the configured rate, what its answers allow, and the number of attempts at once where
-//! that adapts.
+//! Owns the pace of one upstream: the configured rate, the one it permitted, what its answers allow, and the number of
+//! attempts at once where that adapts.
 //!
 //! Promises that an attempt begins only if all of them let it, that a reload keeps what was used up, and that an
-//! upstream without any of these costs a look at three options. Pure: time is an argument.
+//! upstream without any of these costs a look at four options. Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    routing::{self, RateHeaders, Upstream, waiting},
+    routing::{self, PaceRate, RateHeaders, Upstream, waiting},
 };
 
 /// What holds an upstream back for a while; the words are those of `status --json`.
@@ -30,6 +30,10 @@ pub enum Throttle {
     RateHeaders,
     /// It asked for a pause (`Retry-After`).
     RetryAfter,
+    /// It has not permitted deliveries (yet).
+    Handshake,
+    /// The rate that it permitted.
+    AllowedRate,
 }
 
 impl Throttle {
@@ -40,6 +44,8 @@ impl Throttle {
             Self::Rate => "rate",
             Self::RateHeaders => "rate_headers",
             Self::RetryAfter => "retry_after",
+            Self::Handshake => "handshake",
+            Self::AllowedRate => "allowed_rate",
         }
     }
 }
@@ -93,6 +99,8 @@ impl News {
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     rate: Option<Bucket>,
+    /// What the handshake permitted.
+    permitted: Option<Bucket>,
     allowance: Option<Allowance>,
     adapt: Option<Adapt>,
     /// Attempts under way that the last window allowed for.
@@ -102,11 +110,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// Goes on by these settings. A rate that is new begins without a token.
     pub(crate) fn configure(&mut self, policy: &routing::Pace, now: Duration) {
-        match (&mut self.rate, policy.rate) {
-            (Some(bucket), Some(rate)) if bucket.rate() == rate => {}
-            (Some(bucket), Some(rate)) => bucket.change(rate, now),
-            (before, rate) => *before = rate.map(|rate| Bucket::empty(rate, now)),
-        }
+        go_on(&mut self.rate, policy.rate, now);
         match (&mut self.adapt, policy.least) {
             (Some(adapt), Some(least)) => adapt.set_least(least),
             (before, least) => *before = least.map(|least| Adapt::new(least, now)),
@@ -116,9 +120,14 @@ impl Pace {
         }
     }
 
+    /// Goes on by the rate that the upstream permitted; None: any.
+    pub(crate) fn permit(&mut self, rate: Option<PaceRate>, now: Duration) {
+        go_on(&mut self.permitted, rate, now);
+    }
+
     /// Nothing but the concurrency bounds it, and that does not adapt.
     pub(crate) fn is_fixed(&self) -> bool {
-        self.rate.is_none() && self.allowance.is_none() && self.adapt.is_none()
+        self.rate.is_none() && self.permitted.is_none() && self.allowance.is_none() && self.adapt.is_none()
     }
 
     /// Attempts at once.
@@ -129,14 +138,15 @@ impl Pace {
     /// What keeps the next attempt from beginning now, and until when: [`Duration::MAX`] until an attempt ends.
     pub(crate) fn throttle(&self, in_flight: usize, now: Duration) -> Option<(Throttle, Duration)> {
         let rate = self.rate.as_ref().map(|bucket| (Throttle::Rate, bucket.next(now)));
+        let permitted = self.permitted.as_ref().map(|bucket| (Throttle::AllowedRate, bucket.next(now)));
         let told = self.allowance.as_ref().map(|told| (Throttle::RateHeaders, told.next(in_flight, now)));
-        let latest = rate.into_iter().chain(told).max_by_key(|(_, until)| *until);
+        let latest = rate.into_iter().chain(permitted).chain(told).max_by_key(|(_, until)| *until);
         latest.filter(|(_, until)| *until > now)
     }
 
     /// Lets an attempt begin, if the rates do.
     pub(crate) fn take(&mut self, in_flight: usize, now: Duration) -> bool {
-        if self.rate.is_none() && self.allowance.is_none() {
+        if self.rate.is_none() && self.permitted.is_none() && self.allowance.is_none() {
             return true;
         }
         if self.throttle(in_flight, now).is_some() {
@@ -145,12 +155,13 @@ impl Pace {
         if let Some(told) = &mut self.allowance {
             told.take(now);
         }
-        self.rate.as_mut().is_none_or(|bucket| bucket.take(now))
+        let mut buckets = self.permitted.iter_mut().chain(&mut self.rate);
+        buckets.all(|bucket| bucket.take(now))
     }
 
     /// An attempt that was let begin sent nothing.
     pub(crate) fn put_back(&mut self, now: Duration) {
-        if let Some(bucket) = &mut self.rate {
+        for bucket in self.permitted.iter_mut().chain(&mut self.rate) {
             bucket.put_back(now);
         }
         if let Some(told) = &mut self.allowance {
@@ -184,9 +195,9 @@ impl Pace {
 
     /// Attempts a second, if anything bounds them.
     pub(crate) fn per_second(&self, now: Duration) -> Option<f64> {
-        let rate = self.rate.as_ref().map(|bucket| bucket.rate().per_second());
+        let rates = self.rate.iter().chain(&self.permitted).map(|bucket| bucket.rate().per_second());
         let told = self.allowance.as_ref().map(|told| told.per_second(now));
-        rate.into_iter().chain(told).reduce(f64::min)
+        rates.chain(told).reduce(f64::min)
     }
 
     /// Jobs that the engine takes from the agenda, of which an attempt holds so many: those that have room at so many
@@ -201,5 +212,14 @@ impl Pace {
             self.room = in_flight.next_multiple_of(step);
         }
         window.min(waiting.saturating_add(self.room).saturating_mul(events_each))
+    }
+}
+
+/// Goes on at another rate, or at none. One that is new begins without a token.
+fn go_on(bucket: &mut Option<Bucket>, rate: Option<PaceRate>, now: Duration) {
+    match (bucket, rate) {
+        (Some(bucket), Some(rate)) if bucket.rate() == rate => {}
+        (Some(bucket), Some(rate)) => bucket.change(rate, now),
+        (before, rate) => *before = rate.map(|rate| Bucket::empty(rate, now)),
     }
 }

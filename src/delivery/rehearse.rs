@@ -92,9 +92,12 @@ impl Lane {
     }
 
     fn recover_from_rehearsal(&self, now: Timestamp) {
-        lock(&self.hall).gates.forget(now);
+        let mut hall = lock(&self.hall);
+        hall.gates.forget(now);
+        let stopped = hall.gates.stopped;
+        drop(hall);
         tracing::info!(upstream = &*self.name, "the rehearsal is over");
-        self.signal(|signals| signals.paused(&self.name, false));
+        self.signal(|signals| signals.paused(&self.name, stopped));
     }
 
     /// Marks what a rehearsed attempt says.

@@ -294,6 +294,28 @@ pub(super) fn authority(uri: &Uri) -> String {
     }
 }
 
+/// The path of requests that are about the upstream rather than about one event.
+pub(super) fn own_path(upstream: &Upstream) -> String {
+    let base = match &upstream.target {
+        Target::Http(uri) | Target::Https(uri) => uri.path(),
+        Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_) => "/",
+    };
+    match &upstream.path.path {
+        Some(_) => upstream.path.apply(base, ""),
+        None => base.to_owned(),
+    }
+}
+
+/// Their `Host`.
+pub(super) fn own_host(upstream: &Upstream) -> HeaderValue {
+    const LOCAL: HeaderValue = HeaderValue::from_static("localhost");
+    match (&upstream.host, &upstream.target) {
+        (HostPolicy::Name(name), _) => name.clone(),
+        (_, Target::Http(uri) | Target::Https(uri)) => HeaderValue::from_str(&authority(uri)).unwrap_or(LOCAL),
+        (_, Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_)) => LOCAL,
+    }
+}
+
 /// Path and query in origin form.
 fn target(event: &Event, upstream: &Upstream, route: Option<&Route>) -> Bytes {
     let base = match &upstream.target {

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-/// Round trips that are judged together …
-const SAMPLES: usize = 64;
+/// Round trips that are judged together: with half as many, answers that take any time look now and then as if they
+/// waited …
+const SAMPLES: usize = 128;
 /// … and at least so many while those at little load are measured.
 const MEASURED: usize = 24;
 /// Between two looks at whether the round trip at little load has become longer, and at least so many means.

@@ -1,5 +1,7 @@
 //! Owns how events become CloudEvents on the way to an upstream.
 
+use http::HeaderValue;
+
 use crate::expr::Expr;
 
 /// The type of an event whose source knows none, unless the configuration says.
@@ -16,6 +18,15 @@ pub struct CloudEvents {
     pub default_type: Box<str>,
     /// Gives the subject; an error or what is no scalar gives none.
     pub subject: Option<Expr>,
+    /// Nothing is sent before the upstream has permitted it; None: it is not asked.
+    pub handshake: Option<Handshake>,
+}
+
+/// How an upstream is asked whether it wants events (HTTP 1.1 Web Hooks for Event Delivery, section 4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// Who asks: a DNS name, in lower case. Each request carries it as `Origin`.
+    pub origin: HeaderValue,
 }
 
 /// Where the attributes of a CloudEvent stand.

@@ -38,7 +38,7 @@ pub use cache::CachePolicy;
 pub use chain::{NotifyPolicy, PublishPolicy, ShadowPolicy};
 pub use challenge::{Challenge, ChallengeRule};
 pub use changes::{Changes, Conflict};
-pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode};
+pub use cloudevents::{CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode, Handshake};
 pub use failure::{Accept, AnswerPolicy, FAILURE_ROWS_MAX, FailureAction, FailureRow, FailureSet, NoAnswer};
 pub use guard::{Certificate, CertificateRule, Guard};
 pub use limits::{LoopRule, Over, Rate, TenantKey, TenantLimit, TenantRule};

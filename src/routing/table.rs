@@ -6,10 +6,10 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, sync::Arc, time:
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
-    AnswerPolicy, BatchPolicy, BreakerPolicy, CachePolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, HeaderEdit,
-    HostPolicy, ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit, PathPattern,
-    Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets, TenantRule,
-    Topic, TurnPolicy, Types, UpgradePolicy, WaitPolicy,
+    AnswerPolicy, BatchPolicy, BreakerPolicy, CachePolicy, ChallengeRule, CloudEvents, FilePolicy, Guard, Handshake,
+    HeaderEdit, HostPolicy, ItemRule, Lookup, LoopRule, Numbering, ObjectPolicy, OrderPolicy, Pace, PathEdit,
+    PathPattern, Priority, QuarantinePolicy, Rate, Reply, RetryPolicy, SchemaRule, SignPolicy, SplitRule, Targets,
+    TenantRule, Topic, TurnPolicy, Types, UpgradePolicy, WaitPolicy,
     index::{self, Index},
 };
 use crate::{
@@ -337,6 +337,12 @@ impl Upstream {
             notify: None,
             shadow: None,
         }
+    }
+
+    /// How it is asked for its permission; None: it is not.
+    #[must_use]
+    pub fn handshake(&self) -> Option<&Handshake> {
+        self.cloudevents.as_ref()?.handshake.as_ref()
     }
 }
 

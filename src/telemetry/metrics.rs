@@ -516,6 +516,10 @@ pub struct UpstreamMetrics {
     rate_limit: Gauge,
     /// 1 if jobs wait for the rate, for what the upstream allows or for the end of a pause that it asked for.
     pub throttled: Gauge,
+    /// Handshakes by what came of them: see [`HANDSHAKES`].
+    pub handshakes: [Counter; HANDSHAKES.len()],
+    /// 2 if the upstream permits deliveries, 1 if it has not, 0 if it is not asked.
+    pub permitted: Gauge,
     /// Outcomes of attempts that the log refused, each time it did.
     pub settlements_refused: Counter,
     /// Attempts that dialled nothing, because the guard takes none of the upstream's addresses.
@@ -543,6 +547,9 @@ pub struct UpstreamMetrics {
     /// Attempts that went to another target because the first could not be connected to.
     pub failovers: Counter,
 }
+
+/// What comes of asking an upstream for its permission, in the order of [`UpstreamMetrics::handshakes`].
+pub const HANDSHAKES: [&str; 3] = ["granted", "refused", "unanswered"];
 
 /// Metrics of one of several targets of an upstream; resolve once, keep the handle.
 #[derive(Default)]

@@ -15,9 +15,9 @@ mod upgrade;
 
 pub use cache::{CacheMetrics, CacheResult};
 pub use metrics::{
-    ALERT_RULES, ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, Histogram,
-    Latency, Metrics, NOTICES, OVER, QuarantineDrop, RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale, ShadowMetrics,
-    SourceMetrics, TargetMetrics, TopicMetrics, UpstreamMetrics,
+    ALERT_RULES, ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, HANDSHAKES,
+    Histogram, Latency, Metrics, NOTICES, OVER, QuarantineDrop, RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale,
+    ShadowMetrics, SourceMetrics, TargetMetrics, TopicMetrics, UpstreamMetrics,
 };
 pub use trace::{Span, SpanKind, Standing, Stretch, Text as SpanText, Traces};
 pub use upgrade::UpgradeMetrics;

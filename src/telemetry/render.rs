@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, Histogram, Metrics, NOTICES, OVER, QuarantineDrop,
+    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, HANDSHAKES, Histogram, Metrics, NOTICES, OVER, QuarantineDrop,
     RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale, SourceMetrics, TargetMetrics, UpstreamMetrics,
 };
 use crate::event::Outcome;
@@ -348,6 +348,7 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
     }
     targets(out, all);
     ordered(out, all);
+    handshakes(out, all);
     out.family("stagepost_rate_limit", "gauge", "Attempts that may begin in a second, where anything bounds them.");
     for (upstream, metrics) in all {
         if let Some(rate) = metrics.rate_limit() {
@@ -359,6 +360,23 @@ fn upstreams(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
         for (reason, count) in metrics.dead.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             out.sample("stagepost_dead", &[("upstream", upstream), ("reason", reason)], count);
         }
+    }
+}
+
+/// Of upstreams that are asked for their permission.
+fn handshakes(out: &mut Text, all: &[(Box<str>, Arc<UpstreamMetrics>)]) {
+    let asked = || all.iter().filter(|(_, metrics)| metrics.permitted.get() > 0);
+    let name = "stagepost_handshakes_total";
+    out.family(name, "counter", "Times that the upstream was asked for its permission, by what came of it.");
+    for (upstream, metrics) in asked() {
+        for (result, count) in HANDSHAKES.iter().zip(&metrics.handshakes) {
+            out.sample(name, &[("upstream", upstream), ("result", result)], count.get());
+        }
+    }
+    let name = "stagepost_handshake_permitted";
+    out.family(name, "gauge", "1 if the upstream permits deliveries, 0 if it has not.");
+    for (upstream, metrics) in asked() {
+        out.sample(name, &[("upstream", upstream)], metrics.permitted.get() - 1);
     }
 }
 
@@ -514,6 +532,8 @@ mod tests {
         upstream.breaker_state.set(2);
         upstream.concurrency_limit.set(12);
         upstream.set_rate_limit(Some(0.5));
+        upstream.handshakes[1].inc();
+        upstream.permitted.set(1);
         let target = upstream.target("http://a:1/base");
         target.up.set(1);
         target.in_flight.set(3);

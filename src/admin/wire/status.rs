@@ -79,8 +79,8 @@ pub struct Upstream {
     /// Deliveries wait until then …
     #[serde(default)]
     pub throttled_until: Option<Timestamp>,
-    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says) or `retry_after` (it asked for a
-    /// pause).
+    /// … because of `rate` (the configuration), `rate_headers` (what the upstream says), `retry_after` (it asked for a
+    /// pause), `handshake` (it has not permitted deliveries; it is asked again then) or `allowed_rate` (what it permitted).
     #[serde(default)]
     pub throttled_by: Option<String>,
     /// Its targets, if it has several.
@@ -92,6 +92,10 @@ pub struct Upstream {
     /// The upstreams that get copies of what it answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shadows: Vec<String>,
+    /// What came of asking it for its permission: `granted`, `asked`, or `refused` or `unanswered` with the reason behind
+    /// a colon. Absent if it need not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<String>,
     /// How attempts fail in a rehearsal: a status, `hang` or `reset`. Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehearsal: Option<String>,

@@ -30,6 +30,7 @@ fn every_form_loads_and_its_effective_form_loads_again() {
         ("sign = 'none'", false),
         ("cloudevents = 'structured'", false),
         ("cloudevents = { mode = 'binary', source = '/shop', type = 'order', subject = '.id' }", false),
+        ("cloudevents = { mode = 'binary', handshake = true, origin = 'Hooks.Example.com' }", false),
         ("sign = { secrets = ['file:key', 'file:raw'] }", true),
         (
             "sign = { secrets = ['file:raw'], header = 'X-S', template = '{timestamp}.{body}', prefix = 'sha256=', encoding = 'base64', \
@@ -82,6 +83,22 @@ fn what_can_not_work_is_refused_with_its_key_and_the_remedy() {
             "upstream.u.cloudevents.source: is no URI; write one without spaces",
         ),
         ("cloudevents = { mode = 'binary', subject = '.[' }", "upstream.u.cloudevents.subject: is no valid jq"),
+        (
+            "cloudevents = { mode = 'binary', handshake = 'yes' }",
+            "upstream.u.cloudevents.handshake: takes true or false, not a string",
+        ),
+        (
+            "cloudevents = { mode = 'binary', origin = 'hooks.example.com' }",
+            "upstream.u.cloudevents.origin: has no effect without handshake = true; add that or remove it",
+        ),
+        (
+            "cloudevents = { mode = 'binary', handshake = true, origin = 'https://hooks.example.com' }",
+            "upstream.u.cloudevents.origin: \"https://hooks.example.com\" is no name; write one such as \"hooks.example.com\"",
+        ),
+        (
+            "cloudevents = { mode = 'binary', handshake = true, origin = 'a' }\nheaders = { Origin = 'b' }",
+            "upstream.u.headers: Origin is set by the handshake; write cloudevents.origin in its place",
+        ),
         ("sign = { secrets = ['file:key'], key = 1 }", "upstream.u.sign.key: unknown key"),
     ] {
         let said = refused(form);
@@ -119,4 +136,27 @@ fn a_raw_secret_for_standard_webhooks_is_pointed_out() {
     let (loaded, directory) = loaded_with("sign = { secrets = ['file:raw'] }", "").ok().unwrap();
     let said = directory.messages(&loaded.warnings).join("\n");
     assert!(said.contains("upstream.u.sign.secrets: the secret file:raw does not begin with whsec_"), "{said}");
+}
+
+#[test]
+fn who_asks_for_a_permission_is_written_or_the_machine_and_asks_one_url() {
+    let origin = |form: &str| {
+        let (loaded, _directory) = loaded_with(form, "").unwrap_or_else(|(problems, _)| panic!("{problems}"));
+        let handshake = loaded.table.upstreams["u"].handshake().cloned();
+        handshake.map(|handshake| handshake.origin.to_str().unwrap().to_owned())
+    };
+    assert_eq!(origin("cloudevents = 'binary'"), None);
+    assert_eq!(origin("cloudevents = { mode = 'binary', handshake = false }"), None);
+    let written = "cloudevents = { mode = 'binary', handshake = true, origin = 'Hooks.Example.com' }";
+    assert_eq!(origin(written).as_deref(), Some("hooks.example.com"));
+    let machine = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    assert_eq!(origin("cloudevents = { mode = 'structured', handshake = true }"), Some(machine));
+    let several = "[[listen]]\naddress = '127.0.0.1:1'\n[upstream.u]\nurl = ['http://a', 'http://b']\n\
+                   cloudevents = { mode = 'binary', handshake = true, origin = 'a' }\n";
+    let directory = Directory::with(several);
+    let said = directory.messages(&directory.load().err().unwrap().0).join("\n");
+    assert!(
+        said.contains("upstream.u.cloudevents.handshake: asks one url for its permission; write one url"),
+        "{said}"
+    );
 }

@@ -12,7 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::Item;
 use crate::{
-    delivery::{client::MakeRequest, request::authority},
+    delivery::{
+        client::MakeRequest,
+        request::{authority, own_path},
+    },
     routing::{BatchFormat, HostPolicy, Target, Upstream},
 };
 
@@ -39,14 +42,7 @@ impl<'a> Post<'a> {
             hash.update(job.new_keys.to_be_bytes());
         }
         let key = format!("{}-{}", hex::encode(hash.finalize()), upstream.name);
-        let base = match &upstream.target {
-            Target::Http(uri) | Target::Https(uri) => uri.path(),
-            Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_) => "/",
-        };
-        let path = match &upstream.path.path {
-            Some(_) => upstream.path.apply(base, ""),
-            None => base.to_owned(),
-        };
+        let path = own_path(upstream);
         let body = body(group, format);
         Self { upstream, items: group.len(), key, format, path, body }
     }

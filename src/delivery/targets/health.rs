@@ -16,10 +16,10 @@ use crate::{
     delivery::{
         client::{Client, MakeRequest, Shared},
         names::Names,
-        request::authority,
+        request::own_host,
     },
     jitter::Jitter,
-    routing::{HealthCheck, HostPolicy, Member, Target, Targets, Upstream},
+    routing::{HealthCheck, Member, Targets, Upstream},
 };
 
 /// What is said of whoever asks.
@@ -74,15 +74,7 @@ impl Probe {
         let mut upstream = Upstream::clone(&member.upstream);
         (upstream.timeout, upstream.idle_timeout) = (policy.timeout, policy.timeout);
         upstream.connect_timeout = upstream.connect_timeout.min(policy.timeout);
-        let host = match (&upstream.host, &upstream.target) {
-            (HostPolicy::Name(name), _) => name.clone(),
-            (_, Target::Http(uri) | Target::Https(uri)) => {
-                HeaderValue::from_str(&authority(uri)).unwrap_or(HeaderValue::from_static("localhost"))
-            }
-            (_, Target::Unix(_) | Target::File(_) | Target::Objects(_) | Target::Command(_)) => {
-                HeaderValue::from_static("localhost")
-            }
-        };
+        let host = own_host(&upstream);
         Self { upstream: Arc::new(upstream), path: policy.path.clone(), host }
     }
 

@@ -5,6 +5,7 @@ mod batches;
 mod exchange;
 mod gates;
 mod guarded;
+mod handshake;
 mod names;
 mod paced;
 mod protocols;

@@ -28,7 +28,10 @@ use crate::{
         Append, AppendError, Appended, DedupeKey, Entry, Follower, Kind, Log, LogStats, ReadError,
         entry::{Attempted, decode_attempted},
     },
-    routing::{BreakerPolicy, Limits, Live, RetryPolicy, Route, Schedule, Table, TableParts, Target, Upstream},
+    routing::{
+        BreakerPolicy, CLOUDEVENT_TYPE, CloudEvents, CloudEventsMode, Handshake, Limits, Live, RetryPolicy, Route,
+        Schedule, Table, TableParts, Target, Upstream,
+    },
     telemetry::Metrics,
 };
 
@@ -267,6 +270,17 @@ pub(crate) fn upstream(name: &str, target: Target) -> Upstream {
         breaker: BreakerPolicy { failures: 5, error_rate: None, cool_down: Duration::from_secs(3600) },
         concurrency: 8,
         ..Upstream::new(name, target)
+    }
+}
+
+/// What an upstream that gets CloudEvents in binary mode has.
+pub(crate) fn cloudevents(handshake: Option<Handshake>) -> CloudEvents {
+    CloudEvents {
+        mode: CloudEventsMode::Binary,
+        source: None,
+        default_type: CLOUDEVENT_TYPE.into(),
+        subject: None,
+        handshake,
     }
 }
 
