@@ -200,6 +200,9 @@ fn rule(reason: &str) -> Option<&'static str> {
         }
         "subscriber_disabled" => "Its subscriber failed for too long and was disabled.",
         "address_refused" => "The `guard` of the upstream decided that: only public addresses are dialled.",
+        "unpublishable" => {
+            "The `publish` of the upstream decided that: an answer becomes an event whole, at most `max_reply`."
+        }
         "unwritable" => "The file or object of the upstream could not be written.",
         "rehearsal" => "A rehearsal decided that: nothing was sent.",
         _ => return None,
