@@ -162,7 +162,8 @@ impl Gate {
             self.take_room(doors, source)?;
         }
         let hops = tenant::hops(&head.headers);
-        let signed = limits::signed_id(table, &head.headers);
+        // Boxed: it is rare, and every request would have room for it.
+        let signed = limits::signed_id(table, &head.headers).map(Box::new);
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
         let proxy = caller.proxy(&table.limits.trusted_proxies).map(Box::new);
         let mut body = received.into_memory().await?;
@@ -185,7 +186,7 @@ impl Gate {
             let input =
                 Ask { head, body: &whole, captures: &captures, source, received_at, now: received_at, item: None };
             // Boxed, as is the pool below: what is rare does not make the future of every request larger.
-            admitted.extras = Box::pin(self.relayed(doors, &input, hops, signed)).await;
+            admitted.extras = Box::pin(self.relayed(doors, &input, hops, signed.map(|id| *id))).await;
         }
         if is_safe(&head.method) {
             if admitted.is_cut() {
