@@ -5,6 +5,7 @@
 //! from outside can't break out of its line of diagnostics. Deliberately absent: pushing metrics anywhere.
 
 mod cache;
+mod count;
 pub mod diagnostics;
 mod groups;
 mod metrics;
@@ -14,10 +15,11 @@ mod trace;
 mod upgrade;
 
 pub use cache::{CacheMetrics, CacheResult};
+pub use count::{BUCKETS_COUNT, BUCKETS_US, Count, Counter, Gauge, Histogram, Latency, Scale};
 pub use metrics::{
-    ALERT_RULES, ANSWERED, AdminRefusal, BUCKETS_COUNT, BUCKETS_US, BUDGET_LEVELS, Count, Counter, Gauge, HANDSHAKES,
-    Histogram, Latency, Metrics, NOTICES, OVER, QuarantineDrop, RequestResult, SHADOWED, SUBSCRIBER_STATES, Scale,
-    ShadowMetrics, SourceMetrics, TargetMetrics, TopicMetrics, UpstreamMetrics,
+    ALERT_RULES, ANSWERED, AdminRefusal, BUDGET_LEVELS, HANDSHAKES, Metrics, NOTICES, OVER, QuarantineDrop,
+    RequestResult, SHADOWED, SUBSCRIBER_STATES, ShadowMetrics, SourceMetrics, TargetMetrics, TopicMetrics,
+    UpstreamMetrics,
 };
 pub use trace::{Span, SpanKind, Standing, Stretch, Text as SpanText, Traces};
 pub use upgrade::UpgradeMetrics;
