@@ -1,4 +1,4 @@
-//! Owns the drills on the operator's own machine: [`bench`], how fast its disk makes requests durable, and [`torture`],
+//! Owns the drills on the operator's own machine: [`mod@bench`], how fast its disk makes requests durable, and [`torture`],
 //! whether anything acknowledged is lost when the process is killed under load.
 //!
 //! Promises to touch nothing but a fresh directory of its own (removed afterwards, kept when something was lost), to
