@@ -143,6 +143,12 @@ impl Compiled {
         view.deliveries.iter().any(|delivery| self.takes_delivery(delivery, status))
     }
 
+    /// Whether a text is all that is asked of the body: that is cheaper than the question for the state of deliveries.
+    #[must_use]
+    pub const fn asks_text_only(&self) -> bool {
+        self.filters.grep.is_some() && self.expression.is_none() && self.route.is_none()
+    }
+
     /// The questions that need the body, which is `None` if none of them is asked.
     ///
     /// # Errors

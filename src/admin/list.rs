@@ -232,7 +232,11 @@ impl Walk<'_> {
     ) -> Result<ControlFlow<()>, QueryError> {
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let some: Vec<_> = events.by_ref().take(VIEWS_MAX).collect();
+            let some: Vec<_> =
+                events.by_ref().take(VIEWS_MAX).filter(|(_, event, _)| self.may_be_meant(event)).collect();
+            if some.is_empty() {
+                continue;
+            }
             let planned: Vec<PlannedFor> = some
                 .iter()
                 .map(|(_, event, plan)| PlannedFor {
@@ -251,6 +255,19 @@ impl Walk<'_> {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether an event is worth the question for its state: most of what a text is searched in does not have it.
+    fn may_be_meant(&mut self, event: &Event) -> bool {
+        if !self.wanted.asks_text_only() {
+            return true;
+        }
+        let body = || read_body(self.log, event).map_err(|error| error.to_string());
+        let may_be = self.wanted.takes_content(event, &body, self.reads).unwrap_or(true);
+        if !may_be {
+            self.statuses.remove(&event.id.pos.seq);
+        }
+        may_be
     }
 
     /// An event whose plan was not met on the way.
