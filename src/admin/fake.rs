@@ -105,6 +105,8 @@ impl Log for FakeLog {
 #[derive(Default)]
 pub(crate) struct Fake {
     log: Arc<FakeLog>,
+    /// Events whose states were asked for.
+    pub(crate) asked: std::sync::atomic::AtomicUsize,
     views: Mutex<BTreeMap<(Seq, Box<str>), DeliveryView>>,
     deleted: Mutex<BTreeSet<Seq>>,
     carried: Mutex<BTreeMap<Seq, Seq>>,
@@ -268,6 +270,7 @@ impl Reads for Fake {
         if self.rebuilding.load(std::sync::atomic::Ordering::SeqCst) {
             return Err("it is being rebuilt".into());
         }
+        self.asked.fetch_add(events.len(), std::sync::atomic::Ordering::SeqCst);
         let records = self.views.lock().unwrap();
         let view = |planned: &PlannedFor| EventView {
             deliveries: planned

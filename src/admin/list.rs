@@ -5,15 +5,18 @@
 //! reported and stepped over. Carried copies come last, since they are the oldest events; the state knows where they
 //! stand.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::ControlFlow,
+};
 
 use super::{
-    filter::Compiled,
+    filter::{Compiled, recorded},
     find::{Found, Plan, carried_plan, planned_after, plans},
     ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
 };
 use crate::{
-    event::{Event, Seq},
+    event::{DeliveryState, Event, Seq},
     log::{
         Kind, Log, ReadError,
         entry::{self, Entry},
@@ -30,6 +33,12 @@ const TRAIL_ENTRIES: u64 = 10_000;
 
 /// Entries that one page looks at: about three seconds' worth.
 const PAGE_ENTRIES_MAX: usize = 1_000_000;
+
+/// Events in a state that keeps records that are remembered for one listing; with more of them the whole log is gone through.
+const RECORDED_MAX: usize = 1_000_000;
+
+/// Records asked for at once.
+const RECORDS_AT_ONCE: usize = 10_000;
 
 /// Read at once when following.
 const FOLLOW_BYTES: usize = 1024 * 1024;
@@ -82,10 +91,17 @@ fn back(
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<Option<Seq>, QueryError> {
     let log = reads.log();
-    let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
+    let only = only_these(reads, wanted)?;
+    let mut walk = Walk::new(reads, wanted, &*log, only);
     let first = log.stats().first_seq;
     let (mut end, mut left) = (start, entries_max);
     loop {
+        if let Some(only) = &walk.only {
+            let next = only.range(..end).next_back().filter(|next| **next >= first);
+            let Some(next) = next else { break };
+            // Late enough for its plan.
+            end = end.min(next.saturating_add(1 + TRAIL_ENTRIES));
+        }
         let entries = match log.scan_back(end) {
             Err(ReadError::Damaged { file, first, last }) if first < end => {
                 end = first;
@@ -116,7 +132,7 @@ fn back(
         let places = reads.carried(before, VIEWS_MAX).map_err(QueryError::State)?;
         let Some((oldest, _)) = places.last() else { return Ok(None) };
         before = *oldest;
-        for (event, at) in places {
+        for (event, at) in places.into_iter().filter(|(event, _)| walk.may_be(*event)).collect::<Vec<_>>() {
             let entry = match log.read(at) {
                 Ok(entry) => entry,
                 Err(error @ (ReadError::Damaged { .. } | ReadError::Missing(_))) => {
@@ -146,7 +162,7 @@ pub fn follow_once(
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<Seq, QueryError> {
     let log = reads.log();
-    let mut walk = Walk { reads, wanted, log: &*log, plans: HashMap::new(), statuses: HashMap::new() };
+    let mut walk = Walk::new(reads, wanted, &*log, None);
     let mut next = from;
     loop {
         let entries = match log.scan(next, FOLLOW_BYTES) {
@@ -180,9 +196,40 @@ struct Walk<'a> {
     plans: HashMap<Seq, Plan>,
     /// Newest answer statuses of deliveries, kept only if they are asked for.
     statuses: HashMap<Seq, Statuses>,
+    /// No others can be meant.
+    only: Option<BTreeSet<Seq>>,
 }
 
-impl Walk<'_> {
+/// The events that alone can be meant, if the state keeps records of what is asked for. (What is held with its upstream
+/// has no record.)
+fn only_these(reads: &dyn Reads, wanted: &Compiled) -> Result<Option<BTreeSet<Seq>>, QueryError> {
+    let Some(state) = wanted.filters().state.as_deref().and_then(recorded) else { return Ok(None) };
+    if state == DeliveryState::Held {
+        return Ok(None);
+    }
+    let (mut only, mut after) = (BTreeSet::new(), None);
+    loop {
+        let upstream = wanted.filters().upstream.as_deref();
+        let page = reads.records(state, upstream, after, RECORDS_AT_ONCE).map_err(QueryError::State)?;
+        let Some(last) = page.last() else { return Ok(Some(only)) };
+        after = Some(last.event);
+        only.extend(page.iter().map(|target| target.event));
+        if only.len() > RECORDED_MAX {
+            return Ok(None);
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn new(reads: &'a dyn Reads, wanted: &'a Compiled, log: &'a dyn Log, only: Option<BTreeSet<Seq>>) -> Self {
+        Self { reads, wanted, log, plans: HashMap::new(), statuses: HashMap::new(), only }
+    }
+
+    /// Whether an event can be meant at all.
+    fn may_be(&self, event: Seq) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(&event))
+    }
+
     fn block(
         &mut self,
         entries: &[Entry],
@@ -215,6 +262,10 @@ impl Walk<'_> {
         let mut events = Vec::new();
         for entry in entries.filter(|entry| entry.kind == Kind::Accepted) {
             let plan = self.plans.remove(&entry.pos.seq);
+            if !self.may_be(entry.pos.seq) {
+                self.statuses.remove(&entry.pos.seq);
+                continue;
+            }
             let Some(event) = entry::decode_event(entry) else { continue };
             if entry.pos.seq < before && self.wanted.takes_event(&event) {
                 events.push((entry.pos.seq, event, plan));
@@ -366,6 +417,40 @@ mod tests {
         assert_eq!(ids(&fake, |f| f.status = Some("2xx".into())), expected);
         assert!(ids(&fake, |f| f.status = Some("500".into())).is_empty());
         assert_eq!(ids(&fake, |f| f.grep = Some("7".into())), [all[7].to_string()]);
+    }
+
+    #[test]
+    fn a_state_with_records_is_found_without_a_question_about_all_other_events() {
+        let fake = Fake::default();
+        let all: Vec<EventId> = (0..25_000).map(|_| fake.accept("stripe", b"{}")).collect();
+        let dead: Vec<EventId> = [24_990, 12_000, 11_999, 0].map(|index| all[index]).into();
+        for id in &dead {
+            fake.plan(&[(*id, &["billing", "crm"])]);
+            let last = fake.die(*id, "crm", Reason::new("refused"));
+            fake.set(*id, DeliveryView { last: Some(last), ..delivery("crm", Status::Dead(Reason::new("refused"))) });
+        }
+        fake.carry(dead[3], &["billing", "crm"]);
+        let expected: Vec<String> = dead.iter().map(ToString::to_string).collect();
+        let asked = |of: &dyn Fn(&mut Filters)| {
+            let before = fake.asked.load(std::sync::atomic::Ordering::SeqCst);
+            let found = ids(&fake, |filters| of(filters));
+            (found, fake.asked.load(std::sync::atomic::Ordering::SeqCst) - before)
+        };
+        let (found, questions) = asked(&|filters| filters.state = Some("dead".into()));
+        assert_eq!(found, expected);
+        assert!(questions <= 8, "asked about {questions} events");
+        let (found, _) = asked(&|f| (f.state, f.upstream) = (Some("dead".into()), Some("crm".into())));
+        assert_eq!(found, expected);
+        let (found, questions) = asked(&|f| (f.state, f.upstream) = (Some("dead".into()), Some("billing".into())));
+        assert_eq!((found.len(), questions), (0, 0));
+        assert_eq!(asked(&|filters| filters.state = Some("review".into())), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_search_for_a_text_asks_about_those_events_only_that_have_it() {
+        let (fake, all) = filled(300);
+        assert_eq!(ids(&fake, |f| f.grep = Some("277".into())), [all[277].to_string()]);
+        assert_eq!(fake.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod ports;
 mod privacy;
 mod quarantine;
 pub mod queue;
+mod quiet;
 mod rehearse;
 mod reload;
 mod scoped;

@@ -4,16 +4,11 @@
 //! in one go. A store that is full of what still counts is copied once: if that freed too little, reclaiming pauses, and
 //! new events are refused rather than old ones lost.
 
-use std::{
-    cell::Cell,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::subscribers::Subscribers;
+use super::{rounds::Rounds, subscribers::Subscribers};
 use crate::{
     agenda::Agenda,
     clock::Clock,
@@ -36,12 +31,6 @@ const PAUSE: Duration = Duration::from_secs(3_600);
 const CARRY_AT_ONCE: usize = 256;
 /// At most one part in so many of the budget is carried in one go.
 const CARRY_SHARE: u64 = 10;
-
-/// The running janitor; stops when dropped.
-pub(super) struct Janitor {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
 
 struct Work {
     log: Arc<SledLog>,
@@ -75,46 +64,20 @@ enum Kept {
     Append(#[from] AppendError),
 }
 
-impl Janitor {
-    pub(super) fn start(
-        log: Arc<SledLog>,
-        agenda: Agenda,
-        subscribers: Arc<Subscribers>,
-        clock: Clock,
-        store: StoreSettings,
-    ) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let stopped = stop.clone();
-        let work =
-            Work { log, agenda, subscribers, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
-        let run = move || {
-            let (flag, bell) = &*stopped;
-            loop {
-                let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                let (guard, _) = bell.wait_timeout(guard, EVERY).unwrap_or_else(PoisonError::into_inner);
-                if *guard {
-                    return;
-                }
-                drop(guard);
-                if let Err(kept) = work.round() {
-                    tracing::warn!(reason = %kept, "old segments stay for now");
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("janitor".into()).spawn(run)?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Janitor {
-    fn drop(&mut self) {
-        let (flag, bell) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        bell.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _panicked = thread.join();
+/// Starts the thread; dropping what it gives stops it.
+pub(super) fn start(
+    log: Arc<SledLog>,
+    agenda: Agenda,
+    subscribers: Arc<Subscribers>,
+    clock: Clock,
+    store: StoreSettings,
+) -> std::io::Result<Rounds> {
+    let work = Work { log, agenda, subscribers, clock, store, pass: Cell::new(None), paused_until: Cell::default() };
+    Rounds::start("janitor", EVERY, move || {
+        if let Err(kept) = work.round() {
+            tracing::warn!(reason = %kept, "old segments stay for now");
         }
-    }
+    })
 }
 
 impl Work {

@@ -6,12 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread::JoinHandle,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use super::ports::Instance;
+use super::{ports::Instance, rounds::Rounds};
 use crate::{
     admin::{
         ActError, PlannedFor, Ports, Reads, VIEWS_MAX,
@@ -50,50 +49,18 @@ impl Waits {
     }
 }
 
-/// The running thread; stops when dropped.
-pub(super) struct Runner {
-    stop: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Runner {
-    /// Starts it. `lag`: first attempts of an upstream may wait so long before jobs to it pause.
-    pub(super) fn start(
-        instance: Arc<Instance>,
-        lag: Duration,
-        runtime: tokio::runtime::Handle,
-    ) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let stopped = stop.clone();
-        let run = move || {
-            // Filters that need the pool are awaited there.
-            let _entered = runtime.enter();
-            let mut work = Work { instance, lag, known: BTreeMap::new() };
-            let (flag, bell) = &*stopped;
-            loop {
-                let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
-                let (guard, _) = bell.wait_timeout(guard, EVERY).unwrap_or_else(PoisonError::into_inner);
-                if *guard {
-                    return;
-                }
-                drop(guard);
-                work.round();
-            }
-        };
-        let thread = std::thread::Builder::new().name("jobs".into()).spawn(run)?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        let (flag, bell) = &*self.stop;
-        *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        bell.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _panicked = thread.join();
-        }
-    }
+/// Starts the thread. `lag`: first attempts of an upstream may wait so long before jobs to it pause.
+pub(super) fn start(
+    instance: Arc<Instance>,
+    lag: Duration,
+    runtime: tokio::runtime::Handle,
+) -> std::io::Result<Rounds> {
+    let mut work = Work { instance, lag, known: BTreeMap::new() };
+    Rounds::start("jobs", EVERY, move || {
+        // Filters that need the pool are awaited there.
+        let _entered = runtime.enter();
+        work.round();
+    })
 }
 
 struct Work {

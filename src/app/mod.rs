@@ -17,6 +17,7 @@ mod probation;
 mod probe;
 mod reads;
 mod reload;
+mod rounds;
 mod serve;
 mod status;
 mod subscribers;

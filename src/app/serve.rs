@@ -13,12 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     alerts::{self, Alerts},
     backup::log_settings,
-    janitor::Janitor,
-    jobs::{Runner, Waits},
+    janitor,
+    jobs::{self, Waits},
     links::{ThroughEngine, ToAgenda, ToEngine},
     ports::Instance,
     probe::Probe,
     reload::{self, Current, Origin, Running},
+    rounds::Rounds,
     status::Samples,
     subscribers::Subscribers,
     watch::{self, Watched},
@@ -102,8 +103,8 @@ pub struct App {
     server: Server,
     shards: Shards,
     delivery_shards: Shards,
-    janitor: Janitor,
-    jobs: Runner,
+    janitor: Rounds,
+    jobs: Rounds,
     admin: Vec<tokio::task::JoinHandle<()>>,
     options: RunOptions,
     addresses: Vec<SocketAddr>,
@@ -253,10 +254,10 @@ impl App {
             admin.push(tokio::spawn(admin::server::serve_tcp(listener, admin_tls, instance.clone())));
         }
         let lag = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.admin.job_lag;
-        let jobs = Runner::start(instance.clone(), lag, delivery_shards.any())?;
+        let jobs = jobs::start(instance.clone(), lag, delivery_shards.any())?;
         admin.push(tokio::spawn(alerts::watch(instance.clone())));
         let store = running.current.lock().unwrap_or_else(PoisonError::into_inner).config.store.clone();
-        let janitor = Janitor::start(log.clone(), agenda, subscribers, clock, store)?;
+        let janitor = janitor::start(log.clone(), agenda, subscribers, clock, store)?;
         let server = open_doors(&shards, sockets, &limits, metrics, ingress)?;
         Ok(Self {
             running,

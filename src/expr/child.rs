@@ -62,7 +62,8 @@ impl Worker {
     pub(super) async fn start(settings: &Settings) -> Result<Self, EvalError> {
         let unavailable = |what: String| EvalError::Unavailable(what);
         let program = settings.program.clone().map_or_else(this_binary, Ok).map_err(|e| unavailable(e.to_string()))?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        command
             .arg(SUBCOMMAND)
             .arg(settings.memory_limit.to_string())
             // Nothing of our environment: secrets are in it.
@@ -73,9 +74,11 @@ impl Worker {
             .stderr(Stdio::piped())
             // A group of its own: ^C in a terminal is meant for the server, which drains and then ends its workers.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| unavailable(format!("{}: {error}", program.display())))?;
+            .kill_on_drop(true);
+        // In a task of the runtime: whoever asks may be a thread of low priority, which a process would inherit.
+        let spawned =
+            tokio::spawn(async move { command.spawn() }).await.map_err(|error| unavailable(error.to_string()))?;
+        let mut child = spawned.map_err(|error| unavailable(format!("{}: {error}", program.display())))?;
         let (Some(requests), Some(answers), Some(last_words)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {

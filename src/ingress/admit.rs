@@ -194,7 +194,8 @@ impl Gate {
             }
             return Box::pin(self.pass(doors, source, head, captures, whole, admitted)).await;
         }
-        let begun = ingress.clock.elapsed();
+        // Only who waits is told how long that takes.
+        let begun = if source.wait.is_some() { ingress.clock.elapsed() } else { Default::default() };
         // The window of what comes from quarantine begins now.
         let now = caller.again().map_or(received_at, |_| ingress.clock.now());
         let input = Ask { head, body: &whole, captures: &captures, source, received_at, now, item: None };

@@ -18,6 +18,7 @@ mod queue;
 pub mod run;
 pub mod segment;
 pub mod sled;
+mod threads;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use answer::{find_answer, read_answer};
 use bytes::Bytes;
 pub use entry::{Entry, Kind};
 pub use queue::QueueLimits;
+pub use threads::yield_to_others;
 
 use crate::{
     clock::Timestamp,

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
 use serde::Serialize;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use crate::{
     admin::{
@@ -22,6 +22,7 @@ use crate::{
         ports::QueryError,
         privacy::BodyError,
         quarantine::{KeptBodyError, QuarantineError},
+        quiet::start,
         wire::Problem,
     },
     event::IdError,
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// Lines of a listing that wait for their reader.
-const LINES_MAX: usize = 64;
+pub(in crate::admin) const LINES_MAX: usize = 64;
 
 /// An answer, whole or line by line.
 pub(in crate::admin) type Answer = Response<Either<Full<Bytes>, Lines>>;
@@ -202,11 +203,17 @@ pub(in crate::admin) fn typed(status: StatusCode, kind: &'static str, body: Byte
     finished(status, kind, Either::Left(Full::new(body)))
 }
 
-/// An answer of one JSON object a line, made on a blocking thread while it is read.
-pub(in crate::admin) fn streamed(work: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static) -> Answer {
-    let (sender, receiver) = channel();
-    spawn_blocking(move || work(&sender));
-    lines(receiver)
+/// An answer of one JSON object a line, made on a thread of its own while it is read.
+///
+/// # Errors
+/// 503 if there is no thread to be had: an answer without lines would say that there is nothing.
+pub(in crate::admin) fn streamed(
+    lines_max: usize,
+    work: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static,
+) -> Result<Answer, Refusal> {
+    let (sender, receiver) = mpsc::channel(lines_max);
+    start(move || work(&sender)).map_err(|error| Refusal::unavailable(format!("no thread is to be had: {error}")))?;
+    Ok(lines(receiver))
 }
 
 /// Where the lines of an answer go, and what becomes its body with [`lines`].

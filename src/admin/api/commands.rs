@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::{Answer, Call, Content, Refusal, Route, json, of, send, streamed};
+use super::{Answer, Call, Content, LINES_MAX, Refusal, Route, json, of, send, streamed};
 use crate::admin::{
     act::act,
     drain::drain,
@@ -47,7 +47,7 @@ fn planned(call: &Call) -> Result<Answer, Refusal> {
     // It shows bodies as they are, hidden values included.
     call.note("plan", trial.hash())?;
     let ports = call.ports.clone();
-    Ok(streamed(move |lines| plan(&*ports, &*trial, &wanted, ask.limit, &mut |reply| send(lines, &reply))))
+    streamed(LINES_MAX, move |lines| plan(&*ports, &*trial, &wanted, ask.limit, &mut |reply| send(lines, &reply)))
 }
 
 fn rehearsed(call: &Call) -> Result<Answer, Refusal> {

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{
     Answer, Call, Content, DEAD, DELIVERIES, FILTERS, PAGES, REVEAL, Refusal, Route, bytes, channel, json, lines, of,
@@ -20,6 +20,7 @@ use crate::{
         list::{Item, follow_once, page},
         ports::Ports,
         privacy,
+        quiet::quietly,
         show::show,
         wire::{DeliveriesPage, EventsPage, Query, Reply, Show},
     },
@@ -134,22 +135,27 @@ async fn produce(ports: Arc<dyn Ports>, wanted: Arc<Compiled>, query: Query, sen
     let first = {
         let (ports, wanted, sender) = (ports.clone(), wanted.clone(), sender.clone());
         let before = next;
-        spawn_blocking(move || match query.follow {
+        quietly(move || match query.follow {
             true => send_all(&sender, oldest_first(&*ports, &wanted, before, limit)),
             false => send_newest(&*ports, &wanted, limit, &sender),
         })
         .await
     };
-    if first.is_err() || !query.follow {
+    if first.is_none() {
+        let failed = serde_json::to_vec(&Reply::Failed("the listing came to no end".to_owned())).unwrap_or_default();
+        // A reader who is gone needs no reason.
+        let _gone = sender.send([failed, b"\n".to_vec()].concat().into()).await;
+    }
+    if first.is_none() || !query.follow {
         return;
     }
     while !sender.is_closed() {
         if ports.log().end() > next {
             let (ports, wanted, lines) = (ports.clone(), wanted.clone(), sender.clone());
             let from = next;
-            match spawn_blocking(move || send_following(&*ports, &wanted, from, &lines)).await {
-                Ok(Some(reached)) => next = reached,
-                Ok(None) | Err(_) => return,
+            match quietly(move || send_following(&*ports, &wanted, from, &lines)).await.flatten() {
+                Some(reached) => next = reached,
+                None => return,
             }
         }
         tokio::select! {

@@ -30,7 +30,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tokio::task::spawn_blocking;
 
 pub(super) use self::{
-    answer::{Answer, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
+    answer::{Answer, LINES_MAX, Refusal, bytes, channel, json, lines, send, streamed, text, typed},
     call::{Call, variables},
     param::{
         DEAD, DELIVER, DELIVERIES, FILTERS, KEPT, NUMBERS, PAGE, PAGES, PROBATION, Param, QUEUE, REVEAL, TRAIL,
@@ -40,6 +40,7 @@ pub(super) use self::{
 use super::{
     access::{Caller, Role},
     ports::Ports,
+    quiet::quietly,
     scoped::Scoped,
 };
 
@@ -276,6 +277,11 @@ pub(super) async fn answer(
         }
     }
     let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be finished");
-    let answered = spawn_blocking(move || (route.handler)(&call)).await.unwrap_or_else(|_| Err(failed()));
-    answered.unwrap_or_else(Refusal::answer)
+    let work = move || (route.handler)(&call);
+    let answered = match route.role {
+        // Probes and metrics: nobody waits for them to be told that all cores are busy.
+        Role::Nobody => spawn_blocking(work).await.ok(),
+        Role::View | Role::Operate => quietly(work).await,
+    };
+    answered.unwrap_or_else(|| Err(failed())).unwrap_or_else(Refusal::answer)
 }

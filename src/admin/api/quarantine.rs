@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Answer, Call, Content, KEPT, PAGES, REVEAL, Refusal, Route, bytes, json, of, send, streamed};
+use super::{Answer, Call, Content, KEPT, LINES_MAX, PAGES, REVEAL, Refusal, Route, bytes, json, of, send, streamed};
 
 use crate::{
     admin::{
@@ -63,7 +63,7 @@ fn listed(call: &Call) -> Result<Answer, Refusal> {
     let query: Query = call.json()?;
     let wanted = Wanted::new(query.filters, &*call.ports)?;
     let (ports, limit) = (call.ports.clone(), usize::try_from(query.limit).unwrap_or(usize::MAX));
-    Ok(streamed(move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply))))
+    streamed(LINES_MAX, move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply)))
 }
 
 fn again(call: &Call) -> Result<Answer, Refusal> {
@@ -72,9 +72,9 @@ fn again(call: &Call) -> Result<Answer, Refusal> {
     let what = if asked.admit { "quarantine_admit" } else { "quarantine_recheck" };
     call.ports.command(recorded(&call.caller, what, &asked.pick)).map_err(Refusal::unavailable)?;
     let (ports, caller) = (call.ports.clone(), call.caller.clone());
-    Ok(streamed(move |lines| {
+    streamed(LINES_MAX, move |lines| {
         recheck(&*ports, selected, asked.admit, &caller, &mut |reply| send(lines, &reply));
-    }))
+    })
 }
 
 fn deleted(call: &Call) -> Result<Answer, Refusal> {

@@ -1,9 +1,8 @@
 //! Owns the routes of what moves many events: the queue, jobs, export, import, and the moment of a backup.
 
 use http::StatusCode;
-use tokio::{sync::mpsc, task::spawn_blocking};
 
-use super::{Answer, Call, Content, DELIVER, QUEUE, Refusal, Route, json, lines, of, send};
+use super::{Answer, Call, Content, DELIVER, QUEUE, Refusal, Route, json, of, send, streamed};
 use crate::{
     admin::{
         export::export,
@@ -67,13 +66,11 @@ fn exported(call: &Call) -> Result<Answer, Refusal> {
     let wanted = Compiled::new(filters, &*call.ports)?;
     call.note("export", if hide { "without credentials" } else { "with credentials" })?;
     let ports = call.ports.clone();
-    let (sender, receiver) = mpsc::channel(EXPORT_LINES);
-    spawn_blocking(move || {
-        if let Err(error) = export(&*ports, &wanted, hide, &mut |reply| send(&sender, &reply)) {
-            let _gone = send(&sender, &ExportReply::Failed(error.to_string()));
+    streamed(EXPORT_LINES, move |lines| {
+        if let Err(error) = export(&*ports, &wanted, hide, &mut |reply| send(lines, &reply)) {
+            let _gone = send(lines, &ExportReply::Failed(error.to_string()));
         }
-    });
-    Ok(lines(receiver))
+    })
 }
 
 /// What the answer counts as imported is durable.

@@ -35,7 +35,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use tokio::task::spawn_blocking;
 
 use self::{
     ask::{Ask, Pairs},
@@ -47,6 +46,7 @@ use super::{
     access::{Caller, Role},
     api::{Answer, Reach, Refusal, variables},
     ports::Ports,
+    quiet::quietly,
     scoped::Scoped,
     server::Guest,
 };
@@ -175,8 +175,8 @@ pub(super) async fn answer(found: Lookup, ports: Arc<dyn Ports>, guest: Guest, r
     };
     let asked = Asked { query: Pairs::parse(head.uri.query().unwrap_or_default().as_bytes()), uri: head.uri, form };
     let headers = head.headers;
-    let drawn = spawn_blocking(move || respond(&found, ports, &guest, &headers, asked)).await;
-    drawn.unwrap_or_else(|_| {
+    let drawn = quietly(move || respond(&found, ports, &guest, &headers, asked)).await;
+    drawn.unwrap_or_else(|| {
         frame::refused(&Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be drawn"))
     })
 }

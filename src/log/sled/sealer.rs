@@ -34,9 +34,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody still reads from a segment.
 const READER_LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// How much the sealer gives way: a ninth of the others' share when the cores are busy.
-const NICE: i32 = 10;
-
 /// How long sealing works before it gives way, …
 const WORK_SLICE: Duration = Duration::from_millis(2);
 /// … for how many times as long, …
@@ -79,7 +76,7 @@ pub(super) struct Sealer {
 
 impl Sealer {
     pub(super) fn run(self) {
-        yield_to_others();
+        crate::log::yield_to_others();
         self.watch_space();
         let mut watched = self.shared.clock.elapsed();
         loop {
@@ -334,12 +331,6 @@ impl Sealer {
             let _no_room_yet = Reserve::of(directory).fill();
         }
     }
-}
-
-/// Lowers this thread's priority: sealing may take a while, acknowledging may not. (On Linux the priority belongs to
-/// the thread, not to the process.)
-fn yield_to_others() {
-    let _refused = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
 /// Writes a segment's frames before `limit` to a flat file, and gives way to others after each. None if there are none.
