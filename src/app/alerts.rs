@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{ports::Instance, reload::Running};
 use crate::{
     admin::wire,
-    alert::{Engine, Figures, News, Notice, Saved, SourceFigures, Space, Subjects, TOPIC, UpstreamFigures},
+    alert::{Engine, Figures, News, Notice, Saved, Severity, SourceFigures, Space, Subjects, TOPIC, UpstreamFigures},
     clock::Timestamp,
     config::{AlertSettings, StoreSettings, WhenFull},
     event::{Extras, Outcome},
@@ -213,6 +213,9 @@ fn send(
 fn log(notice: &Notice) {
     let (rule, text) = (notice.alert.rule.as_str(), &*notice.alert.text);
     match notice.news {
+        News::Raised | News::Worsened if notice.alert.severity == Severity::Info => {
+            tracing::info!(rule, severity = "info", text, "an alert was raised");
+        }
         News::Raised | News::Worsened => {
             tracing::warn!(rule, severity = notice.alert.severity.as_str(), text, "an alert was raised");
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::mpsc, thread};
 
-use crate::harness::{Answer, Relay, Request, Response, Upstream, cli, wait_until};
+use crate::harness::{Answer, Relay, Request, Upstream, cli, wait_until};
 
 /// A source whose answers are kept by `.q`, with more keys for the source.
 fn cached(url: &str, keys: &str) -> String {
@@ -27,10 +27,6 @@ fn post(id: u32, q: &str) -> Request {
     Request::post("/x", format!("{{\"id\":{id},\"q\":{q}}}"))
 }
 
-fn id_of(answer: &Response) -> String {
-    answer.header("stagepost-event-id").unwrap().to_owned()
-}
-
 fn looks(relay: &Relay, result: &str) -> f64 {
     relay.metric(&format!("stagepost_cache_requests_total{{source=\"app\",result=\"{result}\"}}"))
 }
@@ -45,27 +41,27 @@ fn an_equal_request_gets_the_kept_answer_is_stored_and_reaches_no_upstream() {
     let hit = relay.send(&post(2, "\"a\""));
     assert_eq!((hit.status, hit.text().as_str(), hit.header("x-mine")), (201, "made", Some("yes")));
     assert_eq!((hit.header("stagepost-cache"), hit.header("age").is_some()), (Some("hit"), true));
-    assert_ne!(id_of(&hit), id_of(&first));
-    let shown = relay.wait_for_state(&id_of(&hit), "ignored");
+    assert_ne!(hit.event_id(), first.event_id());
+    let shown = relay.wait_for_state(&hit.event_id(), "ignored");
     assert_eq!(
         (shown["answered"].as_str(), shown["deliveries"][0]["state"].as_str()),
         (Some("cache"), Some("ignored"))
     );
-    assert_eq!((&shown["cached"]["event"], &shown["cached"]["upstream"]), (&id_of(&first).into(), &"app".into()));
-    let explained = relay.cli(&["explain", &id_of(&hit)]).done().out;
-    assert!(explained.contains(&format!("event {} got before", id_of(&first))), "{explained}");
+    assert_eq!((&shown["cached"]["event"], &shown["cached"]["upstream"]), (&first.event_id().into(), &"app".into()));
+    let explained = relay.cli(&["explain", &hit.event_id()]).done().out;
+    assert!(explained.contains(&format!("event {} got before", first.event_id())), "{explained}");
     // Who sends it again gets the same, after a restart as well, when nothing is kept any more.
     for _ in 0..2 {
         let again = relay.send(&post(2, "\"a\""));
         assert_eq!((again.status, again.text().as_str()), (201, "made"));
-        assert_eq!((again.header("stagepost-duplicate"), id_of(&again)), (Some("true"), id_of(&hit)));
+        assert_eq!((again.header("stagepost-duplicate"), again.event_id()), (Some("true"), hit.event_id()));
         relay.restart();
     }
     assert_eq!(upstream.received().len(), 1);
     let other = relay.send(&post(3, "\"a\""));
     assert_eq!(other.header("stagepost-cache"), Some("miss"));
     // A replay sends what was answered from the cache all the same.
-    relay.cli(&["replay", &id_of(&hit), "--upstream", "app"]).done();
+    relay.cli(&["replay", &hit.event_id(), "--upstream", "app"]).done();
     upstream.wait_for_requests(3);
 }
 
@@ -142,7 +138,7 @@ fn safe_methods_are_answered_from_the_cache_in_any_mode_and_methods_are_not_mixe
     assert_eq!((first.text().as_str(), first.header("stagepost-cache")), ("page", Some("miss")));
     let hit = ask("GET");
     assert_eq!((hit.text().as_str(), hit.header("stagepost-cache")), ("page", Some("hit")));
-    assert_eq!(relay.show(&id_of(&hit))["answered"], "cache");
+    assert_eq!(relay.show(&hit.event_id())["answered"], "cache");
     // In this mode nobody waits for the answer to a POST.
     assert_eq!(relay.send(&post(1, "1")).status, 202);
     upstream.wait_for_requests(2);

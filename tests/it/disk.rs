@@ -7,7 +7,10 @@ use std::{fs, net::TcpStream, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
-use crate::harness::{Relay, Request, distinct_bytes, exchange, wait_until};
+use crate::{
+    harness::{Relay, Request, distinct_bytes, exchange, wait_until},
+    sinks::files_in,
+};
 
 const CONFIG: &str = "[store]\nreserve = \"64MiB\"\n[source.a]\npath = \"/a\"\nto = []\n";
 
@@ -148,21 +151,7 @@ fn files_of_events_on_a_full_disk_have_no_half_lines_and_go_on_when_there_is_roo
     let Some(disk) = SmallDisk::mount(2) else { return };
     let out = disk.directory.path().join("out");
     fs::create_dir(&out).unwrap();
-    let relay = format!(
-        r#"
-        [source.app]
-        path = "/*"
-        to = ["archive"]
-
-        [upstream.archive]
-        kind = "file"
-        path = "{}/events-{{time}}.ndjson"
-        retry = {{ schedule = ["100ms"], jitter = 0.0, give_up_after = "1h" }}
-        breaker = {{ failures = 100000 }}
-        batch = {{ max_wait = "10ms" }}
-        "#,
-        out.display()
-    );
+    let relay = files_in(&out.display().to_string(), "batch = { max_wait = \"10ms\" }");
     let mut relay = Relay::start(&relay);
     let before = relay.accept("/x", "\"before\"");
     relay.wait_for_state(&before, "delivered");

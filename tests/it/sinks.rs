@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::harness::{Answer, Relay, Upstream, wait_until};
 
-/// A source and an upstream of files in `out`, with more keys.
-fn files(more: &str) -> String {
+/// A source and an upstream of files in a directory, with more keys.
+pub fn files_in(out: &str, more: &str) -> String {
     format!(
         r#"
         [source.app]
@@ -20,12 +20,16 @@ fn files(more: &str) -> String {
 
         [upstream.archive]
         kind = "file"
-        path = "out/events-{{time}}.ndjson"
+        path = "{out}/events-{{time}}.ndjson"
         retry = {{ schedule = ["100ms"], jitter = 0.0, give_up_after = "1h" }}
-        breaker = {{ failures = 1000 }}
+        breaker = {{ failures = 100000 }}
         {more}
         "#
     )
+}
+
+fn files(more: &str) -> String {
+    files_in("out", more)
 }
 
 /// Lines of all files whose name ends so, each as JSON; every file ends with a whole line.

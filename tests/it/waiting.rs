@@ -28,10 +28,6 @@ fn post(id: u32) -> Request {
     Request::post("/x", format!("{{\"id\":{id}}}"))
 }
 
-fn id_of(answer: &Response) -> String {
-    answer.header("stagepost-event-id").unwrap().to_owned()
-}
-
 fn proxied(relay: &Relay, answered: &str) -> f64 {
     relay.metric(&format!("stagepost_proxied_total{{source=\"app\",answered=\"{answered}\"}}"))
 }
@@ -44,14 +40,14 @@ fn the_sender_gets_the_upstream_s_answer_and_a_duplicate_the_same_even_after_a_r
     let first = relay.send(&post(1));
     assert_eq!((first.status, first.text().as_str(), first.header("x-mine")), (201, "made", Some("yes")));
     assert!(first.header("connection").is_none() && first.header("stagepost-duplicate").is_none());
-    let shown = relay.wait_for_state(&id_of(&first), "delivered");
+    let shown = relay.wait_for_state(&first.event_id(), "delivered");
     assert_eq!(shown["answered"], "upstream");
     upstream.answer(Answer::Status(500));
     for again in 0..2 {
         let duplicate = relay.send(&post(1));
         assert_eq!((duplicate.status, duplicate.text().as_str()), (201, "made"), "{again}");
         assert_eq!((duplicate.header("x-mine"), duplicate.header("stagepost-duplicate")), (Some("yes"), Some("true")));
-        assert_eq!(id_of(&duplicate), id_of(&first));
+        assert_eq!(duplicate.event_id(), first.event_id());
         if again == 0 {
             assert!((proxied(&relay, "upstream"), proxied(&relay, "repeated")) == (1.0, 1.0));
             relay.restart();
@@ -73,11 +69,11 @@ fn a_large_answer_is_stored_in_parts_and_one_beyond_max_reply_is_passed_but_not_
     for (id, body, repeated) in [(1, large, large), (2, larger, "")] {
         let first = relay.send(&post(id));
         assert!(first.status == 200 && first.text() == body, "{} bytes", first.body.len());
-        relay.wait_for_state(&id_of(&first), "delivered");
+        relay.wait_for_state(&first.event_id(), "delivered");
         let duplicate = relay.send(&post(id));
         assert_eq!(duplicate.status, 200);
         match repeated {
-            "" => assert_eq!(duplicate.json()["id"], id_of(&first), "the fallback"),
+            "" => assert_eq!(duplicate.json()["id"], first.event_id(), "the fallback"),
             _ => assert!(duplicate.text() == repeated, "{} bytes", duplicate.body.len()),
         }
     }
@@ -92,7 +88,7 @@ fn a_4xx_is_an_answer_that_settles_and_a_duplicate_revives_nothing() {
         let asked = upstream.received().len();
         let first = relay.send(&post(id));
         assert_eq!(first.status, status);
-        let shown = relay.wait_for_state(&id_of(&first), "dead");
+        let shown = relay.wait_for_state(&first.event_id(), "dead");
         assert!(shown["deliveries"][0]["reason"].as_str().unwrap().contains(&status.to_string()), "{shown:#}");
         assert_eq!(relay.send(&post(id)).status, status);
         // What is handed out later comes after what a revival would have handed out.
@@ -111,7 +107,7 @@ fn a_5xx_gives_the_fallback_and_the_delivery_goes_on_behind() {
     assert_eq!((first.status, first.text().as_str(), first.header("x-late")), (203, "later", Some("1")));
     upstream.wait_for_requests(2);
     upstream.answer(Answer::Status(200));
-    let shown = relay.wait_for_state(&id_of(&first), "delivered");
+    let shown = relay.wait_for_state(&first.event_id(), "delivered");
     assert_eq!(shown["answered"], "fallback");
     let duplicate = relay.send(&post(1));
     assert_eq!((duplicate.status, duplicate.text().as_str()), (203, "later"));
@@ -124,7 +120,7 @@ fn an_upstream_that_is_late_gives_the_fallback_at_reply_timeout() {
     upstream.answer(Answer::HangBeforeHead);
     let relay = Relay::start(&waiting(&upstream.url(), "reply_timeout = \"200ms\""));
     let first = relay.send(&post(1));
-    assert_eq!((first.status, first.json()["id"].as_str()), (202, Some(id_of(&first).as_str())));
+    assert_eq!((first.status, first.json()["id"].as_str()), (202, Some(first.event_id().as_str())));
     assert!(proxied(&relay, "fallback") > 0.5 && relay.metric("stagepost_waiting_senders") < 1.5);
     upstream.wait_for_requests(1);
 }
@@ -159,18 +155,18 @@ fn with_on_error_pass_the_sender_gets_the_5xx_and_its_retry_is_a_new_event_even_
     let mut relay = Relay::start(&waiting(&upstream.url(), "on_error = \"pass\""));
     let first = relay.send(&post(1));
     assert_eq!((first.status, first.text().as_str()), (503, "try again"));
-    let shown = relay.wait_for_state(&id_of(&first), "dead");
+    let shown = relay.wait_for_state(&first.event_id(), "dead");
     assert!(shown["deliveries"][0]["reason"].as_str().unwrap().contains("answered_error"), "{shown:#}");
     let second = relay.send(&post(1));
-    assert!(second.status == 503 && id_of(&second) != id_of(&first), "{second:?}");
+    assert!(second.status == 503 && second.event_id() != first.event_id(), "{second:?}");
     relay.kill();
     upstream.answer(Answer::Status(200));
     relay.run();
     let third = relay.send(&post(1));
     assert!(third.status == 200 && third.header("stagepost-duplicate").is_none(), "{third:?}");
-    assert!(id_of(&third) != id_of(&second));
+    assert!(third.event_id() != second.event_id());
     let fourth = relay.send(&post(1));
-    assert_eq!((fourth.header("stagepost-duplicate"), id_of(&fourth)), (Some("true"), id_of(&third)));
+    assert_eq!((fourth.header("stagepost-duplicate"), fourth.event_id()), (Some("true"), third.event_id()));
 }
 
 #[test]
@@ -186,7 +182,7 @@ fn nobody_waits_while_the_upstream_is_held_its_breaker_is_open_or_no_route_leads
     let held = relay.send(&post(1));
     assert_eq!(held.status, 202);
     relay.cli(&["release", "--upstream", "app"]).done();
-    relay.wait_for_state(&id_of(&held), "delivered");
+    relay.wait_for_state(&held.event_id(), "delivered");
     upstream.answer(Answer::Status(500));
     for id in 2..5 {
         assert_eq!(relay.send(&post(id)).status, 202);

@@ -46,6 +46,9 @@ pub(super) const ROUTES: &[Route] = &[
 ];
 
 fn queued(call: &Call) -> Result<Answer, Refusal> {
+    if call.caller.scope.limits_sources() {
+        return Err(Refusal::forbidden("the queue is counted for all sources: this token is limited to some"));
+    }
     queue::queue(&*call.ports, call.text("state")).map(|queue| json(&queue)).map_err(Refusal::unavailable)
 }
 

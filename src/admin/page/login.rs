@@ -78,12 +78,16 @@ fn record(ask: &Ask, caller: &Caller) {
 }
 
 fn with_cookie(ask: &Ask, mut answer: Answer, value: &str, more: &str) -> Result<Reply, Refusal> {
-    let is_secure = ask.guest.site.is_secure;
-    let secure = if is_secure { "; Secure" } else { "" };
-    let cookie = format!("{}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}", cookie_name(is_secure));
+    let cookie = cookie(ask.guest.site.is_secure, value, more);
     let cookie = HeaderValue::from_str(&cookie).map_err(|_| Refusal::unavailable("no session can begin"))?;
     answer.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(Reply::Other(Box::new(answer)))
+}
+
+/// `Set-Cookie`. With TLS as `__Host-` demands it (RFC 6265bis, section 4.1.3.2): `Secure`, for `/`, without a domain.
+fn cookie(is_secure: bool, value: &str, more: &str) -> String {
+    let secure = if is_secure { "; Secure" } else { "" };
+    format!("{}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{more}", cookie_name(is_secure))
 }
 
 fn form(ask: &Ask, next: &str, wrong: Option<&str>) -> Markup {
@@ -105,5 +109,19 @@ fn form(ask: &Ask, next: &str, wrong: Option<&str>) -> Markup {
                 button.main type="submit" { "Log in" }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cookie;
+
+    #[test]
+    fn a_cookie_over_tls_is_bound_to_its_host_and_to_tls() {
+        assert_eq!(cookie(false, "x", ""), "stagepost=x; Path=/; HttpOnly; SameSite=Strict");
+        assert_eq!(
+            cookie(true, "", "; Max-Age=0"),
+            "__Host-stagepost=; Path=/; HttpOnly; SameSite=Strict; Secure; Max-Age=0"
+        );
     }
 }

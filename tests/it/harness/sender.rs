@@ -73,6 +73,11 @@ impl Response {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// The id of the event that the request became.
+    pub fn event_id(&self) -> String {
+        self.header("stagepost-event-id").unwrap_or_else(|| panic!("no event: {self:?}")).to_owned()
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
