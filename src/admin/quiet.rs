@@ -1,14 +1,15 @@
-//! Owns the threads on which operators' questions are answered: one for each, below the threads that acknowledge.
+//! Owns the threads on which operators' questions are answered: one for each, on the time
+//! that is left over.
 //!
-//! Promises that a search through the whole log takes hardly any time from senders when the cores are busy. As many as
-//! there are connections; none is used again, since a thread's priority can be lowered and not raised. Deliberately
-//! absent: probes and metrics, which may not wait.
+//! Promises that a search through the whole log makes no sender wait. As many as there are connections; none is used again,
+//! since a thread's priority can be lowered and not raised. Deliberately absent: probes and metrics, which may not wait, and
+//! commands, which an overloaded relay needs most.
 
 use std::{io, thread};
 
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::log::yield_to_others;
+use crate::log::run_when_idle;
 
 /// Starts work that may read the disk or wait for the committer. Call it inside a runtime.
 ///
@@ -19,7 +20,7 @@ pub(super) fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let run = move || {
         // Expressions that need the pool are awaited there.
         let _entered = runtime.enter();
-        yield_to_others();
+        run_when_idle();
         work();
     };
     thread::Builder::new().name("operators".into()).spawn(run).map(drop)
@@ -36,16 +37,17 @@ pub(super) async fn quietly<T: Send + 'static>(work: impl FnOnce() -> T + Send +
 mod tests {
     use super::*;
 
-    fn priority() -> i32 {
-        rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap()
+    /// What the system says of this thread: a number of sched(7), in field 41 of proc_pid_stat(5).
+    fn policy() -> String {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().to_owned()
     }
 
     #[tokio::test]
-    async fn questions_are_answered_below_the_threads_that_acknowledge_and_may_wait_for_the_runtime() {
-        let own = priority();
-        let answered = quietly(move || (priority(), Handle::current().block_on(async { 7 }))).await;
-        assert_eq!(answered, Some((own.max(10), 7)));
-        assert_eq!(priority(), own, "nobody else gives way");
+    async fn questions_are_answered_on_the_time_that_is_left_over_and_may_wait_for_the_runtime() {
+        let answered = quietly(move || (policy(), Handle::current().block_on(async { policy() }))).await;
+        assert_eq!(answered, Some(("5".to_owned(), "5".to_owned())), "SCHED_IDLE");
+        assert_eq!(policy(), "0", "nobody else gives way");
         assert_eq!(quietly(|| std::panic::resume_unwind(Box::new("lost"))).await, None::<()>);
     }
 }

@@ -8,7 +8,6 @@ use http::{HeaderValue, StatusCode, header};
 use super::{Answer, Call, Content, NUMBERS, PROBATION, Refusal, Route, UPSTREAM, json, of, openapi, text, typed};
 use crate::{
     admin::{
-        access::Role,
         reload::reload_noted,
         wire::{BlockedKey, Refused, ReloadRefused, Reloaded, Status},
     },
@@ -16,9 +15,9 @@ use crate::{
 };
 
 pub(super) const ROUTES: &[Route] = &[
-    Route::get("/livez", "live", "Whether the process lives.", live).role(Role::Nobody),
-    Route::get("/readyz", "ready", "Whether new events can be stored.", ready).role(Role::Nobody),
-    Route::get("/metrics", "metrics", "The metrics in the text format of Prometheus.", metrics).role(Role::Nobody),
+    Route::get("/livez", "live", "Whether the process lives.", live).probe(),
+    Route::get("/readyz", "ready", "Whether new events can be stored.", ready).probe(),
+    Route::get("/metrics", "metrics", "The metrics in the text format of Prometheus.", metrics).probe(),
     Route::get("/v1/openapi.json", "openapi", "This document.", document).gives(Content::Document),
     Route::get("/v1/status", "status", "Upstreams, the store, the quarantine, in figures.", status)
         .gives(Content::Json(of::<Status>)),

@@ -139,6 +139,8 @@ pub(super) struct Route {
     /// Bytes of it, at the most.
     pub(super) body_max: usize,
     pub(super) content: Content,
+    /// Answered on the time that is left over.
+    at_leisure: bool,
     handler: Handler,
 }
 
@@ -146,13 +148,18 @@ impl Route {
     /// A route that shows something, to whoever may see it.
     pub(super) const fn get(path: &'static str, id: &'static str, about: &'static str, handler: Handler) -> Self {
         let (role, reach, content) = (Role::View, Reach::Parts, Content::Text);
-        let (body, body_max) = (None, BODY_BYTES_MAX);
-        Self { way: Way::Get, path, role, reach, id, about, query: &[], body, body_max, content, handler }
+        let (body, body_max, at_leisure) = (None, BODY_BYTES_MAX, true);
+        Self { way: Way::Get, path, role, reach, id, about, query: &[], body, body_max, content, at_leisure, handler }
     }
 
-    /// A route that changes something, for operators.
+    /// A route that changes something, for operators. An overloaded relay needs it most: it waits for nobody.
     pub(super) const fn post(path: &'static str, id: &'static str, about: &'static str, handler: Handler) -> Self {
-        Self { way: Way::Post, role: Role::Operate, ..Self::get(path, id, about, handler) }
+        Self { way: Way::Post, role: Role::Operate, at_leisure: false, ..Self::get(path, id, about, handler) }
+    }
+
+    /// A probe: for everybody, without a wait.
+    pub(super) const fn probe(self) -> Self {
+        Self { role: Role::Nobody, at_leisure: false, ..self }
     }
 
     /// For callers of this role.
@@ -278,10 +285,6 @@ pub(super) async fn answer(
     }
     let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be finished");
     let work = move || (route.handler)(&call);
-    let answered = match route.role {
-        // Probes and metrics: nobody waits for them to be told that all cores are busy.
-        Role::Nobody => spawn_blocking(work).await.ok(),
-        Role::View | Role::Operate => quietly(work).await,
-    };
+    let answered = if route.at_leisure { quietly(work).await } else { spawn_blocking(work).await.ok() };
     answered.unwrap_or_else(|| Err(failed())).unwrap_or_else(Refusal::answer)
 }

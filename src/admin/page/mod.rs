@@ -35,6 +35,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use tokio::task::spawn_blocking;
 
 use self::{
     ask::{Ask, Pairs},
@@ -175,7 +176,12 @@ pub(super) async fn answer(found: Lookup, ports: Arc<dyn Ports>, guest: Guest, r
     };
     let asked = Asked { query: Pairs::parse(head.uri.query().unwrap_or_default().as_bytes()), uri: head.uri, form };
     let headers = head.headers;
-    let drawn = quietly(move || respond(&found, ports, &guest, &headers, asked)).await;
+    let way = found.page.way;
+    let draw = move || respond(&found, ports, &guest, &headers, asked);
+    let drawn = match way {
+        Way::Get => quietly(draw).await,
+        Way::Post => spawn_blocking(draw).await.ok(),
+    };
     drawn.unwrap_or_else(|| {
         frame::refused(&Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be drawn"))
     })

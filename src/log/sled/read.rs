@@ -161,20 +161,22 @@ impl Shared {
     pub(super) fn scan_back(&self, before: Seq) -> Result<Vec<Entry>, ReadError> {
         let before = before.min(self.end.load(Ordering::Acquire));
         for place in self.segments.load().before(before) {
+            // Past the cache: whoever goes back through everything needs a block once, and must not push out what
+            // deliveries are reading.
             let block = match place {
                 Place::Sealed(sealed) => match sealed.block_before(before) {
-                    Some(block) => self.sealed_block(&sealed, block)?,
+                    Some(block) => sealed.read(block, self.partition)?,
                     None => continue,
                 },
                 Place::Open(open, limit) => {
                     match open.active.frame_at(limit.min(before).saturating_sub(1)).map_err(|error| io(&open, error))? {
-                        Some(bytes) => self.open_block(&open.active, &bytes)?,
+                        Some(bytes) => self.decoded(&open.active, &bytes)?,
                         None => continue,
                     }
                 }
                 Place::Repairing(number) => return Err(self.repairing(number)),
             };
-            let found: Vec<Entry> = block.iter().take_while(|entry| entry.pos.seq < before).cloned().collect();
+            let found: Vec<Entry> = block.into_iter().take_while(|entry| entry.pos.seq < before).collect();
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -228,12 +230,14 @@ impl Shared {
     }
 
     fn open_block(&self, active: &Active, bytes: &[u8]) -> Result<Block, ReadError> {
+        let entries = Arc::new(self.decoded(active, bytes)?);
+        self.cache.keep(&entries);
+        Ok(entries)
+    }
+
+    fn decoded(&self, active: &Active, bytes: &[u8]) -> Result<Vec<Entry>, ReadError> {
         match frame::decode(bytes, self.partition) {
-            Ok(entries) => {
-                let entries = Arc::new(entries);
-                self.cache.keep(&entries);
-                Ok(entries)
-            }
+            Ok(entries) => Ok(entries),
             Err(frame::Damaged) => {
                 let first = super::active::first_seq_of(bytes).unwrap_or(0);
                 let next = active.frame_from(first.saturating_add(1)).ok().flatten();
