@@ -55,6 +55,13 @@ pub fn listing(options: &Options) {
     print("listing: a search by state, all events", timed("/v1/log", source), "s", Target::AtMost(3.0));
     print("listing: resident more after all that", relay.memory_mb("VmRSS") - resident, "MB", Target::None);
 
+    let resident = relay.memory_mb("VmRSS");
+    let began = clock.elapsed();
+    let (bytes, most) = export(&home, || relay.memory_mb("VmRSS"));
+    let rate = bytes as f64 / 1e6 / (clock.elapsed() - began).as_secs_f64();
+    print("listing: an export of all events", rate, "MB/s", Target::None);
+    print("listing: resident more at the most during that", most - resident, "MB", Target::AtMost(16.0));
+
     // What a reader who searches without a pause does to the acknowledgements, at half of the peak.
     let first = options.events;
     let duration = seconds(options, 10);
@@ -81,8 +88,30 @@ pub fn listing(options: &Options) {
     print("listing: the same beside endless searches ÷ alone", beside / alone, "", Target::AtMost(2.0));
 }
 
+/// Reads a whole export and throws it away. Gives its bytes, and the largest of the samples taken meanwhile.
+fn export(home: &Home, sample: impl Fn() -> f64) -> (usize, f64) {
+    let mut stream = asked(home, "/v1/export", r#"{"filters":{}}"#);
+    let (mut bytes, mut most, mut next, mut chunk) = (0, 0.0_f64, 0, vec![0; 1 << 16]);
+    loop {
+        let read = stream.read(&mut chunk).unwrap();
+        if read == 0 {
+            return (bytes, most);
+        }
+        bytes += read;
+        if bytes >= next {
+            (most, next) = (most.max(sample()), bytes + (16 << 20));
+        }
+    }
+}
+
 /// Asks on the operators' socket: POST if there is a body.
 fn ask(home: &Home, path: &str, body: &str) -> String {
+    let mut answer = Vec::new();
+    asked(home, path, body).read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn asked(home: &Home, path: &str, body: &str) -> UnixStream {
     let mut stream = UnixStream::connect(home.data().join("admin.sock")).unwrap();
     let method = if body.is_empty() { "GET" } else { "POST" };
     let head = format!(
@@ -91,7 +120,5 @@ fn ask(home: &Home, path: &str, body: &str) -> String {
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+    stream
 }

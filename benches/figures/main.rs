@@ -4,7 +4,7 @@
 //! ```text
 //! cargo build --release && cargo bench --bench figures -- all
 //! cargo bench --bench figures -- ack-latency | delivery-latency | disk | restart | dedupe | fairness | order | proxy |
-//! listing | idle
+//! listing | watching | idle
 //! ```
 //!
 //! Options: `--seconds N` (how long a figure is measured at least), `--events N` (restart, listing), `--keys N` (dedupe),
@@ -35,6 +35,7 @@ mod relay;
 mod requests;
 mod upstream;
 mod waiting;
+mod watching;
 
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub struct Options {
 
 type Measure = fn(&Options);
 
-const FIGURES: [(&str, Measure); 10] = [
+const FIGURES: [(&str, Measure); 11] = [
     ("idle", figures::idle),
     ("ack-latency", figures::ack_latency),
     ("delivery-latency", figures::delivery_latency),
@@ -62,6 +63,7 @@ const FIGURES: [(&str, Measure); 10] = [
     ("order", order::order),
     ("proxy", waiting::proxy),
     ("listing", listing::listing),
+    ("watching", watching::watching),
 ];
 
 fn main() {

@@ -53,6 +53,11 @@ impl Home {
         self.path.join("data")
     }
 
+    /// Where pages, probes and metrics are.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Starts the program and waits until it is ready.
     pub fn start(&self) -> Relay<'_> {
         let mut relay = self.spawn();
