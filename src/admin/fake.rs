@@ -115,6 +115,7 @@ pub(crate) struct Fake {
     pub(crate) jobs: Mutex<Vec<wire::Job>>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
     metrics: Arc<crate::telemetry::Metrics>,
+    questions: super::quiet::Questions,
     /// How many were asked for.
     secrets: std::sync::atomic::AtomicU8,
     /// The state can't be read now.
@@ -327,6 +328,7 @@ impl Reads for Fake {
         let expression = expression.to_owned();
         Ok(Box::new(move |_, body| match expression.as_str() {
             "error" => Err("cannot index".into()),
+            "slow" => Err(crate::expr::EvalError::TooSlow(250).to_string()),
             text => Ok(body == text.as_bytes()),
         }))
     }
@@ -376,6 +378,9 @@ impl Ports for Fake {
     }
     fn metered(&self) -> Arc<crate::telemetry::Metrics> {
         self.metrics.clone()
+    }
+    fn questions(&self) -> &super::quiet::Questions {
+        &self.questions
     }
     fn steady(&self) -> Timestamp {
         self.clock()

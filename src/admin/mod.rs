@@ -59,6 +59,7 @@ pub use privacy::{BodyError, Hidden, body};
 #[cfg(test)]
 pub(crate) use quarantine::tests as quarantine_tests;
 pub use quarantine::{KeptBodyError, QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
+pub use quiet::Questions;
 pub use reload::reload_by_signal;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};

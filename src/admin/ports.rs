@@ -14,6 +14,7 @@ use http::HeaderName;
 
 use super::{
     access::{Scope, Tokens, WHOLE},
+    quiet::Questions,
     wire,
 };
 use crate::{
@@ -40,6 +41,11 @@ pub enum QueryError {
     /// The state of deliveries can't be read.
     #[error("the state of deliveries can't be read: {0}")]
     State(String),
+    /// The expression ran for too long on so many events.
+    #[error(
+        "the expression ran for too long on {0} events: narrow the search by source, type or time, or write it shorter"
+    )]
+    TooSlow(u32),
 }
 
 /// Whether an expression or a route takes an event with this body (as received).
@@ -228,6 +234,9 @@ pub trait Ports: Reads + 'static {
 
     /// Where requests are counted. Never blocks.
     fn metered(&self) -> Arc<Metrics>;
+
+    /// The questions that are being answered. Never blocks.
+    fn questions(&self) -> &Questions;
 
     /// Steady time. Never blocks.
     fn steady(&self) -> Timestamp;

@@ -16,6 +16,7 @@ use super::{
     access::{Caller, Role, Scope, Tokens},
     find::find,
     ports::{EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Trial},
+    quiet::Questions,
     wire,
 };
 use crate::{
@@ -150,6 +151,10 @@ impl Ports for Scoped {
 
     fn metered(&self) -> Arc<Metrics> {
         self.ports.metered()
+    }
+
+    fn questions(&self) -> &Questions {
+        self.ports.questions()
     }
 
     fn steady(&self) -> Timestamp {

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     admin::{
-        EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Tokens, Trial, jobs::shown, wire,
+        EventView, PlannedFor, Ports, Predicate, Questions, QueueCount, Reads, RouteFilter, Tokens, Trial, jobs::shown,
+        wire,
     },
     agenda::{Blocked, core::key_text, plan::Routes},
     clock::Timestamp,
@@ -67,6 +68,7 @@ pub(super) struct Instance {
     /// What jobs wait for.
     pub(super) waits: Waits,
     pub(super) alerts: Alerts,
+    pub(super) questions: Questions,
 }
 
 impl Reads for Instance {
@@ -164,6 +166,10 @@ impl Ports for Instance {
 
     fn metered(&self) -> Arc<Metrics> {
         self.running.metrics.clone()
+    }
+
+    fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     fn steady(&self) -> Timestamp {

@@ -205,7 +205,7 @@ fn tail(ask: &Ask) -> Result<Reply, Refusal> {
     let first = end.saturating_sub(LAG_MAX);
     let left_out = from < first;
     let mut rows: Vec<Found> = Vec::new();
-    let reached = follow_once(&*ask.ports, &wanted, from.max(first), &mut |item| {
+    let reached = follow_once(&*ask.ports, &wanted, from.max(first), end, &mut |item| {
         if let Item::Event(found) = item {
             rows.push(*found);
         }

@@ -177,9 +177,10 @@ pub(super) async fn answer(found: Lookup, ports: Arc<dyn Ports>, guest: Guest, r
     let asked = Asked { query: Pairs::parse(head.uri.query().unwrap_or_default().as_bytes()), uri: head.uri, form };
     let headers = head.headers;
     let way = found.page.way;
+    let asked_of = ports.clone();
     let draw = move || respond(&found, ports, &guest, &headers, asked);
     let drawn = match way {
-        Way::Get => quietly(draw).await,
+        Way::Get => quietly(&asked_of, draw).await,
         Way::Post => spawn_blocking(draw).await.ok(),
     };
     drawn.unwrap_or_else(|| {
