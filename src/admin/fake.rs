@@ -12,6 +12,7 @@ use super::{
     access::{Role, Scope, Token, Tokens},
     logins::LoginLimit,
     ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter},
+    privacy::HiddenNames,
     wire,
 };
 pub(crate) use crate::event::{Reason, Status};
@@ -338,8 +339,8 @@ impl Reads for Fake {
     fn decoded(&self, _: &Event, body: Bytes) -> Bytes {
         body
     }
-    fn hidden_headers(&self) -> Vec<HeaderName> {
-        Vec::new()
+    fn hidden_names(&self) -> HiddenNames {
+        HiddenNames { headers: vec![HeaderName::from_static("x-customer")], parameters: vec!["customer".into()] }
     }
     fn masked(&self, _: &Event, body: Bytes) -> Result<Bytes, String> {
         match &body[..] {
@@ -347,6 +348,9 @@ impl Reads for Fake {
             b"undecodable" => Err("it can't be decoded".into()),
             _ => Ok(body),
         }
+    }
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
+        (body != "sesame" && body != "undecodable").then_some(body)
     }
     fn quarantine(&self) -> Arc<Quarantine> {
         let empty = || Arc::new(Quarantine::open_for_reading(std::path::Path::new("/nowhere")));

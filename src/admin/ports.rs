@@ -9,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::HeaderName;
-
 use super::{
     access::{Scope, Tokens, WHOLE},
+    privacy::HiddenNames,
     quiet::Questions,
     wire,
 };
@@ -28,6 +26,7 @@ use crate::{
     state::Subscribed,
     telemetry::Metrics,
 };
+use bytes::Bytes;
 
 /// The most events in one question for their states.
 pub const VIEWS_MAX: usize = 500;
@@ -180,14 +179,18 @@ pub trait Reads: Send + Sync {
     /// The body without its `Content-Encoding`, for searching; as it is if it can't be decoded within the limits.
     fn decoded(&self, event: &Event, body: Bytes) -> Bytes;
 
-    /// Header names, lower case, that are hidden besides the built-in list.
-    fn hidden_headers(&self) -> Vec<HeaderName>;
+    /// What is hidden besides the built-in lists.
+    fn hidden_names(&self) -> HiddenNames;
 
     /// A body without what the configuration hides in bodies.
     ///
     /// # Errors
     /// It can't be decoded, in words: what is in it is not known.
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String>;
+
+    /// A text without headers, or its beginning, without what the configuration hides in bodies. None: something is
+    /// hidden, and it can't be told what that is here, since it is no JSON or was cut.
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes>;
 
     /// The refused requests that are kept.
     fn quarantine(&self) -> Arc<Quarantine>;

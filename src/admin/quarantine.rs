@@ -154,7 +154,9 @@ pub(super) fn kept_listed_before(
 pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<wire::Show, KeptError> {
     let kept = read(reads, id)?;
     let event = &kept.event;
-    let (headers, hidden) = Hidden::new(reads.hidden_headers(), reveal).headers(&event.headers);
+    let hides = Hidden::new(reads, reveal);
+    let (headers, mut hidden) = hides.headers(&event.headers);
+    let query = event.query.as_deref().map(|query| hides.query(query, &mut hidden).into_owned());
     let line = line(&kept);
     Ok(wire::Show {
         event: wire::Line {
@@ -175,7 +177,7 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
             violation: None,
             tags: Vec::new(),
         },
-        query: event.query.as_deref().map(str::to_owned),
+        query,
         headers,
         client: line.client,
         verification: wire::Verification {

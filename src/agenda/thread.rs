@@ -380,8 +380,7 @@ impl Work {
     /// Tells whoever collects spans how long it took until it was known where an event goes.
     fn trace(&self, event: &Event) {
         let deps = &self.shared.deps;
-        let traceparent = event.headers.get("traceparent").map(http::HeaderValue::as_bytes);
-        let Some(standing) = deps.metrics.traces.standing(Some(event.id), traceparent) else { return };
+        let Some(standing) = deps.metrics.traces.standing_of(event) else { return };
         let now = deps.clock.now();
         let (end_ms, began) = (now.as_millis(), now.since(event.id.time));
         let stretch = Stretch { end_ms, began, ended: Duration::ZERO };
