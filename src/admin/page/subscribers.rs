@@ -14,11 +14,20 @@ use super::{
 use crate::{
     admin::{
         api::Refusal,
-        subscribers::{pause, resume, subscribers, unsubscribe},
-        wire::{PauseSubscriber, Subscriber},
+        subscribers::{pause, resume, rotate, subscribers, unsubscribe},
+        wire::{PauseSubscriber, RotateSecret, Subscriber, SubscriberDone},
     },
     clock::Timestamp,
 };
+
+/// What can be done: the verb, and the words of its button.
+const PAUSE: (&str, &str) = ("pause", "pause");
+const RESUME: (&str, &str) = ("resume", "resume");
+const ROTATE: (&str, &str) = ("rotate", "rotate secret");
+const REMOVE: (&str, &str) = ("remove", "remove");
+
+/// How long the old secret signs as well if nothing else is said, as on the command line.
+const OVERLAP_MS: u64 = 24 * 3_600 * 1_000;
 
 pub(super) const PAGES: &[Page] = &[
     Page::get("/subscribers", list).whole(),
@@ -81,17 +90,19 @@ fn row(ask: &Ask, one: &Subscriber, now: Timestamp) -> Markup {
 }
 
 fn actions(ask: &Ask, one: &Subscriber) -> Markup {
-    let verbs: &[&str] = match (one.state.as_str(), one.origin.as_str()) {
-        ("active", "config") => &["pause"],
-        ("active", _) => &["pause", "remove"],
-        (_, "config") => &["resume"],
-        _ => &["resume", "remove"],
+    let verbs: &[(&str, &str)] = match (one.state.as_str(), one.origin.as_str()) {
+        ("active", "config") => &[PAUSE],
+        ("active", _) => &[PAUSE, ROTATE, REMOVE],
+        (_, "config") => &[RESUME],
+        _ => &[RESUME, ROTATE, REMOVE],
     };
     html! {
         form.bulk method="post" action="/subscribers/confirm" {
             (marks(ask, "/subscribers"))
             (hidden("subscriber", &one.upstream))
-            @for verb in verbs { button type="submit" name="do" value=(verb) aria-label={ (verb) " " (one.upstream) } { (verb) "…" } }
+            @for (verb, words) in verbs {
+                button type="submit" name="do" value=(verb) aria-label={ (words) " " (one.upstream) } { (words) "…" }
+            }
         }
     }
 }
@@ -101,7 +112,8 @@ fn meant(verb: &str) -> Result<(&'static str, &'static str), Refusal> {
     Ok(match verb {
         "pause" => ("Pause", "What waits and what will come for it is kept."),
         "resume" => ("Resume", "What waits for it goes on."),
-        "remove" => ("Remove", "It gets nothing any more. What waits for it is held."),
+        "rotate" => ("Rotate the secret of", "What is sent from now on is signed with another secret."),
+        "remove" => ("Remove", "It gets nothing any more. What waits for it dies."),
         _ => return Err(Refusal::bad("nothing was chosen that could be done")),
     })
 }
@@ -121,6 +133,10 @@ fn confirm(ask: &Ask) -> Result<Reply, Refusal> {
                 (field(&nothing, "for", "For", "10m, 2h; empty until it is resumed"))
                 (field(&nothing, "reason_text", "Reason", "why, for those who come after you"))
             }
+            @if verb == "rotate" {
+                (field(&nothing, "secret", "New secret", "env:NAME; empty: one is generated"))
+                (field(&nothing, "overlap", "The old one signs too, for", "24h; 0s ends it at once"))
+            }
             div.buttons {
                 button.main.danger[verb == "remove"] type="submit" { (word) " " (name) }
                 a href="/subscribers" { "Cancel" }
@@ -136,10 +152,7 @@ fn done(ask: &Ask) -> Result<Reply, Refusal> {
     meant(verb)?;
     let told = match verb {
         "pause" => {
-            let length = ask.form.get("for").map(|text| {
-                duration(text).ok_or_else(|| Refusal::bad(format!("{text:?} is no duration: use one such as 10m")))
-            });
-            let for_ms = length.transpose()?.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+            let for_ms = ask.form.get("for").map(millis).transpose()?;
             let reason = ask.form.get("reason_text").map(str::to_owned);
             pause(ports, name, &PauseSubscriber { for_ms, reason }, caller)?;
             format!("Paused {name}.")
@@ -148,6 +161,16 @@ fn done(ask: &Ask) -> Result<Reply, Refusal> {
             resume(ports, name, caller)?;
             format!("Resumed {name}.")
         }
+        "rotate" => {
+            let overlap_ms = match ask.form.get("overlap") {
+                None => OVERLAP_MS,
+                Some("0" | "0s") => 0,
+                Some(text) => millis(text)?,
+            };
+            let secret = ask.form.get("secret").map(str::to_owned);
+            let done = rotate(ports, name, &RotateSecret { secret, overlap_ms }, caller)?;
+            return Ok(answered(ask, format!("{name} is signed with the new secret."), &done));
+        }
         _ => {
             unsubscribe(ports, name, caller)?;
             format!("Removed {name}.")
@@ -155,4 +178,26 @@ fn done(ask: &Ask) -> Result<Reply, Refusal> {
     };
     ask.tell(vec![told]);
     Ok(Reply::See("/subscribers".to_owned()))
+}
+
+/// A duration in milliseconds.
+fn millis(text: &str) -> Result<u64, Refusal> {
+    let length = duration(text).ok_or_else(|| Refusal::bad(format!("{text:?} is no duration: use one such as 10m")))?;
+    Ok(u64::try_from(length.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Where it goes on. A generated secret is shown in the answer itself and kept nowhere for another page.
+fn answered(ask: &Ask, what: String, done: &SubscriberDone) -> Reply {
+    let Some(secret) = &done.secret else {
+        ask.tell(vec![what]);
+        return Reply::See("/subscribers".to_owned());
+    };
+    let main = html! {
+        h1 { "The secret" }
+        p.note.good role="status" { (what) }
+        p { "This is its signing secret (Standard Webhooks). It is shown this once: give it to the subscriber now." }
+        pre.body tabindex="0" role="region" aria-label="The secret" { (secret) }
+        p { a href="/subscribers" { "Back to the subscribers" } }
+    };
+    Reply::page("The secret", "/subscribers", main)
 }

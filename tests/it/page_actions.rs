@@ -1,0 +1,182 @@
+//! What operators press on the web page, in a real browser: each button is confirmed, and its effect is seen by other means.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hmac::{Hmac, Mac as _};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::{
+    harness::{Answer, Received, Scripts, Upstream, all_to, signed, wait_for, wait_until},
+    page::{Desk, OPS},
+};
+
+impl Desk {
+    /// Presses a button, and what confirms it on the page with this headline.
+    fn press(&self, button: &str, headline: &str) {
+        self.browser.click(button);
+        self.browser.wait_for_text("h1", headline);
+        self.browser.click("form.confirm button.main");
+    }
+
+    fn listed(&self, name: &str) -> Value {
+        let all = self.relay.cli(&["subscriber", "list", "--json"]).done().lines();
+        all.into_iter().find(|one| one["name"] == name).unwrap_or(Value::Null)
+    }
+}
+
+/// As Standard Webhooks has it.
+fn webhook_signature(secret: &str, got: &Received) -> String {
+    let key = STANDARD.decode(secret.trim_start_matches("whsec_")).unwrap();
+    let header = |name| got.header(name).unwrap();
+    let signed = format!("{}.{}.{}", header("webhook-id"), header("webhook-timestamp"), got.text());
+    let mac = Hmac::<Sha256>::new_from_slice(&key).unwrap().chain_update(signed);
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+#[test]
+fn a_job_is_cancelled_from_its_page() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::Status(422));
+    let config = all_to(&upstream);
+    let desk = Desk::before(Scripts::On, upstream, &config);
+    let dead = desk.relay.accept("/x", "{}");
+    desk.relay.wait_for_state(&dead, "dead");
+    desk.relay.cli(&["hold", "--upstream", "app"]).done();
+    let begun = desk.relay.cli(&["replay", "--job", "--yes", "--json", "--upstream", "app"]).done().json();
+    let id = begun["job"].as_str().unwrap();
+    let state = || desk.relay.cli(&["job", id, "--json"]).done().json()["state"].clone();
+    wait_until("the job waits", || state() == "waiting");
+
+    desk.login(OPS);
+    desk.go("/jobs");
+    desk.browser.wait_for_text("tbody", "app is held");
+    desk.browser.click("form[action='/jobs/confirm'] button");
+    desk.browser.wait_for_text("h1", &format!("Cancel the job {id}?"));
+    assert_eq!(state(), "waiting", "nothing is done yet");
+    desk.browser.click("form.confirm button.main");
+    desk.browser.wait_for_text(".note", &format!("The job {id} is cancelled."));
+    desk.browser.wait_for_text("tbody", "cancelled");
+    assert_eq!(state(), "cancelled");
+    assert_eq!(
+        desk.browser.run("return document.querySelectorAll('main form').length"),
+        0,
+        "it can't be cancelled twice"
+    );
+    desk.relay.cli(&["release", "--upstream", "app"]).done();
+    assert_eq!(desk.relay.show(&dead)["state"], "dead");
+}
+
+#[test]
+fn a_subscriber_is_paused_resumed_signed_anew_and_removed() {
+    let upstream = Upstream::start();
+    let config = "[source.shop]\npath = \"/*\"\n[topic.orders]\n[[route]]\nsource = \"shop\"\ntopic = \"orders\"\n\
+                  [subscribers]\nallow = [\"127.0.0.0/8\"]\n";
+    let desk = Desk::before(Scripts::On, upstream, config);
+    desk.relay.cli(&["subscriber", "add", "orders", "crm", "--url", &desk.upstream.url()]).done();
+    desk.login(OPS);
+    let browser = &desk.browser;
+    let go = || {
+        desk.go("/subscribers");
+        browser.wait_for_text("tbody", "orders/crm");
+    };
+
+    go();
+    browser.click("button[value=pause]");
+    browser.wait_for_text("h1", "Pause orders/crm?");
+    assert_eq!(desk.listed("crm")["state"], "active", "nothing is done yet");
+    browser.type_into("#f-for", "2h");
+    browser.type_into("#f-reason_text", "theirs");
+    browser.click("form.confirm button.main");
+    browser.wait_for_text(".note", "Paused orders/crm.");
+    browser.wait_for_text("tbody", "theirs");
+    let paused = desk.listed("crm");
+    assert_eq!((&paused["state"], &paused["why"]), (&json!("paused"), &json!("theirs")));
+    let first = desk.relay.accept("/x", "{}");
+    desk.relay.wait_for_state(&first, "held");
+
+    desk.press("button[value=resume]", "Resume orders/crm?");
+    browser.wait_for_text(".note", "Resumed orders/crm.");
+    assert_eq!(desk.listed("crm")["state"], "active");
+    desk.relay.wait_for_state(&first, "delivered");
+
+    // The new secret is shown once, and signs; the old one is gone if nothing is left of its time.
+    browser.click("button[value=rotate]");
+    browser.wait_for_text("h1", "Rotate the secret of orders/crm?");
+    browser.type_into("#f-overlap", "0s");
+    browser.click("form.confirm button.main");
+    browser.wait_for_text(".note", "orders/crm is signed with the new secret.");
+    let secret = browser.text("pre").unwrap();
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    let second = desk.relay.accept("/x", r#"{"n":2}"#);
+    desk.relay.wait_for_state(&second, "delivered");
+    let got = desk.upstream.received();
+    let got = got.iter().find(|got| got.header("webhook-id") == Some(&second)).unwrap();
+    assert_eq!(got.header("webhook-signature"), Some(&*webhook_signature(&secret, got)));
+    go();
+    assert!(!browser.source().contains(&secret), "it is shown once");
+
+    desk.press("button[value=remove]", "Remove orders/crm?");
+    browser.wait_for_text(".note", "Removed orders/crm.");
+    browser.wait_for_text(".empty", "There is none.");
+    assert_eq!(desk.listed("crm"), Value::Null);
+    let after = desk.relay.accept("/x", "{}");
+    desk.relay.wait_for_state(&after, "ignored");
+}
+
+#[test]
+fn what_was_refused_is_checked_again_admitted_and_deleted() {
+    let upstream = Upstream::start();
+    let config = format!(
+        "[source.app]\npath = \"/*\"\nto = [\"app\"]\n[source.app.verify]\nscheme = \"hmac\"\nheader = \"X-Signature\"\n\
+         prefix = \"sha256=\"\ntemplate = \"{{timestamp}}.{{body}}\"\n\
+         timestamp = {{ header = \"X-Timestamp\", tolerance = \"5m\" }}\nsecrets = [\"literal:of yesterday\"]\n\
+         [upstream.app]\nurl = \"{}\"\n",
+        upstream.url()
+    );
+    let desk = Desk::before(Scripts::On, upstream, &config);
+    for (body, secret) in [("ours", "of today"), ("forged", "of a forger")] {
+        assert_eq!(desk.relay.send(&signed("/x", body, secret, 0)).status, 401);
+    }
+    let kept = |count: usize| {
+        wait_for(&format!("{count} are kept"), || {
+            let kept = desk.relay.cli(&["quarantine", "--json"]).done().lines();
+            (kept.len() == count).then_some(kept)
+        })
+    };
+    let all = kept(2);
+    let (forged, ours) = (all[0]["id"].as_str().unwrap(), all[1]["id"].as_str().unwrap());
+    let judged = |text: &str| desk.browser.wait_for_text("h1", text);
+    desk.login(OPS);
+    let browser = &desk.browser;
+
+    // Of both, neither would be taken; when the secret is put right, one would.
+    desk.go("/quarantine");
+    browser.click("form[aria-label='All that these filters mean'] button[value=recheck]");
+    judged("0 of 2 would be taken");
+    desk.relay.configure(&desk.config.replace("literal:of yesterday", "literal:of today"));
+    desk.relay.cli(&["reload"]).done();
+    browser.click("main p a");
+    browser.click("thead input[type=checkbox]");
+    browser.click("form[data-choose] button[value=recheck]");
+    judged("1 of 2 would be taken");
+    assert!(desk.relay.events().is_empty(), "nothing is admitted yet");
+
+    desk.go("/quarantine");
+    browser.click(&format!("input[value='{ours}']"));
+    desk.press("form[data-choose] button[value=admit]", "Admit 1 request?");
+    judged("1 of 1 are events now");
+    let event = kept(1).first().and(desk.relay.events().first().cloned()).unwrap();
+    let shown = desk.relay.wait_for_state(event["id"].as_str().unwrap(), "delivered");
+    assert_eq!(shown["verification"]["result"], "verified");
+    assert_eq!(desk.upstream.wait_for_requests(1)[0].text(), "ours");
+
+    // On the page of the request itself.
+    desk.go(&format!("/quarantine/{forged}"));
+    browser.click("form[aria-label='The request'] button[value=delete]");
+    browser.wait_for_text("h1", "Delete 1 request?");
+    kept(1);
+    browser.click("form.confirm button.main");
+    browser.wait_for_text(".note", "Deleted 1 request.");
+    browser.wait_for_text(".empty", "There is none.");
+    kept(0);
+}
