@@ -24,6 +24,7 @@ mod quarantine;
 mod samples;
 mod session;
 mod subscribers;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod upstreams;
@@ -69,6 +70,7 @@ const GROUPS: &[&[Page]] = &[
     letters::PAGES,
     act::PAGES,
     upstreams::PAGES,
+    targets::PAGES,
     instance::PAGES,
     audit::PAGES,
     quarantine::PAGES,

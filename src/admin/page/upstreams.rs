@@ -12,12 +12,10 @@ use super::{
     overview::until,
     parts::{age, count, hidden, marks, rate, scroll, state},
     samples::quantile,
+    targets::targets,
 };
 use crate::{
-    admin::{
-        api::Refusal,
-        wire::{Upstream, UpstreamTarget},
-    },
+    admin::{api::Refusal, wire::Upstream},
     clock::Timestamp,
 };
 
@@ -33,7 +31,7 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
 }
 
 /// Where the page of an upstream is.
-fn address(name: &str) -> String {
+pub(super) fn address(name: &str) -> String {
     format!("/upstreams/{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
@@ -112,7 +110,7 @@ fn one(ask: &Ask) -> Result<Reply, Refusal> {
         div data-live="upstream" {
             (table(std::slice::from_ref(upstream), now))
             (latencies(ask, upstream))
-            @if !upstream.targets.is_empty() { (targets(&upstream.targets, now)) }
+            @if !upstream.targets.is_empty() { (targets(ask, upstream, now)) }
         }
         @if ask.operates() { (actions(ask, upstream)) }
         p { a href=(super::Pairs::default().with("upstream", Some(name)).address("/events")) { "Its events" } }
@@ -135,26 +133,6 @@ fn latencies(ask: &Ask, upstream: &Upstream) -> Markup {
             }
         }
     }
-}
-
-fn targets(targets: &[UpstreamTarget], now: Timestamp) -> Markup {
-    let table = html! {
-        table {
-            caption { "Targets" }
-            thead { tr { th scope="col" { "Url" } th scope="col" { "State" } th.number scope="col" { "In flight" } th scope="col" { "Back" } } }
-            tbody {
-                @for target in targets {
-                    tr {
-                        th scope="row" { (target.url) }
-                        td { (state(&target.state)) }
-                        td.number { (target.in_flight) }
-                        td { @if let Some(end) = target.ejected_until { (age(end, now)) } @else { "–" } }
-                    }
-                }
-            }
-        }
-    };
-    scroll("Targets", &table)
 }
 
 fn actions(ask: &Ask, upstream: &Upstream) -> Markup {
