@@ -18,6 +18,12 @@ impl Desk {
         self.browser.click("form.confirm button.main");
     }
 
+    /// Nothing on this page keeps somebody out.
+    fn is_fair(&self) {
+        let faults = self.browser.faults();
+        assert!(faults.is_empty(), "{}: {}", self.browser.address(), faults.join("\n"));
+    }
+
     fn listed(&self, name: &str) -> Value {
         let all = self.relay.cli(&["subscriber", "list", "--json"]).done().lines();
         all.into_iter().find(|one| one["name"] == name).unwrap_or(Value::Null)
@@ -67,18 +73,35 @@ fn a_job_is_cancelled_from_its_page() {
 }
 
 #[test]
-fn a_subscriber_is_paused_resumed_signed_anew_and_removed() {
+fn a_subscriber_is_registered_paused_resumed_signed_anew_and_removed() {
     let upstream = Upstream::start();
     let config = "[source.shop]\npath = \"/*\"\n[topic.orders]\n[[route]]\nsource = \"shop\"\ntopic = \"orders\"\n\
                   [subscribers]\nallow = [\"127.0.0.0/8\"]\n";
     let desk = Desk::before(Scripts::On, upstream, config);
-    desk.relay.cli(&["subscriber", "add", "orders", "crm", "--url", &desk.upstream.url()]).done();
     desk.login(OPS);
     let browser = &desk.browser;
     let go = || {
         desk.go("/subscribers");
         browser.wait_for_text("tbody", "orders/crm");
     };
+
+    // It is registered; what was refused is there to be put right.
+    desk.go("/subscribers");
+    browser.type_into("#f-topic", "orders");
+    browser.type_into("#f-name", "crm");
+    browser.type_into("#f-url", "ftp://crm.example");
+    browser.click("form[action='/subscribers/new'] button.main");
+    browser.wait_for_text(".note.bad", "orders/crm is refused: url");
+    desk.is_fair();
+    browser.run("document.querySelector('#f-url').value = ''");
+    browser.type_into("#f-url", &desk.upstream.url());
+    browser.click("form[action='/subscribers/new'] button.main");
+    browser.wait_for_text(".note", "orders/crm gets what is published from now on.");
+    let first_secret = browser.text("pre").unwrap();
+    desk.is_fair();
+    browser.click("main p a");
+    browser.wait_for_text("tbody", &desk.upstream.url());
+    assert!(!browser.source().contains(&first_secret), "it is shown once");
 
     go();
     browser.click("button[value=pause]");
@@ -179,4 +202,55 @@ fn what_was_refused_is_checked_again_admitted_and_deleted() {
     browser.wait_for_text(".note", "Deleted 1 request.");
     browser.wait_for_text(".empty", "There is none.");
     kept(0);
+}
+
+#[test]
+fn a_target_is_drained_and_undrained_from_the_page_of_its_upstream() {
+    let (upstream, other) = (Upstream::start(), Upstream::start());
+    let config = format!(
+        "[source.app]\npath = \"/*\"\nto = [\"app\"]\n[upstream.app]\nurl = [\"{}\", \"{}\"]\n",
+        upstream.url(),
+        other.url()
+    );
+    let desk = Desk::before(Scripts::On, upstream, &config);
+    let drained = || {
+        let targets = desk.relay.upstream("app")["targets"].clone();
+        let targets = targets.as_array().unwrap().iter().filter(|target| target["state"] == "drained");
+        targets.map(|target| target["url"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let button = |target: &Upstream| format!("button[aria-label$='drain {}']", target.url());
+    desk.login(OPS);
+    let browser = &desk.browser;
+    desk.go("/upstreams/app");
+    browser.click(&button(&desk.upstream));
+    browser.wait_for_text("h1", &format!("Drain {} of app?", desk.upstream.url()));
+    browser.wait_for_text("main", "1 other target works");
+    assert!(drained().is_empty(), "nothing is done yet");
+    browser.type_into("#f-reason_text", "new kernel");
+    browser.click("form.confirm button.main");
+    browser.wait_for_text(".note", &format!("Drained {}.", desk.upstream.url()));
+    browser.wait_for_text("main", "by token ops: new kernel");
+    assert_eq!(drained(), [desk.upstream.url()]);
+    desk.is_fair();
+    for n in 0..3 {
+        let id = desk.relay.accept("/x", format!("{n}"));
+        desk.relay.wait_for_state(&id, "delivered");
+    }
+    assert_eq!((desk.upstream.received().len(), other.received().len()), (0, 3));
+
+    // The last one that works takes a tick more.
+    browser.click(&button(&other));
+    browser.wait_for_text(".note.bad", "No other target works");
+    desk.is_fair();
+    browser.click("form.confirm button.main");
+    assert_eq!(drained().len(), 1, "the browser asks for the tick");
+    browser.click("input[name=force]");
+    browser.click("form.confirm button.main");
+    browser.wait_for_text(".note", &format!("Drained {}.", other.url()));
+    assert_eq!(drained().len(), 2);
+    for target in [&desk.upstream, &other] {
+        desk.press(&button(target), &format!("Undrain {} of app?", target.url()));
+        browser.wait_for_text(".note", &format!("Undrained {}.", target.url()));
+    }
+    assert!(drained().is_empty());
 }

@@ -1,21 +1,22 @@
-//! Owns the page of subscribers: who gets what is published, how each fares, and letting one go on, pausing or removing it.
+//! Owns the page of subscribers: who gets what is published, how each fares, registering one, and what can be done to it.
 //!
-//! Deliberately absent: registering one, whose generated secret would be shown on a page; the command line does that.
+//! Promises that the rules are those of the API, and that a generated secret is shown once, in the answer itself: it is kept
+//! for no other page, and what was typed as a secret is not shown again.
 
 use maud::{Markup, html};
 
 use super::{
     Page, Pairs,
     ask::{Ask, duration},
-    frame::Reply,
+    frame::{Reply, framed, shown},
     overview::until,
     parts::{age, count, field, hidden, marks, scroll, state},
 };
 use crate::{
     admin::{
         api::Refusal,
-        subscribers::{pause, resume, rotate, subscribers, unsubscribe},
-        wire::{PauseSubscriber, RotateSecret, Subscriber, SubscriberDone},
+        subscribers::{pause, resume, rotate, subscribe, subscribers, unsubscribe},
+        wire::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone},
     },
     clock::Timestamp,
 };
@@ -31,11 +32,17 @@ const OVERLAP_MS: u64 = 24 * 3_600 * 1_000;
 
 pub(super) const PAGES: &[Page] = &[
     Page::get("/subscribers", list).whole(),
+    Page::post("/subscribers/new", registered).whole(),
     Page::post("/subscribers/confirm", confirm).whole(),
     Page::post("/subscribers", done).whole(),
 ];
 
 fn list(ask: &Ask) -> Result<Reply, Refusal> {
+    Ok(Reply::page("Subscribers", "/subscribers", all(ask, &Pairs::default(), None)?))
+}
+
+/// All of them, and the form for another one, with what was given there before and why that was not taken.
+fn all(ask: &Ask, given: &Pairs, wrong: Option<&str>) -> Result<Markup, Refusal> {
     let (now, all) = (ask.ports.now(), subscribers(&*ask.ports)?);
     let table = html! {
         table {
@@ -54,12 +61,63 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
             tbody { @for one in &all { (row(ask, one, now)) } }
         }
     };
-    let main = html! {
+    Ok(html! {
         h1 { "Subscribers" }
         p { "They get what routes publish under topics." }
+        @if let Some(wrong) = wrong { p.note.bad role="alert" { "That did not work: " (wrong) "." } }
         @if all.is_empty() { p.empty { "There is none." } } @else { (scroll("Subscribers", &table)) }
+        @if ask.operates() { (form(ask, given)) }
+    })
+}
+
+/// What registers one.
+fn form(ask: &Ask, given: &Pairs) -> Markup {
+    html! {
+        section aria-labelledby="register" {
+            h2 id="register" { "Register one" }
+            form.filters method="post" action="/subscribers/new" aria-labelledby="register" {
+                (marks(ask, "/subscribers"))
+                (field(given, "topic", "Topic", "orders"))
+                (field(given, "name", "Name", "crm"))
+                (field(given, "url", "Where its events go", "https://crm.example/hook"))
+                (field(given, "types", "Types", "invoice.*, order; empty: all"))
+                (field(given, "when", "And only if (jq)", ".amount > 100"))
+                (field(given, "rate", "At most", "10/s; empty: no limit"))
+                (field(given, "secret", "Secret", "env:NAME; empty: generated"))
+                div.buttons { button.main type="submit" { "Register" } }
+            }
+        }
+    }
+}
+
+fn registered(ask: &Ask) -> Result<Reply, Refusal> {
+    let text = |name: &str| ask.form.get(name).map(str::to_owned);
+    let types = ask.form.get("types").unwrap_or_default().split(',').map(|one| one.trim().to_owned());
+    let asked = Subscribe {
+        topic: text("topic").unwrap_or_default(),
+        name: text("name").unwrap_or_default(),
+        url: text("url").unwrap_or_default(),
+        types: types.filter(|one| !one.is_empty()).collect(),
+        when: text("when"),
+        secret: text("secret"),
+        rate: text("rate"),
     };
-    Ok(Reply::page("Subscribers", "/subscribers", main))
+    let done = match subscribe(&*ask.ports, &asked, &ask.caller) {
+        Ok(done) => done,
+        Err(error) => {
+            let (refusal, given) = (Refusal::from(error), ask.form.with("secret", None));
+            let (status, wrong, _) = refusal.parts();
+            let main = all(ask, &given, Some(wrong))?;
+            let page = shown(status, &framed(Some(ask), "Subscribers", "/subscribers", &main));
+            return Ok(Reply::Other(Box::new(page)));
+        }
+    };
+    let upstream = format!("{}/{}", asked.topic, asked.name);
+    let what = match done.subscriber.as_ref().filter(|now| now.state == "off") {
+        Some(off) => format!("{upstream} is registered, but off: {}.", off.why.as_deref().unwrap_or_default()),
+        None => format!("{upstream} gets what is published from now on."),
+    };
+    Ok(answered(ask, what, &done))
 }
 
 fn row(ask: &Ask, one: &Subscriber, now: Timestamp) -> Markup {

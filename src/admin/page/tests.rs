@@ -211,6 +211,59 @@ async fn what_is_confirmed_says_how_much_it_is_and_changes_nothing_yet() {
 }
 
 #[tokio::test]
+async fn the_last_target_that_works_is_drained_only_on_purpose() {
+    let desk = Desk::new().await;
+    let (cookie, mark) = desk.login("ops").await;
+    let page = desk.get("/upstreams/crm", &cookie).await.body;
+    assert!(page.contains("drain http://b:1") && page.contains("undrain http://c:1"), "{page}");
+    let form = format!("mark={mark}&do=drain&upstream=crm&target=http://b:1&back=/upstreams/crm");
+    let shown = desk.post("/targets/confirm", &cookie, &form).await;
+    assert!(shown.status == 200 && shown.body.contains("No other target works"), "{}", shown.body);
+    assert_eq!(desk.post("/targets", &cookie, &form).await.status, 400);
+    assert_eq!(desk.changes(), 0);
+    let shown = desk.post("/targets", &cookie, &format!("{form}&force=yes&reason_text=kernel")).await;
+    assert_eq!((shown.status, shown.header("location")), (303, Some("/upstreams/crm")));
+    let command = desk.fake.commands().pop().unwrap();
+    assert!(matches!(&command.action, Action::DrainTarget { reason: Some(why), .. } if why == "kernel"), "{command:?}");
+    assert_eq!(&*command.actor, "token ops");
+    let undo = format!("mark={mark}&do=undrain&upstream=crm&target=http://c:1&back=/upstreams/crm");
+    assert_eq!(desk.post("/targets", &cookie, &undo).await.status, 303);
+    assert_eq!(desk.changes(), 2);
+    // A target is for all sources, and the other upstream is none of theirs.
+    let (cookie, mark) = desk.login("part").await;
+    let form = format!("mark={mark}&do=drain&upstream=crm&target=http://b:1&force=yes");
+    assert!(matches!(desk.post("/targets", &cookie, &form).await.status, 400 | 403));
+    assert_eq!(desk.changes(), 2);
+}
+
+#[tokio::test]
+async fn a_subscriber_is_registered_by_the_rules_of_the_api_and_its_secret_shown_once() {
+    let desk = Desk::new().await;
+    let (cookie, mark) = desk.login("ops").await;
+    let form = |url: &str, secret: &str| {
+        format!("mark={mark}&topic=orders&name=crm&url={url}&types=invoice.*,+order&rate=&secret={secret}")
+    };
+    // What was refused is there to be put right, less what was to be a secret.
+    let shown = desk.post("/subscribers/new", &cookie, &form("http://10.0.0.1/%22%3E%3Cimg", "")).await;
+    assert_eq!(shown.status, 400);
+    assert!(
+        shown.body.contains("leads to 10.0.0.1") && shown.body.contains("value=\"http://10.0.0.1/&quot;&gt;&lt;img\"")
+    );
+    let shown = desk.post("/subscribers/new", &cookie, &form("https://a.example", "literal:hunter2")).await;
+    assert!(shown.status == 400 && !shown.body.contains("hunter2"), "{}", shown.body);
+    let shown = desk.post("/subscribers/new", &cookie, &form("https://a.example", "")).await;
+    assert!(shown.status == 200 && shown.body.contains("whsec_"), "{}", shown.body);
+    let put = desk.fake.commands().into_iter().find_map(|command| match command.action {
+        Action::PutSubscriber { registration, .. } => Some((registration, command.actor)),
+        _ => None,
+    });
+    let (registration, actor) = put.unwrap();
+    let types: Vec<&str> = registration.types.iter().map(|one| &**one).collect();
+    assert_eq!((types, &*actor, registration.rate), (vec!["invoice.*", "order"], "token ops", None));
+    assert!(!desk.get("/subscribers", &cookie).await.body.contains("whsec_"));
+}
+
+#[tokio::test]
 async fn markup_and_steering_characters_from_outside_are_text_on_every_page() {
     let desk = Desk::new().await;
     let (cookie, _) = desk.login("ops").await;
