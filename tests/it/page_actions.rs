@@ -1,12 +1,14 @@
 //! What operators press on the web page, in a real browser: each button is confirmed, and its effect is seen by other means.
 
+use std::{fs, process::Command};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::{
-    harness::{Answer, Received, Scripts, Upstream, all_to, signed, wait_for, wait_until},
+    harness::{Answer, BINARY, Received, Scripts, Upstream, all_to, signed, wait_for, wait_until},
     page::{Desk, OPS},
 };
 
@@ -253,4 +255,57 @@ fn a_target_is_drained_and_undrained_from_the_page_of_its_upstream() {
         browser.wait_for_text(".note", &format!("Undrained {}.", target.url()));
     }
     assert!(drained().is_empty());
+}
+
+#[test]
+fn a_followed_list_shows_what_becomes_of_events_that_it_has_listed_before() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::Status(422));
+    let config = all_to(&upstream);
+    let desk = Desk::before(Scripts::On, upstream, &config);
+    let ids: Vec<String> = (0..30).map(|n| desk.relay.accept("/x", format!("{n}"))).collect();
+    for id in &ids {
+        desk.relay.wait_for_state(id, "dead");
+    }
+    desk.login(OPS);
+    desk.go("/events?state=dead");
+    let row = |id: &String| format!("tr[data-id='{id}']");
+    desk.browser.wait_for_text(&row(&ids[0]), "dead");
+    desk.browser.run("window.isTheSame = true");
+    desk.upstream.answer(Answer::Status(200));
+    for id in [&ids[0], &ids[29]] {
+        desk.relay.cli(&["replay", id]).done();
+        desk.browser.wait_for_text(&row(id), "delivered");
+    }
+    assert!(desk.browser.text(&row(&ids[1])).unwrap().contains("dead"));
+    assert_eq!(desk.browser.run("return window.isTheSame"), true, "the page was not loaded again");
+}
+
+#[test]
+fn the_export_that_is_shown_writes_what_the_list_shows() {
+    let upstream = Upstream::start();
+    let config = all_to(&upstream);
+    let desk = Desk::before(Scripts::On, upstream, &config);
+    let wanted = desk.relay.accept("/x", "it's $(touch pwned); `touch pwned` \"a\"");
+    let other = desk.relay.accept("/x", "something else");
+    for id in [&wanted, &other] {
+        desk.relay.wait_for_state(id, "delivered");
+    }
+    desk.login(OPS);
+    desk.go("/events");
+    desk.browser.type_into("#f-grep", "it's $(touch pwned); `touch pwned` \"");
+    desk.browser.type_into("#f-since", "1h");
+    desk.browser.click("form.filters button.main");
+    desk.browser.wait_for(&format!("a[href='/events/{wanted}']"));
+    desk.browser.click("main > details > summary");
+    desk.is_fair();
+    let command = desk.browser.text("main > details pre").unwrap();
+    let script = format!("stagepost() {{ '{BINARY}' \"$@\" --data '{}'; }}\n{command}\n", desk.relay.data().display());
+    let ran = Command::new("sh").arg("-euc").arg(script).current_dir(desk.relay.directory()).status().unwrap();
+    assert!(ran.success(), "{command}");
+    let written = fs::read_to_string(desk.relay.directory().join("events.ndjson")).unwrap();
+    let written: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(written.iter().map(|one| one["id"].as_str().unwrap()).collect::<Vec<_>>(), [&wanted]);
+    assert!(!desk.relay.directory().join("pwned").exists(), "{command}");
+    assert!(desk.relay.cli(&["audit"]).done().out.contains("export"));
 }
