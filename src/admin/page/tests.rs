@@ -186,6 +186,9 @@ async fn a_form_without_the_mark_of_its_session_or_of_another_site_does_nothing(
     assert_eq!(desk.changes(), 1);
     let command = desk.fake.commands().pop().unwrap();
     assert_eq!((&*command.actor, command.origin.as_deref()), ("token ops", Some("127.0.0.1")));
+    let refresh = format!("Cookie: {cookie}\r\nStagepost-Refresh: 1\r\n");
+    let refreshed = desk.ask("GET", "/letters", &refresh, None).await.body;
+    assert!(!refreshed.contains("Replayed 1 delivery."), "a script shows parts of a page only");
     assert!(desk.get("/letters", &cookie).await.body.contains("Replayed 1 delivery."), "it is told once");
     assert!(!desk.get("/letters", &cookie).await.body.contains("Replayed 1 delivery."));
 }
