@@ -224,6 +224,7 @@ fn a_target_is_drained_and_undrained_from_the_page_of_its_upstream() {
     desk.login(OPS);
     let browser = &desk.browser;
     desk.go("/upstreams/app");
+    browser.wait_for_text("section[aria-labelledby=lately]", "failed attempts");
     browser.click(&button(&desk.upstream));
     browser.wait_for_text("h1", &format!("Drain {} of app?", desk.upstream.url()));
     browser.wait_for_text("main", "1 other target works");
