@@ -6,18 +6,18 @@
 //! stand.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
 };
 
 use super::{
     filter::{Compiled, recorded},
-    find::{Found, Plan, carried_plan, planned_after, plans},
+    find::{Found, Plan, carried_copy, carried_plan, planned_after, plans},
     ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
     quiet::breathe,
 };
 use crate::{
-    event::{DeliveryState, Event, Seq},
+    event::{DeliveryState, Event, EventId, Seq},
     expr::is_too_slow,
     log::{
         Kind, Log, ReadError,
@@ -47,6 +47,9 @@ const SLOW_MAX: u32 = 20;
 
 /// Read at once when following.
 const FOLLOW_BYTES: usize = 1024 * 1024;
+
+/// Read at once behind an event that is asked for by its id: its plan stands there, and often the next event.
+const NEAR_BYTES: usize = 64 * 1024;
 
 /// What a listing gives.
 #[derive(Debug)]
@@ -196,6 +199,51 @@ pub fn follow_once(
             return Ok(next);
         }
     }
+}
+
+/// Shows these events as they are now, oldest first, if they are stored and meant. What stands in a damaged place is left out.
+///
+/// # Errors
+/// What can't be stepped over.
+pub(super) fn these(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    ids: &[EventId],
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), QueryError> {
+    let log = reads.log();
+    let mut walk = Walk::new(reads, wanted, &*log, None);
+    let asked: BTreeMap<Seq, EventId> = ids.iter().map(|id| (id.pos.seq, *id)).collect();
+    let mut found: BTreeMap<Seq, (Seq, Event)> = BTreeMap::new();
+    let mut next = 0;
+    for seq in asked.keys() {
+        if found.contains_key(seq) && walk.plans.contains_key(seq) {
+            continue;
+        }
+        let entries = match log.scan(next.max(*seq), NEAR_BYTES) {
+            Err(ReadError::Damaged { .. }) => continue,
+            read => read?,
+        };
+        let Some(last) = entries.last() else { continue };
+        next = last.pos.seq.saturating_add(1);
+        walk.plans.extend(entries.iter().flat_map(plans).filter(|(event, _)| asked.contains_key(event)));
+        let accepted =
+            entries.iter().filter(|entry| entry.kind == Kind::Accepted && asked.contains_key(&entry.pos.seq));
+        found.extend(accepted.filter_map(|entry| Some((entry.pos.seq, (entry.pos.seq, entry::decode_event(entry)?)))));
+    }
+    for seq in asked.keys().filter(|seq| !found.contains_key(seq)).copied().collect::<Vec<_>>() {
+        let Some((at, entry)) = carried_copy(reads, &*log, seq).ok().flatten() else { continue };
+        walk.plans.extend(carried_plan(&entry).map(|plan| (seq, plan)));
+        found.extend(entry::decode_event(&entry).map(|event| (seq, (at, event))));
+    }
+    let meant = |event: &Event| asked.get(&event.id.pos.seq) == Some(&event.id) && wanted.takes_event(event);
+    let events = found.into_values().filter(|(_, event)| meant(event));
+    let events = events.map(|(at, event)| {
+        let plan = walk.plans.remove(&event.id.pos.seq);
+        (at, event, plan)
+    });
+    let events: Vec<_> = events.collect();
+    walk.show(events, emit).map(|_| ())
 }
 
 /// The newest answer status of each delivery of an event.
@@ -399,7 +447,7 @@ pub(super) fn last_status(log: &dyn Log, delivery: &DeliveryView) -> Option<u16>
 #[cfg(test)]
 mod tests {
     use super::{super::fake::*, *};
-    use crate::{admin::wire::Filters, event::EventId};
+    use crate::admin::wire::Filters;
 
     fn ids(fake: &Fake, change: impl FnOnce(&mut Filters)) -> Vec<String> {
         let mut filters = Filters::default();
@@ -573,5 +621,31 @@ mod tests {
         fake.accept("stripe", b"{}");
         let after = follow_once(&fake, &wanted, next, Seq::MAX, &mut emit).unwrap();
         assert_eq!((count, after > next), (3, true));
+    }
+
+    #[test]
+    fn events_that_are_asked_for_are_shown_as_they_are_now_wherever_they_stand() {
+        let (fake, all) = filled(9);
+        let (lone, gone) = (fake.accept("even", b"lone"), fake.accept("even", b"gone"));
+        fake.carry(all[1], &["billing"]);
+        fake.delete(gone);
+        fake.set(all[4], delivery("billing", Status::Held(Reason::new("operator"))));
+        fake.damage(all[8].pos.seq);
+        let shown = |ids: &[EventId]| {
+            let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+            let mut shown = Vec::new();
+            these(&fake, &wanted, ids, &mut |item| {
+                let Item::Event(found) = item else { panic!("{item:?}") };
+                shown.push((found.event.id, found.state().as_str()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            shown
+        };
+        let expected = [(all[0], "delivered"), (all[1], "delivered"), (all[4], "held"), (lone, "pending")];
+        assert_eq!(shown(&[lone, all[4], gone, all[0], all[8], all[1]]), expected);
+        // An id is more than its number.
+        let other = EventId { time: fake.clock().before(std::time::Duration::from_secs(1)), ..all[0] };
+        assert_eq!(shown(&[other]), []);
     }
 }
