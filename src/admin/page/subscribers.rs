@@ -75,7 +75,7 @@ fn form(ask: &Ask, given: &Pairs) -> Markup {
     html! {
         section aria-labelledby="register" {
             h2 id="register" { "Register one" }
-            form.filters method="post" action="/subscribers/new" aria-labelledby="register" {
+            form.confirm method="post" action="/subscribers/new" aria-labelledby="register" {
                 (marks(ask, "/subscribers"))
                 (field(given, "topic", "Topic", "orders"))
                 (field(given, "name", "Name", "crm"))
