@@ -46,7 +46,7 @@ const UNSPLIT: &str = "unsplit";
 /// What a look into a body led to.
 pub(super) enum Looked {
     /// It was a batch: its items are stored.
-    Items(Split),
+    Items(Box<Split>),
     /// It would be one.
     Rehearsed,
     /// It is to be stored as it is; what was found is among its extras.
@@ -106,7 +106,9 @@ impl Gate {
                 if rehearsing {
                     return Ok(Looked::Rehearsed);
                 }
-                self.take_items(doors, input, admitted, items, &extras).await.map(Looked::Items)
+                self.take_items(doors, input, admitted, items, &extras)
+                    .await
+                    .map(|split| Looked::Items(Box::new(split)))
             }
             Found::Whole(violation) => {
                 judge(doors, input, violation.iter(), rehearsing)?;

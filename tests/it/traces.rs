@@ -37,7 +37,8 @@ fn a_collector_gets_the_spans_of_an_event_from_receipt_to_delivery_under_one_tra
     relay.environment("COLLECTOR_KEY", "sesame");
     relay.run();
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
-    let request = Request::post("/x", "{}").header("traceparent", parent.clone()).header("tracestate", "a=b");
+    let request =
+        Request::post("/x?token=s3cr3t", "{}").header("traceparent", parent.clone()).header("tracestate", "a=b");
     assert_eq!(relay.send(&request).status, 202);
     let found = of_trace(&collector, TRACE, 5);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
@@ -46,6 +47,7 @@ fn a_collector_gets_the_spans_of_an_event_from_receipt_to_delivery_under_one_tra
     for name in ["append", "attempt", "plan", "verify"] {
         assert_eq!(found[name]["parentSpanId"], found["receive"]["spanId"], "{name}");
     }
+    assert!(!spans(&collector).iter().any(|span| span.to_string().contains("s3cr3t")), "a credential went out");
     let got = app.wait_for_requests(1).remove(0);
     let span = found["attempt"]["spanId"].as_str().unwrap();
     assert_eq!(got.header("traceparent"), Some(format!("00-{TRACE}-{span}-01").as_str()));
