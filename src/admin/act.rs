@@ -15,7 +15,7 @@ use super::{
     jobs,
     list::{Item, last_status, newest},
     ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
-    wire::{Act, Acted, Filters, Verb},
+    wire::{Act, Acted, Filters, Upstream, Verb},
 };
 use crate::{
     event::{DeliveryState, EventId, Seq},
@@ -125,11 +125,17 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
     if asked.ids.is_empty() && asked.filters.is_empty() && !asked.all {
         return usage(format!("{verb} needs an id or a filter; --all says everything on purpose"));
     }
-    for name in asked.to.iter().chain(&asked.filters.upstream) {
-        let known = ports.upstreams().iter().any(|upstream| **upstream == **name);
-        if !known && (asked.to.as_ref() == Some(name) || asked.verb == Verb::Hold) {
-            return usage(format!("no upstream is named {name:?}"));
-        }
+    let is_configured = |name: &String| ports.upstreams().iter().any(|upstream| **upstream == **name);
+    // What is gone from the configuration may still be held.
+    let is_told_of = |name: &String| ports.status().upstreams.iter().any(|upstream| upstream.name == *name);
+    let unknown_to = asked.to.as_ref().filter(|name| !is_configured(name));
+    let unknown = asked.filters.upstream.as_ref().filter(|name| match asked.verb {
+        Verb::Hold => !is_configured(name),
+        Verb::Release => !is_configured(name) && !is_told_of(name),
+        _ => false,
+    });
+    if let Some(name) = unknown_to.or(unknown) {
+        return usage(format!("no upstream is named {name:?}"));
     }
     let fits = |state: &str| match asked.verb {
         Verb::Hold | Verb::Requeue => state == "pending",
@@ -184,7 +190,8 @@ pub(super) fn in_words(ids: &[String], filters: &Filters, all: bool, to: Option<
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// How long a replay takes: by its own rate, or by what the slowest of its upstreams took lately or may take.
+/// How long a replay takes: by its own rate, by what the slowest of its upstreams may take, or by how long an attempt there
+/// takes.
 fn estimate_s<'a>(ports: &dyn Ports, asked: &Act, targets: impl Iterator<Item = &'a Target>) -> Option<u64> {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for target in targets {
@@ -197,10 +204,20 @@ fn estimate_s<'a>(ports: &dyn Ports, asked: &Act, targets: impl Iterator<Item = 
     let mut longest = 0;
     for (name, count) in counts {
         let upstream = upstreams.iter().find(|upstream| upstream.name == name)?;
-        let rate = upstream.rate_limit.or(Some(upstream.rate)).filter(|rate| *rate > 0.0)?;
+        let rate = upstream.rate_limit.or_else(|| capacity(ports, upstream)).filter(|rate| *rate > 0.0)?;
         longest = longest.max((count as f64 / rate).ceil() as u64);
     }
     Some(longest)
+}
+
+/// Attempts a second of an upstream that is kept busy: what it took lately says little if it had nothing to do. None if it
+/// was never tried.
+fn capacity(ports: &dyn Ports, upstream: &Upstream) -> Option<f64> {
+    let (counts, sum_us) = ports.metered().known_upstream(&upstream.name)?.attempt.read();
+    let count: u64 = counts.iter().sum();
+    let at_once = upstream.concurrency_limit.max(1);
+    let rate = (at_once * count) as f64 * 1e6 / sum_us.max(1) as f64;
+    (count > 0).then_some(rate.max(upstream.rate))
 }
 
 fn act_on_upstream(ports: &dyn Ports, asked: &Act, caller: &Caller, upstream: &str) -> Result<Acted, ActError> {

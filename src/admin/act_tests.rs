@@ -1,8 +1,10 @@
 //! Which deliveries a command takes.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
-    admin::{fake::*, wire::Filters},
+    admin::{access::Scope, fake::*, scoped::Scoped, wire::Filters},
     event::{Reason, Seq, Status},
 };
 
@@ -193,4 +195,36 @@ fn many_targets_are_dealt_out_to_entries_that_the_log_takes_at_the_rate_that_was
         total += targets.len();
     }
     assert_eq!(total, 30_000);
+}
+
+#[test]
+fn an_upstream_that_nobody_knows_or_that_lies_outside_the_callers_part_is_not_released() {
+    let (fake, _) = three();
+    let release = |upstream: &str| Act {
+        filters: Filters { upstream: Some(upstream.into()), ..Filters::default() },
+        ..asked(Verb::Release)
+    };
+    assert!(matches!(act(&fake, &release("nope"), &me()), Err(ActError::Usage(_))));
+    let fake = Arc::new(fake);
+    let scope = Arc::new(Scope::new(None, Some(vec!["billing".into()])));
+    let caller = Caller { scope, ..me() };
+    let ports = Scoped::for_caller(fake.clone(), &caller);
+    for verb in [Verb::Hold, Verb::Release] {
+        assert!(matches!(act(&*ports, &Act { verb, ..release("crm") }, &caller), Err(ActError::Usage(_))));
+    }
+    assert!(fake.commands().is_empty());
+    act(&*ports, &release("billing"), &caller).unwrap();
+    assert_eq!(fake.commands()[0].action, Action::ReleaseUpstream { upstream: "billing".into() });
+}
+
+#[test]
+fn a_replay_of_one_delivery_takes_as_long_as_an_attempt_and_not_as_the_last_minute_was_quiet() {
+    let (fake, ids) = three();
+    let dry = Act { ids: vec![ids[0].to_string()], dry_run: true, ..asked(Verb::Replay) };
+    let billing = Act { filters: Filters { upstream: Some("billing".into()), ..Filters::default() }, ..dry };
+    assert_eq!(act(&fake, &billing, &me()).unwrap().estimate_s, None);
+    let metrics = fake.metered().upstream("billing");
+    metrics.attempt.observe(std::time::Duration::from_secs(1));
+    metrics.attempt.observe(std::time::Duration::from_secs(3));
+    assert_eq!(act(&fake, &billing, &me()).unwrap().estimate_s, Some(2));
 }

@@ -12,11 +12,7 @@ use crate::{clock::Timestamp, event::topic_of_source};
 pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
     let mut told = vec![received(show)];
     told.extend(verified(show));
-    match show.duplicates {
-        0 => {}
-        1 => told.push("It was sent once more and recognised as a duplicate.".to_owned()),
-        more => told.push(format!("It was sent {more} more times and recognised as a duplicate.")),
-    }
+    told.extend(resent(show));
     told.extend(cached(show));
     told.extend(show.event.imported.as_ref().map(|id| format!("It was imported; it had been exported as {id}.")));
     if show.event.deliveries.is_empty() {
@@ -45,6 +41,19 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
         }
     }
     told
+}
+
+fn resent(show: &Show) -> Option<String> {
+    let other = match show.body_differs {
+        0 => String::new(),
+        differ if differ == show.duplicates => ", with another body, which is not stored".to_owned(),
+        differ => format!(", {differ} of them with another body, which is not stored"),
+    };
+    match show.duplicates {
+        0 => None,
+        1 => Some(format!("It was sent once more and recognised as a duplicate{other}.")),
+        more => Some(format!("It was sent {more} more times and recognised as a duplicate{other}.")),
+    }
 }
 
 fn received(show: &Show) -> String {
@@ -330,6 +339,20 @@ mod tests {
         {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn duplicates_with_another_body_are_told() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        let mut shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+        let mut told = |duplicates, body_differs| {
+            (shown.duplicates, shown.body_differs) = (duplicates, body_differs);
+            explain(&shown, &Status::default(), fake.clock()).join("\n")
+        };
+        assert!(told(1, 1).contains("sent once more and recognised as a duplicate, with another body"));
+        assert!(told(3, 2).contains("3 more times and recognised as a duplicate, 2 of them with another body"));
+        assert!(!told(3, 0).contains("body"));
     }
 
     #[test]

@@ -286,6 +286,7 @@ impl Reads for Fake {
             planned: false,
             deleted: self.deleted.lock().unwrap().contains(&planned.event),
             duplicates: 0,
+            body_differs: 0,
         };
         Ok(events.iter().map(view).collect())
     }

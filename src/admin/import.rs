@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{EventId, Extras, Proxy, Scheme},
+    event::{EventId, Extras, Proxy, Scheme, Seq},
     log::{
         Acked, Append, AppendError, Appended, Class, DedupeKey, Done, Kind, Log, NewEntry, PART_BYTES, ReadError,
         entry::{Accepting, decode_event},
@@ -36,9 +36,9 @@ const UNDER_WAY_BYTES: usize = 8 << 20;
 /// Reasons that are named in one answer.
 const NAMED_MAX: usize = 20;
 
-/// A log that is busy is asked again so often, …
+/// A log that is busy is offered an event again so often, …
 const BUSY_TRIES: u32 = 200;
-/// … after so long.
+/// … each time after so long.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How to import.
@@ -86,7 +86,11 @@ pub fn is_stored(reads: &dyn Reads, id: EventId) -> Result<bool, String> {
 /// # Errors
 /// See [`ImportError`].
 pub fn import(log: &dyn Log, how: &Import<'_>, lines: &[u8]) -> Result<Imported, ImportError> {
-    let mut work = Work { log, how, told: Imported::default(), under_way: VecDeque::new(), bytes: 0 };
+    import_pausing(log, how, lines, &|| std::thread::park_timeout(BUSY_PAUSE))
+}
+
+fn import_pausing(log: &dyn Log, how: &Import<'_>, lines: &[u8], pause: &dyn Fn()) -> Result<Imported, ImportError> {
+    let mut work = Work { log, how, pause, told: Imported::default(), under_way: VecDeque::new(), bytes: 0, pauses: 0 };
     for (number, line) in (1..).zip(lines.split(|byte| *byte == b'\n')) {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -103,9 +107,12 @@ pub fn import(log: &dyn Log, how: &Import<'_>, lines: &[u8]) -> Result<Imported,
 struct Work<'a> {
     log: &'a dyn Log,
     how: &'a Import<'a>,
+    pause: &'a dyn Fn(),
     told: Imported,
     under_way: VecDeque<(Offer, oneshot::Receiver<Acked>)>,
     bytes: usize,
+    /// How often it was waited for a busy log.
+    pauses: u64,
 }
 
 /// One event on its way, to be offered again if the log is busy.
@@ -116,6 +123,8 @@ struct Offer {
     dedupe: DedupeKey,
     bytes: usize,
     tries: u32,
+    /// The pauses before it was offered.
+    after: u64,
 }
 
 impl Work<'_> {
@@ -150,7 +159,7 @@ impl Work<'_> {
         let payload = ready.encode(self.how, &dedupe, !large);
         let bytes = payload.len() + if large { ready.body.len() } else { 0 };
         let entry = NewEntry { kind: Kind::Accepted, payload };
-        self.offer(Offer { number, parts, entry, dedupe, bytes, tries: 0 });
+        self.offer(Offer { number, parts, entry, dedupe, bytes, tries: 0, after: self.pauses });
         self.settle(UNDER_WAY_BYTES)
     }
 
@@ -178,10 +187,13 @@ impl Work<'_> {
                 Ok(Appended::Duplicate { .. }) => self.told.known += 1,
                 Err(AppendError::TooLarge) => self.refuse(offer.number, AppendError::TooLarge.to_string()),
                 Err(AppendError::Busy) if offer.tries < BUSY_TRIES => {
-                    if self.under_way.is_empty() {
-                        std::thread::park_timeout(BUSY_PAUSE);
+                    // What was refused before the last pause is offered again together.
+                    if offer.after == self.pauses {
+                        (self.pause)();
+                        self.pauses += 1;
                     }
                     offer.tries += 1;
+                    offer.after = self.pauses;
                     self.offer(offer);
                 }
                 Err(error) => return Err(error.into()),
@@ -274,12 +286,12 @@ fn scheme(word: &str) -> Scheme {
     if word == "https" { Scheme::Https } else { Scheme::Http }
 }
 
-/// Whether a log that nobody else uses has an event under this id.
+/// Whether a log that nobody else uses has the event of this id there.
 ///
 /// # Errors
 /// Why that can't be told, in words.
-pub fn is_in_log(log: &dyn Log, id: EventId) -> Result<bool, String> {
-    match log.read(id.pos.seq) {
+pub fn is_in_log(log: &dyn Log, id: EventId, at: Seq) -> Result<bool, String> {
+    match log.read(at) {
         Ok(entry) => Ok(decode_event(&entry).is_some_and(|event| event.id == id)),
         Err(ReadError::Missing(_) | ReadError::Damaged { .. } | ReadError::Format(_)) => Ok(false),
         Err(error) => Err(error.to_string()),
@@ -318,7 +330,7 @@ mod tests {
     }
 
     fn imported(log: &dyn Log, deliver: bool, lines: &[u8]) -> Imported {
-        import(log, &how(deliver, &|id| is_in_log(log, id)), lines).unwrap()
+        import(log, &how(deliver, &|id: EventId| is_in_log(log, id, id.pos.seq)), lines).unwrap()
     }
 
     #[test]
@@ -362,6 +374,27 @@ mod tests {
         assert_eq!((again.imported, again.known), (0, 2));
         let own = import(&*log, &how(false, &|id| is_stored(&fake, id)), &lines).unwrap();
         assert_eq!((own.imported, own.known), (0, 2));
+    }
+
+    #[test]
+    fn a_busy_log_is_waited_for_also_while_other_events_are_under_way() {
+        let fake = Fake::default();
+        for body in [b"1", b"2", b"3"] {
+            fake.accept("stripe", body);
+        }
+        let (lines, log, pauses) = (exported(&fake, false), MemoryLog::automatic(), std::cell::Cell::new(0));
+        log.refuse(Some(AppendError::Busy));
+        let pause = || {
+            pauses.set(pauses.get() + 1);
+            log.refuse((pauses.get() < 3).then_some(AppendError::Busy));
+        };
+        let told = import_pausing(&*log, &how(false, &|_| Ok(false)), &lines, &pause).unwrap();
+        assert_eq!((told.imported, pauses.get()), (3, 3));
+        let (again, tries) = (MemoryLog::automatic(), std::cell::Cell::new(0));
+        again.refuse(Some(AppendError::Busy));
+        let given_up = import_pausing(&*again, &how(false, &|_| Ok(false)), &lines, &|| tries.set(tries.get() + 1));
+        assert!(matches!(given_up, Err(ImportError::Append(AppendError::Busy))));
+        assert_eq!(tries.get(), BUSY_TRIES);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct EventView {
     pub planned: bool,
     /// Resends so far.
     pub duplicates: u64,
+    /// Of these, with another body.
+    pub body_differs: u64,
 }
 
 /// The state of one delivery.

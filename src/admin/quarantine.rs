@@ -189,6 +189,7 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
         answered: Some(kept.status.to_string()),
         cached: None,
         duplicates: 0,
+        body_differs: 0,
         config: reads.config_hash(event.config_generation),
         scheme: event.scheme.as_str().to_owned(),
         planned: false,

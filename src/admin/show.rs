@@ -58,6 +58,7 @@ pub(super) fn account(
             upstream: cached.upstream.as_deref().map(str::to_owned),
         }),
         duplicates: found.view.duplicates,
+        body_differs: found.view.body_differs,
         config: reads.config_hash(event.config_generation),
         scheme: event.scheme.as_str().to_owned(),
         planned: found.plan.is_some(),

@@ -144,6 +144,9 @@ pub struct Show {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<Cached>,
     pub duplicates: u64,
+    /// Of these, how many had another body.
+    #[serde(default)]
+    pub body_differs: u64,
     pub config: Option<String>,
     /// `http` or `https`: how the sender reached us.
     pub scheme: String,

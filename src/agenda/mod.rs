@@ -51,7 +51,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The most questions that wait at once.
+/// No question is taken while so much waits to be heard.
 const ASKS_MAX: usize = 1024;
 
 /// Where jobs go: the delivery engine.
@@ -146,7 +146,7 @@ pub enum AskError {
 type Asking = Box<dyn FnOnce(&mut core::Core, Timestamp) + Send>;
 
 /// What others tell the agenda's thread. The queue is bounded by what it speaks of: jobs in flight, orders under way,
-/// upstreams, and at most [`ASKS_MAX`] questions.
+/// upstreams, at most [`ASKS_MAX`] questions, and threads that wait for an entry.
 enum Incoming {
     Window(Arc<str>, usize),
     Returned(Seq, Arc<str>),
@@ -252,15 +252,14 @@ impl Agenda {
         answer.recv().map_err(|_| AskError::Stopped)
     }
 
-    /// Waits until the entry with this number has been applied. Blocks: not for async threads.
+    /// Waits until the entry with this number has been applied, however much waits to be heard: what is stored has
+    /// happened. Blocks: not for async threads.
     ///
     /// # Errors
-    /// [`AskError`].
+    /// [`AskError::Stopped`].
     pub fn applied(&self, seq: Seq) -> Result<(), AskError> {
         let (sender, answer) = mpsc::sync_channel(1);
-        if !self.0.tell_unless_full(Incoming::Until(seq, sender)) {
-            return Err(AskError::Busy);
-        }
+        self.0.tell(Incoming::Until(seq, sender));
         answer.recv().map_err(|_| AskError::Stopped)
     }
 
@@ -285,17 +284,19 @@ fn written_end(log: &dyn Log) -> Seq {
 
 impl Shared {
     fn tell(&self, incoming: Incoming) {
-        if !self.stopped.load(Ordering::Acquire) {
-            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(incoming);
-        }
-        self.bell.ring();
+        self.put(incoming, usize::MAX);
     }
 
     fn tell_unless_full(&self, incoming: Incoming) -> bool {
+        self.put(incoming, ASKS_MAX)
+    }
+
+    /// False if so much waits already.
+    fn put(&self, incoming: Incoming, most: usize) -> bool {
         {
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the lock: once the thread has stopped and emptied the inbox, nothing is put there any more.
-            if inbox.len() >= ASKS_MAX {
+            if inbox.len() >= most {
                 return false;
             }
             if !self.stopped.load(Ordering::Acquire) {

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::{
     Shared,
     core::{Death, More, Notice},
+    view::own_metrics,
 };
 use crate::{
     clock::Timestamp,
@@ -33,6 +34,8 @@ use crate::{
         publish::{Publication, publish},
         read_event,
     },
+    routing::topic_of,
+    telemetry::{Metrics, UpstreamMetrics},
 };
 
 /// Notices that wait to be told; beyond, they are lost and counted.
@@ -171,7 +174,7 @@ fn tell(shared: &Shared, notice: &Notice) -> Result<(), String> {
     publish(&**log, &shared.deps.metrics, &publication, now, done).map_err(|error| error.to_string())?;
     match answer.blocking_recv() {
         Ok(Ok(Appended::Appended(_))) => {
-            let notices = &shared.deps.metrics.upstream(upstream(notice)).notices;
+            let notices = &metrics_of(&shared.deps.metrics, upstream(notice)).notices;
             let (index, count) = match notice {
                 Notice::Death(_) => (PUBLISHED, 1),
                 Notice::More(more) => (SUMMED, more.reasons.values().sum()),
@@ -187,6 +190,11 @@ fn tell(shared: &Shared, notice: &Notice) -> Result<(), String> {
         }
         Err(_) => Err("the log did not answer".to_owned()),
     }
+}
+
+/// The metrics of an upstream; of a subscriber that is gone, those of all that are gone of its topic.
+fn metrics_of(metrics: &Metrics, upstream: &str) -> Arc<UpstreamMetrics> {
+    own_metrics(metrics, upstream).unwrap_or_else(|| metrics.upstreams_gone(topic_of(upstream).unwrap_or_default()))
 }
 
 /// Whether an event tells of dead deliveries itself: of its death nothing is told, or there would be no end.
@@ -208,7 +216,7 @@ fn lost(shared: &Shared, notice: &Notice, why: &str) {
         Notice::Death(_) => 1,
         Notice::More(more) => more.reasons.values().sum(),
     };
-    shared.deps.metrics.upstream(upstream).notices.get(LOST).into_iter().for_each(|counter| counter.add(count));
+    metrics_of(&shared.deps.metrics, upstream).notices.get(LOST).into_iter().for_each(|counter| counter.add(count));
 }
 
 /// JSON, and the trace of the event if its sender had one.
@@ -279,5 +287,22 @@ fn key(notice: &Notice) -> Vec<u8> {
     match notice {
         Notice::Death(death) => [&b"dead\0"[..], &death.entry.to_be_bytes(), death.upstream.as_bytes()].concat(),
         Notice::More(more) => [&b"dead more\0"[..], &more.first.0.to_be_bytes(), more.upstream.as_bytes()].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_that_is_gone_gets_no_series_for_what_is_told_of_it_late() {
+        let metrics = Metrics::default();
+        metrics.group_upstreams(&[("orders/a", "orders")]);
+        metrics.upstream("orders/a").notices[LOST].inc();
+        metrics.group_upstreams(&[]);
+        let series = metrics.render().lines().count();
+        metrics_of(&metrics, "orders/a").notices[PUBLISHED].inc();
+        assert_eq!(metrics.render().lines().count(), series);
+        assert!(metrics.render().contains("stagepost_notices_total{upstream=\"orders/*\",result=\"published\"} 1"));
     }
 }

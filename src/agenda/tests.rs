@@ -543,6 +543,47 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
 }
 
 #[test]
+fn a_command_that_is_stored_is_waited_for_however_much_waits_to_be_heard() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let log = TestLog::new();
+    log.at(START);
+    let deps = Deps {
+        log: log.clone(),
+        live: Live::new(Arc::into_inner(to_ab()).unwrap()),
+        evaluator: Evaluator::start(expr::Settings::standard()),
+        clock: Clock::manual(START).0,
+        metrics: Arc::default(),
+        dispatch: Arc::new(Deliver { log, sent: mpsc::sync_channel(100).0 }),
+        runtime: runtime.handle().clone(),
+    };
+    let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
+    let agenda = Agenda::start(Settings::standard(home.path().join("state"), keep), deps).unwrap();
+    let (begun, is_busy) = mpsc::sync_channel(1);
+    let (free, is_free) = mpsc::sync_channel(1);
+    let asking = agenda.clone();
+    let asker = std::thread::spawn(move || {
+        asking.ask(move |_, _| {
+            begun.send(()).unwrap();
+            is_free.recv().unwrap();
+        })
+    });
+    is_busy.recv().unwrap();
+    (0..ASKS_MAX).for_each(|_| agenda.window("a", 1));
+    assert_eq!(agenda.ask(|_, _| ()), Err(AskError::Busy));
+    let hold = Action::HoldUpstream { upstream: "a".into(), until_ms: None, reason: None };
+    let ticket = agenda.command(&entry::Command::new("me", hold)).unwrap();
+    let waiter = std::thread::spawn(move || ticket.wait());
+    while agenda.0.inbox.lock().unwrap().len() <= ASKS_MAX && !waiter.is_finished() {
+        std::thread::yield_now();
+    }
+    free.send(()).unwrap();
+    assert!(waiter.join().unwrap().is_ok());
+    assert_eq!(asker.join().unwrap(), Ok(()));
+    agenda.stop();
+}
+
+#[test]
 fn a_state_that_knows_more_than_the_log_is_noticed_although_numbers_jump_at_a_start() {
     let scratch = crate::log::sled::tests::Scratch::default();
     let log = scratch.open();

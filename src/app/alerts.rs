@@ -254,7 +254,8 @@ fn figures(running: &Running, table: &Table, store: &StoreSettings, now: Timesta
 }
 
 fn upstream(name: &str, stats: Option<&UpstreamStats>, metrics: &Metrics, now: Timestamp) -> UpstreamFigures {
-    let handle = metrics.upstream(name);
+    // The table may be older than the end of a subscriber.
+    let handle = metrics.known_upstream(name).unwrap_or_default();
     let attempts = |outcome: Outcome| handle.attempts.get(outcome as usize).map_or(0, Counter::get);
     let failed = [Outcome::Deferred, Outcome::Refused, Outcome::Degraded].map(attempts).iter().sum();
     let pending = stats.filter(|stats| stats.pending > 0);
@@ -309,6 +310,13 @@ pub(super) async fn watch(instance: Arc<Instance>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subscriber_that_is_gone_gets_no_series_for_a_look_at_it() {
+        let metrics = Metrics::default();
+        assert_eq!(upstream("orders/gone", None, &metrics, Timestamp::ZERO).attempted, 0);
+        assert!(metrics.known_upstream("orders/gone").is_none());
+    }
 
     #[test]
     fn what_can_be_reclaimed_does_not_count_as_used() {

@@ -9,10 +9,12 @@ use crate::{
     admin::{Import, ImportError, import, is_in_log, wire},
     clock::Clock,
     config::{Config, StoreSettings},
+    event::EventId,
     log::{
         Log as _, QueueLimits,
         sled::{Settings, SledLog},
     },
+    state::{Offline, State},
     telemetry::Metrics,
 };
 
@@ -69,6 +71,8 @@ pub(super) fn log_settings(store: &StoreSettings) -> Settings {
 /// The log of a stopped instance, to import into. Nobody else can use the directory meanwhile.
 pub struct OfflineImport {
     log: SledLog,
+    /// What was carried forward stands elsewhere than its id says.
+    state: State,
     clock: Clock,
 }
 
@@ -80,7 +84,9 @@ impl OfflineImport {
     pub fn open(data: &Path, config: &Config) -> anyhow::Result<Self> {
         let clock = Clock::system();
         let settings = Settings { directory: data.to_owned(), ..log_settings(&config.store) };
-        Ok(Self { log: SledLog::open(settings, Arc::new(Metrics::default()), clock.clone())?, clock })
+        let log = SledLog::open(settings, Arc::new(Metrics::default()), clock.clone())?;
+        let state = Offline::open(&data.join("state"), &log)?.state;
+        Ok(Self { log, state, clock })
     }
 
     /// Imports lines of an export.
@@ -88,7 +94,10 @@ impl OfflineImport {
     /// # Errors
     /// [`ImportError`].
     pub fn import(&self, deliver: bool, lines: &[u8]) -> Result<wire::Imported, ImportError> {
-        let knows = |id| is_in_log(&self.log, id);
+        let knows = |id: EventId| {
+            let at = self.state.stored_at(id.pos.seq).map_err(|error| error.to_string())?;
+            is_in_log(&self.log, id, at)
+        };
         import(&self.log, &Import { now: self.clock.now(), generation: 0, deliver, knows: &knows }, lines)
     }
 }
@@ -96,5 +105,52 @@ impl OfflineImport {
 impl Drop for OfflineImport {
     fn drop(&mut self) {
         self.log.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::{Compiled, Reads as _, export, fake::Fake, wire::Filters},
+        config,
+        log::{
+            Append, Class, Done, Kind, NewEntry,
+            entry::{Carried, encode_carried},
+        },
+    };
+
+    fn append(log: &SledLog, kind: Kind, payload: bytes::Bytes) {
+        let (done, answer) = Done::channel();
+        let entry = NewEntry { kind, payload };
+        let (class, time) = (Class::Upkeep, Clock::system().now());
+        log.append(Append { parts: Vec::new(), entry, dedupe: None, class, time, done });
+        answer.blocking_recv().unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_event_that_was_carried_forward_is_not_imported_into_its_own_log_again() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"1");
+        let accepted = fake.log().read(id.pos.seq).unwrap().payload;
+        let mut line = Vec::new();
+        export(&fake, &Compiled::new(Filters::default(), &fake).unwrap(), false, &mut |reply| {
+            let wire::ExportReply::Event(event) = reply else { panic!("{reply:?}") };
+            serde_json::to_writer(&mut line, &event).unwrap();
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let config = config::quick("127.0.0.1:0", "http://127.0.0.1:1", home.path()).unwrap().config;
+        let stopped = OfflineImport::open(home.path(), &config).unwrap();
+        for _ in 0..3 {
+            append(&stopped.log, Kind::Accepted, accepted.clone());
+        }
+        let carried = Carried { id, history: vec![("default".into(), 0)], accepted };
+        append(&stopped.log, Kind::Carried, encode_carried(&carried));
+        drop(stopped);
+        let stopped = OfflineImport::open(home.path(), &config).unwrap();
+        let told = stopped.import(true, &line).unwrap();
+        assert_eq!((told.imported, told.known), (0, 1));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,21 +27,32 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Deliveries of one step.
 const STEP_MAX: usize = 500;
 
+/// A step that was not stored is selected again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A step of a job with a rate takes about as long, so that it can be ended.
 const STEP_TIME: Duration = Duration::from_secs(5);
 
-/// What runs, shared with who asks.
+/// What waits for what, and whose turn it is; shared with who asks and who ends jobs.
 #[derive(Default)]
-pub(super) struct Waits(Mutex<BTreeMap<Seq, String>>);
+pub(super) struct Waits {
+    whys: Mutex<BTreeMap<Seq, String>>,
+    turn: Mutex<()>,
+}
 
 impl Waits {
     /// What a job waits for.
     pub(super) fn of(&self, job: Seq) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+        self.whys.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+    }
+
+    /// A step is stored, or a job ended, by one at a time: once an end is answered, no step follows.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, job: Seq, why: Option<String>) {
-        let mut waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = self.whys.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
             Some(why) => drop(waits.insert(job, why)),
             None => drop(waits.remove(&job)),
@@ -72,8 +83,8 @@ struct Work {
 /// What is remembered of a job between two steps; a restart forgets it.
 #[derive(Default)]
 struct Known {
-    /// The step that is to be made when nothing stands in its way.
-    next: Option<Step>,
+    /// The upstreams of the step that something stood in the way of: it is selected anew when nothing does.
+    blocked: Vec<Box<str>>,
     /// The deliveries of the step before, with their attempts then.
     made: Vec<(Seq, Box<str>, u32)>,
     /// Not before this time (of the clock's own scale).
@@ -114,38 +125,40 @@ impl Work {
     fn step(&self, job: &Job, known: &mut Known) -> Result<Option<String>, String> {
         let clock = &self.instance.running.clock;
         if clock.elapsed() < known.not_before {
-            return Ok(None);
+            return Ok(self.instance.waits.of(job.id));
         }
         match self.unattempted(known) {
             Ok(0) => {}
             Ok(waiting) => return Ok(Some(format!("{waiting} deliveries of the last step wait for their attempt"))),
             Err(why) => return Ok(Some(why)),
         }
-        let step = match known.next.take() {
-            Some(step) => step,
-            None => match next_step(&*self.instance, job, step_size(job)) {
-                Ok(step) => step,
-                Err(error @ (ActError::Query(_) | ActError::Refused(_))) => return Ok(Some(error.to_string())),
-                Err(error) => return Err(error.to_string()),
-            },
-        };
-        if let Some(why) = self.in_the_way(&step.step) {
-            known.next = Some(step);
+        if let Some(why) = self.in_the_way(&known.blocked) {
             return Ok(Some(why));
         }
-        for text in &step.skipped {
+        let Step { step, last, skipped } = match next_step(&*self.instance, job, step_size(job)) {
+            Ok(step) => step,
+            Err(error @ (ActError::Query(_) | ActError::Refused(_))) => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error.to_string()),
+        };
+        let upstreams: Vec<Box<str>> = upstreams_of(&step).into_iter().map(Box::from).collect();
+        if let Some(why) = self.in_the_way(&upstreams) {
+            known.blocked = upstreams;
+            return Ok(Some(why));
+        }
+        known.blocked.clear();
+        let count = all_of(&step).count();
+        match self.make(job, step) {
+            Ok(Some(made)) => known.made = made,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                known.not_before = clock.elapsed() + AGAIN;
+                return Ok(Some(why));
+            }
+        }
+        for text in &skipped {
             tracing::warn!(job = job.id, left_alone = &**text, "a job leaves an event alone");
         }
-        let made = self.made(&step.step)?;
-        let Step { step, last, .. } = step;
-        let count = all_of(&step).count();
-        let command = Command::new("relay", Action::ReplayStep(step.clone()));
-        if let Err(why) = self.instance.command(command) {
-            known.next = Some(Step { step, last, skipped: Vec::new() });
-            return Ok(Some(why));
-        }
         self.instance.running.metrics.job_deliveries.add(count as u64);
-        known.made = made;
         let interval = Duration::from_micros(job.spec.interval_us.unwrap_or(0));
         known.not_before = clock.elapsed() + interval * u32::try_from(count).unwrap_or(u32::MAX);
         if last {
@@ -154,17 +167,32 @@ impl Work {
         Ok(None)
     }
 
+    /// Stores a step, unless the job has ended meanwhile. Gives its deliveries, with their attempts so far.
+    fn make(&self, job: &Job, step: ReplayStep) -> Result<Option<Vec<(Seq, Box<str>, u32)>>, String> {
+        let _turn = self.instance.waits.turn();
+        let jobs = self.instance.running.agenda.jobs().map_err(|error| error.to_string())?;
+        if !jobs.iter().any(|known| known.id == job.id && known.ended.is_none()) {
+            return Ok(None);
+        }
+        let made = self.made(&step)?;
+        self.instance.command(Command::new("relay", Action::ReplayStep(step)))?;
+        Ok(Some(made))
+    }
+
     fn end(&self, job: &Job, end: JobEnd, why: Option<String>) {
         let action = Action::EndJob { job: job.id, end, why };
         // If it is not stored, the job ends when it is looked at again.
         let _again = self.instance.command(Command::new("relay", action));
     }
 
-    /// What keeps a step from being made now.
-    fn in_the_way(&self, step: &ReplayStep) -> Option<String> {
+    /// What keeps a step to these upstreams from being made now.
+    fn in_the_way(&self, upstreams: &[Box<str>]) -> Option<String> {
+        if upstreams.is_empty() {
+            return None;
+        }
         let (running, status) = (&self.instance.running, self.instance.status());
-        for name in upstreams_of(step) {
-            let upstream = status.upstreams.iter().find(|upstream| upstream.name == name);
+        for name in upstreams {
+            let upstream = status.upstreams.iter().find(|upstream| *upstream.name == **name);
             if upstream.is_some_and(|upstream| upstream.held_until.is_some()) {
                 return Some(format!("{name} is held"));
             }

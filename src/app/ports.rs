@@ -35,7 +35,7 @@ use crate::{
     jitter::secret_bytes,
     log::{
         Log,
-        entry::{Command, Fault, Registration, Target},
+        entry::{Action, Command, Fault, Registration, Target},
         read_event,
         sled::SledLog,
     },
@@ -217,6 +217,7 @@ impl Ports for Instance {
     }
 
     fn command_at(&self, command: Command) -> Result<Seq, String> {
+        let _turn = matches!(command.action, Action::EndJob { .. }).then(|| self.waits.turn());
         let ticket = self.running.agenda.command(&command).map_err(|error| error.to_string())?;
         ticket.wait().map_err(|error| error.to_string())
     }

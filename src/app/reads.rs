@@ -94,6 +94,7 @@ pub(super) fn view(log: &dyn Log, planned: &[Box<str>], view: &state::EventView)
         deleted: view.deleted,
         planned: view.planned,
         duplicates: view.duplicates,
+        body_differs: view.body_differs,
     }
 }
 

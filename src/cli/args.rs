@@ -77,11 +77,13 @@ Rules and destinations are in [alerts] of the configuration.")]
     #[command(after_help = "Examples:
   stagepost show 01KDYAK3SF0000000000000001
   stagepost show 01KDYAK3SF0000000000000001 --body > body.json
-  stagepost show 01KDYAK3SF0000000000000001 --curl --reveal")]
+  stagepost show 01KDYAK3SF0000000000000001 --curl --reveal
+  stagepost log --state dead --json | stagepost show - --json")]
     Show(ShowArgs),
     /// Why an event is where it is, in sentences
     #[command(after_help = "Examples:
-  stagepost explain 01KDYAK3SF0000000000000001")]
+  stagepost explain 01KDYAK3SF0000000000000001
+  stagepost log --state dead --json | stagepost explain -")]
     Explain(ExplainArgs),
     /// Make deliveries due again
     #[command(after_help = "Examples:
@@ -107,11 +109,12 @@ longer; the hold stays. --reason is no filter here: it is recorded and shown by 
     Hold(HoldArgs),
     /// Let held deliveries go, or a whole upstream
     #[command(after_help = "Examples:
-  stagepost release --upstream billing
+  stagepost release --upstream billing --reason 'migration done'
   stagepost release --source stripe
   stagepost release 01KDYAK3SF0000000000000001
 
-With the id of a dead event it lets those go that wait behind it because its key is parked (order_by).")]
+--upstream and nothing else releases the upstream: what waits goes on. --reason is no filter here: it is recorded. With the
+id of a dead event it lets those go that wait behind it because its key is parked (order_by).")]
     Release(SelectArgs),
     /// Keys whose first delivery keeps others waiting (order_by)
     #[command(after_help = "Examples:
@@ -433,7 +436,7 @@ pub(super) struct PlanArgs {
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pub(super) place: Where,
-    /// The event
+    /// The event; - reads ids from standard input
     pub(super) id: String,
     /// The body as it was received, and nothing else
     #[arg(long, group = "form")]
@@ -456,7 +459,7 @@ pub(super) struct ShowArgs {
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) place: Where,
-    /// The event
+    /// The event; - reads ids from standard input
     pub(super) id: String,
 }
 

@@ -11,7 +11,10 @@ use super::{
     print::escaped,
     units,
 };
-use crate::admin::wire::{Act, Acted, Status, Verb};
+use crate::admin::{
+    EventId, IdError,
+    wire::{Act, Acted, Status, Verb},
+};
 
 /// A replay or an expiry of more than this many deliveries is asked about.
 pub(super) const REPLAY_UNASKED_MAX: u64 = 100;
@@ -75,7 +78,9 @@ fn until_quiet(
 }
 
 pub(super) fn release(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    command(asked(Verb::Release, args, terminal)?, args, host, terminal)
+    let mut asked = asked(Verb::Release, args, terminal)?;
+    asked.reason = asked.filters.reason.take();
+    command(asked, args, host, terminal)
 }
 
 pub(super) fn resolve(args: &SelectArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -138,6 +143,37 @@ pub(super) fn ids(given: &[String], terminal: &mut Terminal<'_>) -> Result<Vec<S
     let mut seen = HashSet::new();
     ids.retain(|id| seen.insert(id.clone()));
     Ok(ids)
+}
+
+/// The events that an id means, or that standard input names in place of `-`.
+pub(super) fn event_ids(given: &str, terminal: &mut Terminal<'_>) -> Result<Vec<EventId>, Failure> {
+    let ids = ids(&[given.to_owned()], terminal)?;
+    ids.iter().map(|id| id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))).collect()
+}
+
+/// Does something with each event; of several, those that are not stored are named and the others are taken.
+pub(super) fn each(
+    ids: &[EventId],
+    terminal: &mut Terminal<'_>,
+    act: &mut dyn FnMut(EventId, &mut Terminal<'_>) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let (mut missing, mut exit) = (0, Exit::Done);
+    for id in ids {
+        match act(*id, terminal) {
+            Ok(Exit::Done) => {}
+            Ok(_) => exit = Exit::Partly,
+            Err(why) if why.exit == Exit::NoSuchId && ids.len() > 1 => {
+                missing += 1;
+                writeln!(terminal.err, "stagepost: {}", escaped(&why.message))?;
+            }
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(match missing {
+        0 => exit,
+        all if all == ids.len() => Exit::NoSuchId,
+        _ => Exit::Partly,
+    })
 }
 
 fn id_of(line: &str) -> Option<String> {
@@ -236,7 +272,7 @@ fn tell(asked: &Act, acted: &Acted, terminal: &mut Terminal<'_>) -> Result<(), F
         _ => writeln!(terminal.out, "{} {would}{done}", things(asked.verb, acted))?,
     }
     if acted.dry_run && asked.verb == Verb::Replay && acted.count > 0 {
-        let time = acted.estimate_s.map_or("no estimate: its upstreams took nothing lately".to_owned(), |seconds| {
+        let time = acted.estimate_s.map_or("no estimate: its upstreams were not tried yet".to_owned(), |seconds| {
             format!("about {}", units::span(Duration::from_secs(seconds)))
         });
         writeln!(terminal.out, "{} of bodies, {time}", units::size(acted.bytes))?;

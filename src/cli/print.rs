@@ -74,20 +74,36 @@ pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
 
 /// Writes rows in columns; the last column is not padded. Cells must be escaped already.
 pub(super) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let width = |column: usize, head: &str| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(head.len())
-    };
-    let widths: Vec<usize> = head.iter().enumerate().map(|(column, head)| width(column, head)).collect();
-    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _infallible = write!(line, "{cell:<width$}  ");
-        }
-        writeln!(out, "{}", line.trim_end())?;
+    Columns::new(head).rows(out, rows)
+}
+
+/// A table that is written in pieces: the head stands above the first, and columns do not get narrower.
+pub(super) struct Columns {
+    head: Option<Vec<String>>,
+    widths: Vec<usize>,
+}
+
+impl Columns {
+    pub(super) fn new(head: &[&str]) -> Self {
+        let widths = head.iter().map(|cell| cell.len()).collect();
+        Self { head: Some(head.iter().map(|cell| (*cell).to_owned()).collect()), widths }
     }
-    Ok(())
+
+    pub(super) fn rows(&mut self, out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        for row in self.head.take().iter().chain(rows) {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&self.widths) {
+                let _infallible = write!(line, "{cell:<width$}  ");
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -123,5 +139,15 @@ mod tests {
         let mut out = Vec::new();
         table(&mut out, &["NAME", "N"], &[vec!["a".into(), "1".into()], vec!["longer".into(), "22".into()]]).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "NAME    N\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn a_table_in_pieces_has_one_head_and_its_columns_stay() {
+        let mut out = Vec::new();
+        let mut columns = Columns::new(&["NAME", "N"]);
+        columns.rows(&mut out, &[vec!["longer".into(), "1".into()]]).unwrap();
+        columns.rows(&mut out, &[]).unwrap();
+        columns.rows(&mut out, &[vec!["a".into(), "22".into()]]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "NAME    N\nlonger  1\na       22\n");
     }
 }

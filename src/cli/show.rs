@@ -12,13 +12,14 @@ use super::{
     Exit, Failure, Host, Terminal,
     args::ShowArgs,
     client::Client,
+    command::{each, event_ids},
     instance::Instance,
     print::{escaped, escaped_bytes, raw, state},
     units,
 };
 use crate::{
     admin::{
-        BodyError, EventId, FindError, IdError, KeptBodyError, KeptError, QUARANTINED, Reads, find, quarantined_body,
+        BodyError, EventId, FindError, KeptBodyError, KeptError, QUARANTINED, Reads, find, quarantined_body,
         quarantined_show,
         wire::{Attempt, Show, ShownDelivery},
     },
@@ -30,43 +31,60 @@ const NOT_REPEATED: [&str; 9] =
     ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade", "expect"];
 
 pub(super) fn show(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
-    if id.is_quarantined() {
+    all(args, host, terminal, &|id| {
         let told = format!("{id} is in quarantine and not in the log: use `stagepost quarantine show {id}`");
-        return Err(Failure::new(Exit::NoSuchId, told));
-    }
-    let instance = Instance::find(&args.place, host)?;
-    print(args, &Stored::open(&instance, host, id)?, terminal)
+        id.is_quarantined().then_some(told)
+    })
 }
 
 /// `stagepost quarantine show`: the same about a request in quarantine.
 pub(super) fn quarantined(args: &ShowArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
-    if !id.is_quarantined() {
+    all(args, host, terminal, &|id| {
         let told = format!("{id} is no id of the quarantine: use `stagepost show {id}`");
-        return Err(Failure::new(Exit::NoSuchId, told));
-    }
-    let instance = Instance::find(&args.place, host)?;
-    print(args, &Stored::open(&instance, host, id)?, terminal)
+        (!id.is_quarantined()).then_some(told)
+    })
 }
 
-fn print(args: &ShowArgs, stored: &Stored<'_>, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+fn all(
+    args: &ShowArgs,
+    host: &dyn Host,
+    terminal: &mut Terminal<'_>,
+    elsewhere: &dyn Fn(EventId) -> Option<String>,
+) -> Result<Exit, Failure> {
+    let ids = event_ids(&args.id, terminal)?;
+    let instance = Instance::find(&args.place, host)?;
+    let stored = Stored::open(&instance, host)?;
+    let mut is_first = true;
+    each(&ids, terminal, &mut |id, terminal| match elsewhere(id) {
+        Some(told) => Err(Failure::new(Exit::NoSuchId, told)),
+        None => print(args, &stored, id, std::mem::take(&mut is_first), terminal),
+    })
+}
+
+fn print(
+    args: &ShowArgs,
+    stored: &Stored<'_>,
+    id: EventId,
+    is_first: bool,
+    terminal: &mut Terminal<'_>,
+) -> Result<Exit, Failure> {
     if args.body {
-        raw(terminal.out, &stored.body(args.reveal)?, terminal.out_is_terminal)?;
+        raw(terminal.out, &stored.body(id, args.reveal)?, terminal.out_is_terminal)?;
         return Ok(Exit::Done);
     }
-    let shown = stored.show(args.reveal)?;
+    let shown = stored.show(id, args.reveal)?;
     if args.json {
         let json = serde_json::to_string(&shown).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
         writeln!(terminal.out, "{json}")?;
     } else if args.http {
-        raw(terminal.out, &http(&shown, &stored.body(args.reveal)?), terminal.out_is_terminal)?;
+        raw(terminal.out, &http(&shown, &stored.body(id, args.reveal)?), terminal.out_is_terminal)?;
         return Ok(Exit::Done);
     } else if args.curl {
-        writeln!(terminal.out, "{}", curl(&shown, &stored.body(args.reveal)?))?;
+        writeln!(terminal.out, "{}", curl(&shown, &stored.body(id, args.reveal)?))?;
         return Ok(Exit::Done);
     } else {
-        terminal.out.write_all(page(&shown, terminal.out_is_terminal).as_bytes())?;
+        let page = page(&shown, terminal.out_is_terminal);
+        write!(terminal.out, "{}{page}", if is_first { "" } else { "\n" })?;
     }
     Ok(whole_or_partly(&shown))
 }
@@ -78,9 +96,9 @@ pub(super) fn received(
     host: &dyn Host,
 ) -> Result<(String, crate::admin::Timestamp, Vec<u8>), Failure> {
     let instance = Instance::find(place, host)?;
-    let stored = Stored::open(&instance, host, id)?;
-    let shown = stored.show(true)?;
-    let bytes = http(&shown, &stored.body(true)?);
+    let stored = Stored::open(&instance, host)?;
+    let shown = stored.show(id, true)?;
+    let bytes = http(&shown, &stored.body(id, true)?);
     Ok((shown.event.source.clone(), shown.event.received_at, bytes))
 }
 
@@ -90,43 +108,42 @@ fn whole_or_partly(show: &Show) -> Exit {
     if is_whole { Exit::Done } else { Exit::Partly }
 }
 
-/// An event of a running instance, or of the directory of a stopped one.
+/// The events of a running instance, or of the directory of a stopped one.
 enum Stored<'a> {
-    Online(Client<'a>, EventId),
-    Offline(Box<dyn Reads>, Box<crate::admin::Found>),
-    /// A request in the quarantine of a stopped instance.
-    Kept(Box<dyn Reads>, EventId),
+    Online(Client<'a>),
+    Offline(Box<dyn Reads>),
 }
 
 impl<'a> Stored<'a> {
-    fn open(instance: &'a Instance, host: &dyn Host, id: EventId) -> Result<Self, Failure> {
+    fn open(instance: &'a Instance, host: &dyn Host) -> Result<Self, Failure> {
         let client = Client::new(&instance.socket)?;
         match client.get_bytes("/livez") {
-            Err(why) if why.exit == Exit::NotRunning => {
-                let reads = instance.offline(host, why)?;
-                if id.is_quarantined() {
-                    return Ok(Self::Kept(reads, id));
-                }
-                let found = find(&*reads, id).map_err(not_found)?;
-                Ok(Self::Offline(reads, Box::new(found)))
+            Err(why) if why.exit == Exit::NotRunning => Ok(Self::Offline(instance.offline(host, why)?)),
+            answered => answered.map(|_| Self::Online(client)),
+        }
+    }
+
+    fn show(&self, id: EventId, reveal: bool) -> Result<Show, Failure> {
+        match self {
+            Self::Online(client) => client.get(&format!("{}{id}?reveal={reveal}", place(id))),
+            Self::Offline(reads) if id.is_quarantined() => quarantined_show(&**reads, id, reveal).map_err(not_kept),
+            Self::Offline(reads) => {
+                let found = find(&**reads, id).map_err(not_found)?;
+                crate::admin::show(&**reads, &found, reveal).map_err(unreadable)
             }
-            answered => answered.map(|_| Self::Online(client, id)),
         }
     }
 
-    fn show(&self, reveal: bool) -> Result<Show, Failure> {
+    fn body(&self, id: EventId, reveal: bool) -> Result<Bytes, Failure> {
         match self {
-            Self::Online(client, id) => client.get(&format!("{}{id}?reveal={reveal}", place(*id))),
-            Self::Kept(reads, id) => quarantined_show(&**reads, *id, reveal).map_err(not_kept),
-            Self::Offline(reads, found) => crate::admin::show(&**reads, found, reveal).map_err(unreadable),
-        }
-    }
-
-    fn body(&self, reveal: bool) -> Result<Bytes, Failure> {
-        match self {
-            Self::Online(client, id) => client.get_bytes(&format!("{}{id}/body?reveal={reveal}", place(*id))),
-            Self::Kept(reads, id) => quarantined_body(&**reads, *id, reveal).map_err(not_shown_kept),
-            Self::Offline(reads, found) => crate::admin::body(&**reads, &found.event, reveal).map_err(not_shown),
+            Self::Online(client) => client.get_bytes(&format!("{}{id}/body?reveal={reveal}", place(id))),
+            Self::Offline(reads) if id.is_quarantined() => {
+                quarantined_body(&**reads, id, reveal).map_err(not_shown_kept)
+            }
+            Self::Offline(reads) => {
+                let found = find(&**reads, id).map_err(not_found)?;
+                crate::admin::body(&**reads, &found.event, reveal).map_err(not_shown)
+            }
         }
     }
 }
@@ -232,7 +249,11 @@ fn page(show: &Show, colours: bool) -> String {
         line("Tags", &escaped(&event.tags.join(", ")));
     }
     if show.duplicates > 0 {
-        line("Duplicates", &show.duplicates.to_string());
+        let differ = match show.body_differs {
+            0 => String::new(),
+            differ => format!(", {differ} with another body"),
+        };
+        line("Duplicates", &format!("{}{differ}", show.duplicates));
     }
     page.push_str("\nHeaders\n");
     for (name, value) in &show.headers {

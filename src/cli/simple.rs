@@ -6,14 +6,12 @@ use super::{
     Exit, Failure, Host, Terminal,
     args::{CheckArgs, DrainArgs, ExplainArgs, RefusedArgs, RehearseArgs, ReloadArgs, UndrainArgs, VerifyArgs},
     client::Client,
+    command::{each, event_ids},
     instance::Instance,
-    print::{escaped, escaped_lines, table},
+    print::{Columns, escaped, escaped_lines},
     units,
 };
-use crate::admin::{
-    EventId, IdError,
-    wire::{Drain, Draining, Fault, Refused, Rehearse, Rehearsed, Reloaded},
-};
+use crate::admin::wire::{Drain, Draining, Fault, Refused, Rehearse, Rehearsed, Reloaded};
 
 /// How often a follower of refused requests asks.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
@@ -46,13 +44,19 @@ pub(super) fn reload(args: &ReloadArgs, host: &dyn Host, terminal: &mut Terminal
 }
 
 pub(super) fn explain(args: &ExplainArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    let id: EventId = args.id.parse().map_err(|error: IdError| Failure::usage(error.to_string()))?;
+    let ids = event_ids(&args.id, terminal)?;
     let instance = Instance::find(&args.place, host)?;
-    let sentences: Vec<String> = Client::new(&instance.socket)?.get(&format!("/v1/events/{id}/explain"))?;
-    for sentence in sentences {
-        writeln!(terminal.out, "{}", escaped(&sentence))?;
-    }
-    Ok(Exit::Done)
+    let client = Client::new(&instance.socket)?;
+    let mut between = "";
+    each(&ids, terminal, &mut |id, terminal| {
+        let sentences: Vec<String> = client.get(&format!("/v1/events/{id}/explain"))?;
+        write!(terminal.out, "{between}")?;
+        between = "\n";
+        for sentence in sentences {
+            writeln!(terminal.out, "{}", escaped(&sentence))?;
+        }
+        Ok(Exit::Done)
+    })
 }
 
 pub(super) fn rehearse(args: &RehearseArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
@@ -117,6 +121,7 @@ pub(super) fn refused(args: &RefusedArgs, host: &dyn Host, terminal: &mut Termin
     let instance = Instance::find(&args.place, host)?;
     let client = Client::new(&instance.socket)?;
     let mut after = 0;
+    let mut columns = Columns::new(&["AT", "STATUS", "REASON", "SOURCE", "CLIENT", "READ", "REQUEST"]);
     loop {
         let page: Vec<Refused> = client.get(&format!("/v1/refused?after={after}"))?;
         after = page.last().map_or(after, |last| last.number);
@@ -125,8 +130,8 @@ pub(super) fn refused(args: &RefusedArgs, host: &dyn Host, terminal: &mut Termin
                 let json = serde_json::to_string(one).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
                 writeln!(terminal.out, "{json}")?;
             }
-        } else {
-            refused_rows(&page, args.follow, terminal)?;
+        } else if !args.follow || !page.is_empty() {
+            columns.rows(terminal.out, &page.iter().map(refused_row).collect::<Vec<_>>())?;
         }
         terminal.out.flush()?;
         if !args.follow {
@@ -136,24 +141,16 @@ pub(super) fn refused(args: &RefusedArgs, host: &dyn Host, terminal: &mut Termin
     }
 }
 
-fn refused_rows(page: &[Refused], follow: bool, terminal: &mut Terminal<'_>) -> Result<(), Failure> {
-    let row = |one: &Refused| {
-        vec![
-            one.at.to_string(),
-            one.status.to_string(),
-            escaped(&one.reason),
-            escaped(one.source.as_deref().unwrap_or("-")),
-            escaped(&one.client),
-            units::size(one.size),
-            escaped(&format!("{} {}", one.method, one.path)),
-        ]
-    };
-    let rows: Vec<Vec<String>> = page.iter().map(row).collect();
-    if follow && rows.is_empty() {
-        return Ok(());
-    }
-    let head = ["AT", "STATUS", "REASON", "SOURCE", "CLIENT", "READ", "REQUEST"];
-    Ok(table(terminal.out, &head, &rows)?)
+fn refused_row(one: &Refused) -> Vec<String> {
+    vec![
+        one.at.to_string(),
+        one.status.to_string(),
+        escaped(&one.reason),
+        escaped(one.source.as_deref().unwrap_or("-")),
+        escaped(&one.client),
+        units::size(one.size),
+        escaped(&format!("{} {}", one.method, one.path)),
+    ]
 }
 
 pub(super) fn verify(args: &VerifyArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {

@@ -273,6 +273,45 @@ fn hold_says_what_it_held_and_its_reason_is_no_filter() {
 }
 
 #[test]
+fn release_mirrors_hold_its_reason_is_recorded_and_an_unknown_upstream_is_64() {
+    let running = Running::new(Fake::default());
+    let released = running.run(&["release", "--upstream", "billing", "--reason", "done"]);
+    assert_eq!(released.exit, Exit::Done, "{}", released.err);
+    assert!(released.out.starts_with("upstream billing released: what waits goes on"), "{}", released.out);
+    let command = running.ports.commands().remove(0);
+    assert_eq!(command.action, Action::ReleaseUpstream { upstream: "billing".into() });
+    assert_eq!(command.reason.as_deref(), Some("done"));
+    assert_eq!(running.run(&["release", "--upstream", "nowhere"]).exit, Exit::Usage);
+    assert_eq!(running.run(&["release", "--reason", "no filter"]).exit, Exit::Usage);
+    assert_eq!(running.ports.commands().len(), 1);
+}
+
+#[test]
+fn events_are_shown_and_explained_by_ids_from_standard_input() {
+    let (fake, ids) = dead(2);
+    let running = Running::new(fake);
+    let input = format!("{} stripe\n{{\"id\":\"{}\"}}\n", ids[0], ids[1]);
+    let shown = running.run_with(&input, false, &["show", "-", "--json"]);
+    assert_eq!(shown.exit, Exit::Done, "{}", shown.err);
+    let lines = shown.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert_eq!(
+        lines.map(|shown| shown["id"].clone()).collect::<Vec<_>>(),
+        ids.iter().map(|id| id.to_string()).collect::<Vec<_>>()
+    );
+    let why = running.run_with(&input, false, &["explain", "-"]);
+    assert_eq!(why.out.matches("given up for billing").count(), 2, "{}{}", why.out, why.err);
+    let missing = "01KDYAK3SF00000000000000ZZ\n";
+    let partly = running.run_with(&format!("{missing}{input}"), false, &["explain", "-"]);
+    assert_eq!((partly.exit, &partly.out), (Exit::Partly, &why.out));
+    assert!(partly.err.contains("01KDYAK3SF00000000000000ZZ"), "{}", partly.err);
+    assert_eq!(running.run_with(missing, false, &["show", "-"]).exit, Exit::NoSuchId);
+    assert_eq!(running.run_with("\n", false, &["show", "-"]).exit, Exit::Usage);
+    let dir = tempfile::tempdir().unwrap();
+    let offline = run_with(dir.path(), "01KDYAK3SF0000000000000001\n", false, &["show", "-", "--body"]);
+    assert_eq!((offline.exit, &*offline.out), (Exit::Done, "stored"), "{}", offline.err);
+}
+
+#[test]
 fn the_quarantine_is_listed_shown_judged_admitted_and_deleted() {
     let (fake, ids, _directory) = crate::admin::quarantine_tests::keeping(&["7", "forged", "8"]);
     let running = Running::new(fake);

@@ -89,6 +89,9 @@ fn add_counts(sum: &UpstreamMetrics, one: &UpstreamMetrics) {
     for (sum, one) in sum.attempts.iter().zip(&one.attempts) {
         sum.add(one.get());
     }
+    for (sum, one) in sum.notices.iter().zip(&one.notices) {
+        sum.add(one.get());
+    }
     sum.attempt.add(&one.attempt);
     sum.delivery.add(&one.delivery);
     sum.batch_items.add(&one.batch_items);

@@ -102,6 +102,22 @@ fn a_job_waits_for_a_held_upstream_and_can_be_cancelled_and_a_dry_run_estimates(
 }
 
 #[test]
+fn a_job_that_waited_leaves_alone_what_was_replayed_by_hand_meanwhile() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&all_to(&upstream));
+    let ids = dead_events(&relay, &upstream, 3);
+    relay.cli(&["hold", "--upstream", "app"]).done();
+    let id = begun(&relay, &["--upstream", "app"]);
+    wait_for_job(&relay, &id, "waiting");
+    relay.cli(&["replay", &ids[0]]).done();
+    relay.cli(&["release", "--upstream", "app"]).done();
+    assert_eq!(wait_for_job(&relay, &id, "done")["deliveries"], 2);
+    for id in &ids {
+        relay.wait_for_state(id, "delivered");
+    }
+}
+
+#[test]
 fn a_job_waits_while_live_traffic_lags() {
     let upstream = Upstream::start();
     let config = format!("[admin]\njob_lag = \"1s\"\n{}\nconcurrency = 1\n", all_to(&upstream));

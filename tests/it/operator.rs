@@ -202,6 +202,36 @@ fn a_duplicate_revives_a_dead_delivery() {
 }
 
 #[test]
+fn a_duplicate_with_another_body_is_told_as_one() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(
+        &all_to(&upstream).replace("to = [\"app\"]", "to = [\"app\"]\ndedupe = { key = '.n', window = \"1h\" }"),
+    );
+    let id = relay.accept("/x", r#"{"n":0}"#);
+    let again = relay.send(&crate::harness::Request::post("/x", r#"{"n":0,"other":1}"#));
+    assert_eq!(again.header("stagepost-event-id"), Some(id.as_str()));
+    wait_until("it is told", || relay.show(&id)["body_differs"] == 1);
+    assert!(relay.cli(&["show", &id]).done().out.contains("1, 1 with another body"));
+    assert!(relay.cli(&["explain", &id]).done().out.contains("with another body, which is not stored"));
+}
+
+#[test]
+fn a_release_is_recorded_with_its_reason_and_of_an_unknown_upstream_refused() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&all_to(&upstream));
+    assert_eq!(relay.cli(&["release", "--upstream", "nowhere"]).code, 64);
+    relay.cli(&["hold", "--upstream", "app"]).done();
+    relay.cli(&["release", "--upstream", "app", "--reason", "migration done"]).done();
+    let audit = relay.cli(&["audit"]).done().out;
+    assert!(audit.contains("migration done") && !audit.contains("nowhere"), "{audit}");
+    let id = relay.accept("/x", "goes on");
+    relay.wait_for_state(&id, "delivered");
+    let data = relay.data().display().to_string();
+    let told = cli_with_input(relay.directory(), &["explain", "-", "--data", &data], &id).done();
+    assert!(told.out.contains(&id), "{told:?}");
+}
+
+#[test]
 fn explain_tells_in_sentences_why_an_event_is_where_it_is() {
     let upstream = Upstream::start();
     let relay = Relay::start(&all_to(&upstream));

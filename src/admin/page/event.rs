@@ -112,7 +112,9 @@ fn summary(show: &Show) -> Markup {
             } }
             div { dt { "Body" } dd { (size(event.size)) ", SHA-256 " span.id { (event.sha256.get(..16).unwrap_or(&event.sha256)) "…" } } }
             @if let Some(answered) = &show.answered { div { dt { "Answered by" } dd { (answered) } } }
-            div { dt { "Resends" } dd { (show.duplicates) } }
+            div { dt { "Resends" } dd {
+                (show.duplicates) @if show.body_differs > 0 { ", " (show.body_differs) " with another body" }
+            } }
             @if let Some(tenant) = &event.tenant { div { dt { "Tenant" } dd { (tenant) } } }
             @if let Some(parent) = &event.parent { div { dt { "Made of" } dd { a.id href={ "/events/" (parent) } { (parent) } } } }
             @if let Some(violation) = &event.violation { div { dt { "Violates its schema" } dd { (violation) } } }
