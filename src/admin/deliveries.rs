@@ -71,7 +71,7 @@ fn listed_delivery(log: &dyn Log, event: &Event, delivery: &DeliveryView) -> Lis
         state: delivery.status.state().as_str().to_owned(),
         attempts: delivery.attempts,
         reason: reason(log, delivery),
-        due_at: due_at(delivery),
+        due_at: due_at(delivery, event.received_at),
     }
 }
 

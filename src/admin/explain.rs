@@ -251,12 +251,10 @@ fn gates(found: &ShownDelivery, upstream: Option<&Upstream>) -> Vec<String> {
         return vec![format!("No upstream {} is configured now.", found.upstream)];
     };
     let mut told = Vec::new();
-    if let Some(until) = upstream.held_until {
+    if upstream.held_since.is_some() {
         let reason = upstream.held_reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
-        told.push(match for_ever(until) {
-            true => format!("The upstream {} is held until it is released{reason}.", upstream.name),
-            false => format!("The upstream {} is held until {until}{reason}.", upstream.name),
-        });
+        let end = upstream.held_until.map_or("it is released".to_owned(), |until| until.to_string());
+        told.push(format!("The upstream {} is held until {end}{reason}.", upstream.name));
     }
     match upstream.breaker.as_str() {
         "open" => told.push(format!(
@@ -366,7 +364,7 @@ mod tests {
         let upstream = Upstream {
             name: "billing".into(),
             breaker: "open".into(),
-            held_until: Some(Timestamp::from_millis(253_402_300_799_999)),
+            held_since: Some(Timestamp::ZERO),
             ..Upstream::default()
         };
         let status = Status { upstreams: vec![upstream], ..Status::default() };

@@ -69,7 +69,7 @@ fn exported(
             Ok(History { attempts: first.into_iter().collect(), damaged: None, delivered_at: None })
         }
     };
-    let shown = |delivery| Ok(shown_from(log, delivery, attempts(delivery)?, &sha256, hidden));
+    let shown = |delivery| Ok(shown_from(log, event, delivery, attempts(delivery)?, &sha256, hidden));
     let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, ReadError>>()?;
     let body = body(reads, event, hidden.reveals())?;
     let text = |(name, value): &(Box<str>, Box<str>)| (name.to_string(), value.to_string());

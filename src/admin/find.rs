@@ -215,6 +215,16 @@ pub(super) fn history(
         }
         walked.push(attempted);
     }
+    let oldest = walked.iter().filter_map(|found| Some(found.attempt.as_ref()?.number)).min();
+    let is_cut = walked.len() >= HISTORY_MAX || before.damaged.is_some() || event != stored_at;
+    if !is_cut && delivery.attempts > 0 && oldest.is_none_or(|oldest| oldest > 1) {
+        // It was delivered at once and replayed later: the first attempt has left no trace to walk back to.
+        let first = sought(log, event, &delivery.upstream, Sought::First)?;
+        let is_older = |found: &Attempted| found.attempt.as_ref().is_some_and(|first| Some(first.number) < oldest);
+        if oldest.is_none() || first.attempts.iter().all(is_older) {
+            before = first;
+        }
+    }
     before.attempts.extend(walked.into_iter().rev());
     before.delivered_at = delivered_at.or(before.delivered_at);
     Ok(before)
@@ -311,6 +321,25 @@ mod tests {
         assert_eq!(found.state(), EventState::Delivered);
         let attempts = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
         assert_eq!((attempts.attempts.len(), attempts.damaged), (1, None));
+    }
+
+    #[test]
+    fn the_first_attempt_of_what_was_delivered_at_once_and_replayed_is_found() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        fake.attempt(id, "billing", 1, Some(200), None);
+        let numbers = |attempts, last| {
+            fake.set(id, DeliveryView { last, attempts, ..delivery("billing", Status::Delivered) });
+            let found = find(&fake, id).unwrap();
+            let history = history(&*fake.log(), id.pos.seq, found.stored_at, &found.view.deliveries[0]).unwrap();
+            assert_eq!(history.damaged, None);
+            history.attempts.iter().filter_map(|found| Some(found.attempt.as_ref()?.number)).collect::<Vec<u32>>()
+        };
+        let two = fake.attempt(id, "billing", 2, Some(503), None);
+        assert_eq!(numbers(2, Some(two)), [1, 2]);
+        let three = fake.attempt(id, "billing", 3, Some(200), Some(two));
+        assert_eq!(numbers(3, Some(three)), [1, 2, 3]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn line(log: &dyn Log, found: &Found) -> Result<wire::Line, ReadError> {
         state: delivery.status.state().as_str().to_owned(),
         attempts: delivery.attempts,
         reason: reason(log, delivery),
-        due_at: due_at(delivery),
+        due_at: due_at(delivery, found.event.received_at),
     });
     Ok(head(found, hex::encode(body_sha256(log, &found.event)?), deliveries.collect()))
 }
@@ -95,14 +95,11 @@ pub(super) fn head<D>(found: &Found, sha256: String, deliveries: Vec<D>) -> wire
     }
 }
 
-/// When a delivery that waits is due.
-pub(super) const fn due_at(delivery: &DeliveryView) -> Option<Timestamp> {
+/// When a delivery that waits is due: never before its event came, which the state knows only about.
+pub(super) fn due_at(delivery: &DeliveryView, received_at: Timestamp) -> Option<Timestamp> {
     match delivery.status {
         Status::Pending { .. } if delivery.in_flight => None,
-        Status::Pending { due } => match delivery.due {
-            Some(due) => Some(due),
-            None => Some(due),
-        },
+        Status::Pending { due } => Some(delivery.due.unwrap_or(due).max(received_at)),
         _ => None,
     }
 }

@@ -91,13 +91,14 @@ fn shown(
 ) -> Result<wire::ShownDelivery, ReadError> {
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
     let published = history.delivered_at.and_then(|seq| published(log, seq, found.event.id));
-    let shown = shown_from(log, delivery, history, own_sha256, hidden);
+    let shown = shown_from(log, &found.event, delivery, history, own_sha256, hidden);
     Ok(wire::ShownDelivery { published: published.map(|id| id.to_string()), ..shown })
 }
 
 /// A delivery with what is known of its attempts.
 pub(super) fn shown_from(
     log: &dyn Log,
+    event: &Event,
     delivery: &DeliveryView,
     history: History,
     own_sha256: &str,
@@ -108,7 +109,7 @@ pub(super) fn shown_from(
         upstream: delivery.upstream.to_string(),
         state: delivery.status.state().as_str().to_owned(),
         reason: reason(log, delivery),
-        due_at: due_at(delivery),
+        due_at: due_at(delivery, event.received_at),
         in_flight: delivery.in_flight,
         waits_for: delivery.waits_for.map(|event| event.to_string()),
         attempts_total: delivery.attempts,

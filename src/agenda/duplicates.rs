@@ -80,6 +80,11 @@ struct Counted {
 }
 
 impl Resends {
+    /// How many of an event are counted and not yet written, and how many of them had another body.
+    pub(super) fn unwritten(&self, first: Seq) -> (u64, u64) {
+        self.counts.get(&first).map_or((0, 0), |counted| (counted.count, counted.body_differs))
+    }
+
     /// When the next entry is to be written.
     pub(super) fn next(&self, now: Timestamp) -> Option<Timestamp> {
         let write = Some(self.look_at).filter(|at| *at > now && !self.counts.is_empty());

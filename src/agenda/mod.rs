@@ -168,6 +168,8 @@ struct Shared {
     deps: Deps,
     settings: Settings,
     stopped: AtomicBool,
+    /// The process ends: what can't be read is not waited for.
+    ending: AtomicBool,
     ready: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -191,6 +193,7 @@ impl Agenda {
             deps,
             settings,
             stopped: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             thread: Mutex::default(),
         });
@@ -263,8 +266,15 @@ impl Agenda {
         answer.recv().map_err(|_| AskError::Stopped)
     }
 
+    /// The process ends: a state that waits for a log which can't be read is given up, and nobody waits for its answers.
+    pub fn ending(&self) {
+        self.0.ending.store(true, Ordering::Release);
+        self.0.bell.ring();
+    }
+
     /// Hands nothing out any more, writes a last checkpoint and ends the thread. Blocks.
     pub fn stop(&self) {
+        self.ending();
         self.0.tell(Incoming::Stop);
         let handle = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(handle) = handle {

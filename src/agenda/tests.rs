@@ -354,6 +354,8 @@ fn resends_are_counted_at_most_once_a_minute_and_revive_dead_deliveries() {
         rig.later(1);
     }
     assert_eq!(rig.take(), [job("a", event, 2)]);
+    let view = rig.core.view(event).unwrap();
+    assert_eq!((view.duplicates, view.body_differs), (100, 50), "also what is not written yet");
     let entries = || rig.log.all().into_iter().filter(|entry| entry.kind == Kind::Duplicate).count();
     assert_eq!(entries(), 1);
     rig.later(60);
@@ -499,14 +501,9 @@ fn accept(log: &dyn Log, source: &str) -> Seq {
     }
 }
 
-#[test]
-fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
-    let home = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-    let log = TestLog::new();
-    log.at(START);
-    let (sent, delivered) = mpsc::sync_channel(100);
-    let deps = |log: &Arc<TestLog>| Deps {
+/// What the thread works with, over a log in memory.
+fn thread_deps(log: &Arc<TestLog>, sent: &mpsc::SyncSender<Seq>, runtime: &tokio::runtime::Runtime) -> Deps {
+    Deps {
         log: log.clone(),
         live: Live::new(Arc::into_inner(to_ab()).unwrap()),
         evaluator: Evaluator::start(expr::Settings::standard()),
@@ -514,7 +511,35 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
         metrics: Arc::default(),
         dispatch: Arc::new(Deliver { log: log.clone(), sent: sent.clone() }),
         runtime: runtime.handle().clone(),
-    };
+    }
+}
+
+#[test]
+fn a_log_that_can_not_be_read_keeps_nobody_from_ending_the_process() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let log = TestLog::new();
+    log.fail_scans();
+    let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
+    let settings = Settings::standard(home.path().join("state"), keep);
+    let agenda = Agenda::start(settings, thread_deps(&log, &mpsc::sync_channel(1).0, &runtime)).unwrap();
+    let asking = std::thread::spawn({
+        let agenda = agenda.clone();
+        move || agenda.oldest_live()
+    });
+    assert!(!agenda.is_ready());
+    agenda.stop();
+    assert_eq!(asking.join().unwrap(), Err(AskError::Stopped));
+}
+
+#[test]
+fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let log = TestLog::new();
+    log.at(START);
+    let (sent, delivered) = mpsc::sync_channel(100);
+    let deps = |log: &Arc<TestLog>| thread_deps(log, &sent, &runtime);
     let keep = crate::state::Keep { settled: Duration::from_secs(9), dead: Duration::from_secs(9) };
     let settings = || Settings::standard(home.path().join("state"), keep);
     let agenda = Agenda::start(settings(), deps(&log)).unwrap();
@@ -527,6 +552,8 @@ fn the_thread_delivers_survives_a_restart_and_obeys_commands() {
     // The next entry is its plan.
     agenda.applied(second + 1).unwrap();
     assert_eq!(agenda.view(&[second]).unwrap()[0].deliveries.len(), 1);
+    agenda.measure();
+    assert_eq!(agenda.0.deps.metrics.upstream("a").held.get(), 1, "the clock stands still: nobody else has measured");
     agenda.stop();
     assert_eq!(agenda.oldest_live(), Err(AskError::Stopped));
 

@@ -99,7 +99,8 @@ impl Run {
             self.begin(State::new(self.shared.deps.log.log_id()))
         });
         match core {
-            Ok(core) => Work::new(self.shared.clone(), self.feed, core, store).work(),
+            Ok(Some(core)) => Work::new(self.shared.clone(), self.feed, core, store).work(),
+            Ok(None) => {}
             Err(why) => error!(%why, "the state of deliveries can't be worked out: nothing is delivered"),
         }
         // What still waits for an answer learns that there will be none.
@@ -108,13 +109,13 @@ impl Run {
         inbox.clear();
     }
 
-    /// Applies what the log has beyond the checkpoint and works out what is due.
-    fn begin(&self, mut state: State) -> Result<Core, StateError> {
+    /// Applies what the log has beyond the checkpoint and works out what is due. None: the process ends before that.
+    fn begin(&self, mut state: State) -> Result<Option<Core>, StateError> {
         let deps = &self.shared.deps;
         // A checkpoint is never far behind; of a state that is rebuilt, what died long ago was told of.
         let told_before = if state.next > 0 { Timestamp::ZERO } else { deps.clock.now().before(REBUILT_BACK) };
         let from = state.next;
-        let died = catch_up(&self.shared, &mut state, from, told_before)?;
+        let Some(died) = catch_up(&self.shared, &mut state, from, told_before)? else { return Ok(None) };
         deps.dispatch.subscribed(state.subscribed());
         let (table, evaluator, now) = (deps.live.snapshot(), deps.evaluator.clone(), deps.clock.steady());
         let mut core = Core::new(state, table, evaluator, self.shared.settings.bounds, now)?;
@@ -122,18 +123,19 @@ impl Run {
         for (key, seq, at) in died {
             core.died(key, (seq, at), now)?;
         }
-        Ok(core)
+        Ok(Some(core))
     }
 }
 
 /// Replays the log; reads that fail for a passing reason are tried again until they succeed or the process stops. Gives
-/// what died of entries from `died_from` on that are not older than `died_since` (wall time): the last of them.
+/// what died of entries from `died_from` on that are not older than `died_since` (wall time): the last of them. None: the
+/// process ends.
 fn catch_up(
     shared: &Shared,
     state: &mut State,
     died_from: Seq,
     died_since: Timestamp,
-) -> Result<VecDeque<(Key, Seq, Timestamp)>, StateError> {
+) -> Result<Option<VecDeque<(Key, Seq, Timestamp)>>, StateError> {
     let (from, mut died) = (state.next, VecDeque::new());
     loop {
         let mut tell = |entry: &Entry, note| {
@@ -150,9 +152,10 @@ fn catch_up(
         match replay_telling(state, &*shared.deps.log, &mut |_| {}, &mut tell) {
             Ok(_) => {
                 info!(from, to = state.next, "the state of deliveries has caught up with the log");
-                return Ok(died);
+                return Ok(Some(died));
             }
             Err(crate::state::OfflineError::State(why)) => return Err(why),
+            Err(crate::state::OfflineError::Log(_)) if shared.ending.load(Ordering::Acquire) => return Ok(None),
             Err(crate::state::OfflineError::Log(why)) => {
                 error!(%why, at = state.next, "the log can't be read: deliveries wait");
                 std::thread::park_timeout(TICK);
@@ -252,11 +255,12 @@ impl Work {
     fn turn(&mut self, now: Timestamp) -> Result<bool, StateError> {
         let incoming = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
         let told = !incoming.is_empty();
-        for incoming in incoming {
-            self.hear(incoming, now)?;
-        }
+        // Before what is asked: who has resent something and asks then is answered by what is counted.
         for (first, (count, differs)) in self.shared.noted.take() {
             self.core.resent(first, count, differs, now);
+        }
+        for incoming in incoming {
+            self.hear(incoming, now)?;
         }
         let entries = self.entries();
         self.bytes_since += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
@@ -536,6 +540,10 @@ impl Work {
         let applied = self.core.state().next;
         let died = catch_up(&self.shared, &mut state, applied, Timestamp::ZERO);
         let rebuilt = died.and_then(|died| {
+            let Some(died) = died else {
+                self.stop = true;
+                return Ok(());
+            };
             self.shared.deps.dispatch.subscribed(state.subscribed());
             self.core.replace_state(state, now)?;
             died.into_iter().try_for_each(|(key, seq, at)| self.core.died(key, (seq, at), now))

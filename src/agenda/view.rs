@@ -1,9 +1,13 @@
 //! Owns what operators and retention may ask the running agenda. All of it blocks for an answer of the agenda's
 //! thread: not for async threads.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
-use super::{Agenda, AskError, core::Core};
+use super::{Agenda, AskError, Incoming, core::Core};
 use crate::{
     clock::Timestamp,
     event::{DeliveryState, Reason, Seq},
@@ -14,6 +18,9 @@ use crate::{
 
 /// The most events in one question, so that the thread is not held up.
 const VIEW_MAX: usize = 1_000;
+
+/// Who asks for the gauges waits no longer for them.
+const MEASURED_WITHIN: Duration = Duration::from_millis(250);
 
 /// Keys of one upstream in one answer.
 const BLOCKED_MAX: usize = 1_000;
@@ -124,6 +131,23 @@ impl Agenda {
         })
     }
 
+    /// Sets the gauges to what is known now. Blocks for a moment at most: while the thread is busy they stay as they were
+    /// at its last look.
+    pub fn measure(&self) {
+        if !self.is_ready() {
+            return;
+        }
+        let (sender, measured) = mpsc::sync_channel(1);
+        let metrics = self.0.deps.metrics.clone();
+        let ask = Incoming::Ask(Box::new(move |core, now| {
+            core.measure(&metrics, now);
+            let _late = sender.try_send(());
+        }));
+        if self.0.tell_unless_full(ask) {
+            let _late = measured.recv_timeout(MEASURED_WITHIN);
+        }
+    }
+
     /// The oldest event that is not settled.
     ///
     /// # Errors
@@ -141,6 +165,9 @@ impl Core {
     pub fn view(&self, event: Seq) -> Result<EventView, StateError> {
         let table = self.table();
         let mut view = self.state.view(event, &|name| table.upstreams.contains_key(name))?;
+        let (count, differs) = self.resends.unwritten(event);
+        view.duplicates += count;
+        view.body_differs += differs;
         for delivery in &mut view.deliveries {
             let id = self.state.id(&delivery.upstream);
             delivery.in_flight = id.is_some_and(|id| self.is_in_flight(Key::new(event, id)));

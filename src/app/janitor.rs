@@ -2,7 +2,8 @@
 //!
 //! Segments go one after the other, so that no more than one is there twice. Carrying is capped at a tenth of the budget
 //! in one go. A store that is full of what still counts is copied once: if that freed too little, reclaiming pauses, and
-//! new events are refused rather than old ones lost.
+//! new events are refused rather than old ones lost. What is damaged can't be carried: it is named and goes, so that it
+//! keeps nothing else from going.
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -29,6 +30,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(3_600);
 /// Events carried between two waits for the disk.
 const CARRY_AT_ONCE: usize = 256;
+/// How often commands are said again in one go because an operator's came before them.
+const AGAIN_MAX: usize = 20;
 /// At most one part in so many of the budget is carried in one go.
 const CARRY_SHARE: u64 = 10;
 
@@ -56,6 +59,8 @@ struct CarriedSum {
 enum Kept {
     #[error("more is undelivered than may be carried forward: {0} bytes")]
     TooMuch(u64),
+    #[error("operators' commands come all the time")]
+    Commanded,
     #[error(transparent)]
     Agenda(#[from] crate::agenda::AskError),
     #[error(transparent)]
@@ -141,18 +146,32 @@ impl Work {
         let mut sum = CarriedSum::default();
         // What the agenda has not heard of yet can't be asked about.
         self.agenda.applied(before.saturating_sub(1))?;
-        let (mut from, mut carried) = (0, false);
+        let (mut from, mut carried, mut again) = (0, false, 0);
         loop {
             let mut waiting = Vec::new();
             // What is carried of subscribers must not overtake an operator's change of them.
             let turn = self.subscribers.turn();
             let expiry = self.agenda.plan_expiry(from, before, CARRY_AT_ONCE)?;
+            let said = !expiry.upkeep.is_empty();
             for entry in expiry.upkeep {
                 waiting.push(self.append(Vec::new(), entry));
             }
             drop(turn);
             for order in &expiry.carry {
-                let (parts, entry) = self.copy_of(order)?;
+                let (parts, entry) = match self.copy_of(order) {
+                    Ok(copy) => copy,
+                    Err(passing @ ReadError::Io { .. }) => return Err(passing.into()),
+                    Err(lost) => {
+                        tracing::error!(
+                            event = order.event,
+                            stored_at = order.stored_at,
+                            %lost,
+                            "a stored event can't be read and is lost: it goes with its segment"
+                        );
+                        continue;
+                    }
+                };
+                carried = true;
                 sum.events += 1;
                 sum.bytes += (entry.payload.len() + parts.iter().map(|part| part.payload.len()).sum::<usize>()) as u64;
                 if sum.bytes > self.store.max_size / CARRY_SHARE {
@@ -174,11 +193,13 @@ impl Work {
                 answer.blocking_recv().unwrap_or(Err(AppendError::Closed))?;
             }
             self.agenda.applied(self.log.end().saturating_sub(1))?;
-            carried |= !expiry.carry.is_empty();
             match expiry.next {
                 Some(next) => from = next,
                 // Again from the start, until there is nothing left: an operator may have revived something.
                 _ if carried => (from, carried) = (0, false),
+                // A command that an operator's came before has had no effect.
+                _ if said && again < AGAIN_MAX => (from, again) = (0, again + 1),
+                _ if said => return Err(Kept::Commanded),
                 _ => break,
             }
         }
@@ -212,3 +233,7 @@ impl Work {
         Ok((parts, NewEntry { kind: Kind::Carried, payload: encode_carried(&carried) }))
     }
 }
+
+#[cfg(test)]
+#[path = "janitor_tests.rs"]
+mod tests;

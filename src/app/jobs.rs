@@ -193,7 +193,7 @@ impl Work {
         let (running, status) = (&self.instance.running, self.instance.status());
         for name in upstreams {
             let upstream = status.upstreams.iter().find(|upstream| *upstream.name == **name);
-            if upstream.is_some_and(|upstream| upstream.held_until.is_some()) {
+            if upstream.is_some_and(|upstream| upstream.held_since.is_some()) {
                 return Some(format!("{name} is held"));
             }
             if upstream.is_some_and(|upstream| upstream.breaker == "open") {

@@ -48,9 +48,6 @@ use crate::{
 /// Events in one question to the agenda.
 const VIEW_AT_ONCE: usize = 1_000;
 
-/// What stands for a hold without an end: the year 9999.
-const NO_END: Timestamp = Timestamp::from_millis(253_370_764_800_000);
-
 /// A running instance, as its operators see it.
 pub(super) struct Instance {
     pub(super) running: Arc<Running>,
@@ -351,6 +348,7 @@ impl Ports for Instance {
     }
 
     fn metrics(&self) -> String {
+        self.running.agenda.measure();
         self.running.metrics.render()
     }
 
@@ -430,7 +428,9 @@ impl Instance {
                 upstream.review = stats.review;
                 drained(&mut upstream.targets, &stats.drained);
                 upstream.oldest_at = stats.oldest_pending_at;
-                upstream.held_until = stats.hold.as_ref().map(|hold| hold.until.unwrap_or(NO_END));
+                let until = stats.hold.as_ref().and_then(|hold| hold.until);
+                upstream.held_until = until.map(|until| self.running.clock.now().after(until.since(now)));
+                upstream.held_since = stats.hold.as_ref().map(|hold| hold.since);
                 upstream.held_reason = stats.hold.as_ref().and_then(|hold| hold.reason.clone());
             }
             upstream.name = name.into();

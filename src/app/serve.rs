@@ -295,15 +295,20 @@ impl App {
         let mut save = tokio::time::interval(tenant::SAVE_EVERY);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut beats, mut looks) = (self.log.beats(), 0);
+        // It waits until the state of deliveries knows of it, which may be after a rebuild: nothing else waits for that.
+        let mut reloading: Option<tokio::task::JoinHandle<()>> = None;
         systemd::ready();
         let ended = loop {
             tokio::select! {
                 _ = terminate.recv() => break Ended::Cleanly,
                 _ = interrupt.recv() => break Ended::Cleanly,
-                _ = self.hang_up.recv() => {
+                _ = self.hang_up.recv(), if reloading.is_none() => {
                     systemd::reloading();
                     let instance = self.instance.clone();
-                    let _told = tokio::task::spawn_blocking(move || admin::reload_by_signal(&*instance)).await;
+                    reloading = Some(tokio::task::spawn_blocking(move || admin::reload_by_signal(&*instance)));
+                }
+                () = over(&mut reloading) => {
+                    reloading = None;
                     systemd::ready();
                 }
                 _ = look.tick() => {
@@ -369,6 +374,7 @@ impl App {
                 tracing::warn!(%error, "numbers that are missing are not known after the next start");
             }
             save_tenants(&instance);
+            agenda.ending();
             drop((jobs, janitor));
             agenda.stop();
             log.close();
@@ -382,6 +388,14 @@ impl App {
         let (shards, delivery) = (self.shards, self.delivery_shards);
         let _done = tokio::task::spawn_blocking(move || drop((shards, delivery))).await;
         tracing::info!("stopped");
+    }
+}
+
+/// Waits for the end of what is under way; for ever, if nothing is. Cancel-safe.
+async fn over(under_way: &mut Option<tokio::task::JoinHandle<()>>) {
+    match under_way {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
     }
 }
 

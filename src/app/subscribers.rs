@@ -328,4 +328,4 @@ fn shown(target: &Target) -> String {
 
 #[cfg(test)]
 #[path = "subscribers_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -39,7 +39,7 @@ fn config(text: &str) -> (Table, SubscribersSettings) {
 
 const TOPIC: &str = "topic = 'orders'\n[topic.orders]\nmax_subscribers = 3\n";
 
-fn composed(text: &str) -> (Subscribers, Live, Arc<Metrics>) {
+pub(in crate::app) fn composed(text: &str) -> (Subscribers, Live, Arc<Metrics>) {
     let (base, settings) = config(text);
     let (live, metrics) = (Live::new(base.clone()), Arc::<Metrics>::default());
     let (clock, _) = Clock::manual(Timestamp::from_millis(10_000));

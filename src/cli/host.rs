@@ -1,6 +1,9 @@
 //! Owns the seam's real side: the command line on top of the engine and the configuration.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     Exit, Failure,
@@ -28,6 +31,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Engine;
 
+/// What operators have asked for and still blocks when the process has stopped is waited for no longer.
+const LINGER: Duration = Duration::from_secs(5);
+
 impl Host for Engine {
     fn run(&self, args: &RunArgs) -> Result<(), Failure> {
         let origin = match (&args.listen, &args.to) {
@@ -45,7 +51,7 @@ impl Host for Engine {
         end_on_panic();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("main").enable_all().build()?;
-        let ended = runtime.block_on(async {
+        let ended = to_the_end(runtime, LINGER, async {
             let listen: Vec<String> = loaded.config.listen.iter().map(|listen| listen.address.clone()).collect();
             let app = App::start(loaded, origin, RunOptions { watch: args.watch }).map_err(not_started)?;
             let bound: Vec<String> = app.addresses().iter().map(ToString::to_string).collect();
@@ -184,6 +190,13 @@ fn not_opened(error: &anyhow::Error) -> Failure {
     Failure::new(exit, format!("{error:#}"))
 }
 
+/// Runs a future to its end; what still blocks a thread of the runtime then has `linger`.
+fn to_the_end<T>(runtime: tokio::runtime::Runtime, linger: Duration, work: impl Future<Output = T>) -> T {
+    let ended = runtime.block_on(work);
+    runtime.shutdown_timeout(linger);
+    ended
+}
+
 fn start_diagnostics(settings: &DiagnosticsSettings) -> Result<(), Failure> {
     let access = match settings.access {
         Access::Off => "off",
@@ -209,4 +222,21 @@ fn end_on_panic() {
         before(info);
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_blocks_a_thread_does_not_keep_the_process_from_ending() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let ended = to_the_end(runtime, Duration::from_millis(10), async move {
+            drop(tokio::task::spawn_blocking(move || blocked.recv()));
+            7
+        });
+        assert_eq!(ended, 7);
+        drop(release);
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     units,
 };
 use crate::admin::{
-    Timestamp, for_ever,
+    Timestamp,
     wire::{Status, Upstream, UpstreamTarget},
 };
 
@@ -82,10 +82,12 @@ fn target(upstream: &Upstream, target: &UpstreamTarget) -> Vec<String> {
 }
 
 fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
-    let hold = match upstream.held_until {
+    let hold = match upstream.held_since {
+        // One by one: by id, source or any other filter, or because the upstream is gone.
+        None if upstream.held > 0 => counted(upstream.held),
         None => "-".to_owned(),
-        Some(until) => {
-            let end = if for_ever(until) { "until released".to_owned() } else { format!("until {until}") };
+        Some(_) => {
+            let end = upstream.held_until.map_or("until released".to_owned(), |until| format!("until {until}"));
             upstream.held_reason.as_deref().map_or(end.clone(), |reason| format!("{end}: {}", escaped(reason)))
         }
     };
@@ -113,6 +115,11 @@ fn row(upstream: &Upstream, now: Timestamp) -> Vec<String> {
         age(upstream.oldest_at, now),
         hold,
     ]
+}
+
+/// So many deliveries, in words.
+fn counted(deliveries: u64) -> String {
+    if deliveries == 1 { "1 delivery".to_owned() } else { format!("{deliveries} deliveries") }
 }
 
 fn age(time: Option<Timestamp>, now: Timestamp) -> String {

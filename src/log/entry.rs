@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::accepted::{Accepting, decode_event, dedupe_of};
 pub use self::answer::{Answer, decode_answer, encode_answer};
-pub use self::attempted::{Attempted, decode_attempted, encode_attempted};
+pub use self::attempted::{Attempted, decode_attempted, encode_again, encode_attempted, said_again};
 pub(crate) use self::codec::{Reader, Writer};
 pub use self::command::{Action, Command, Fault, Target, command_time, encode_command};
 pub use self::job::{JobEnd, JobProgress, JobSpec, ReplayStep};

@@ -128,6 +128,10 @@ impl State {
     fn attempted(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
         let Some(attempted) = entry::decode_attempted(&entry.payload) else { return Ok(None) };
         let key = Key::new(attempted.event, self.intern(&attempted.upstream));
+        if let Some(until) = attempted.attempt.is_none().then(|| entry::said_again(&entry.payload)).flatten() {
+            self.said_again(key, &attempted.change, until, entry, note)?;
+            return Ok(Some(()));
+        }
         note(Note::Attempted(key));
         if attempted.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(UPGRADED))
             && attempted.change == Change::Delivered
@@ -193,6 +197,35 @@ impl State {
         Ok(Some(()))
     }
 
+    /// What a delivery is, said again when its event was carried. It counts if nothing else is known of that delivery;
+    /// otherwise it is the same, or what has become of it since counts.
+    fn said_again(
+        &mut self,
+        key: Key,
+        change: &Change,
+        until: Option<Timestamp>,
+        entry: &Entry,
+        note: &mut impl FnMut(Note),
+    ) -> Result<(), StateError> {
+        let Some(old) = self.record(key)?.filter(|_| !self.deleted.contains(key.event)) else { return Ok(()) };
+        let mut new = old;
+        if is_as_carried(&old) {
+            let Ok(status) = old.status().change(change.clone()) else { return Ok(()) };
+            new.set_status(&status, entry.time);
+            new.due = until.unwrap_or(new.due);
+            new.last = Some(entry.pos.seq);
+            note(Note::Attempted(key));
+        } else if !is_said(&old, change) {
+            return Ok(());
+        }
+        new.reason_at = change.reason().map(|_| entry.pos.seq).or(new.reason_at);
+        self.put(key, &old, new);
+        if new.state != old.state {
+            tell(key, &new, note);
+        }
+        Ok(())
+    }
+
     /// The end of a connection that was upgraded: the one attempt of an event that was never planned.
     fn upgraded(&mut self, key: Key, entry: &Entry) -> Result<Option<()>, StateError> {
         if !self.deleted.contains(key.event) && self.record(key)?.is_none() {
@@ -242,6 +275,9 @@ impl State {
         about.reason_at = Some(entry.pos.seq);
         self.layers.put(key, about);
         self.carried.insert(event);
+        if self.deleted.contains(event) {
+            return Ok(Some(()));
+        }
         if carried.history.is_empty() && event < self.next && self.first_seen(event) {
             // Nothing was planned before its segment went: it is planned from here on.
             self.unplanned.insert(event);
@@ -276,12 +312,21 @@ impl State {
     fn command(&mut self, entry: &Entry, note: &mut impl FnMut(Note)) -> Result<Option<()>, StateError> {
         let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return Ok(None) };
         self.audit.note(entry.pos.seq, &command);
+        if command.as_of.is_some_and(|as_of| self.commanded > as_of) {
+            debug!(seq = entry.pos.seq, "what was said again has no effect: an operator's command has come before it");
+            return Ok(Some(()));
+        }
+        if command.as_of.is_none() && is_said_again_as_of(&command.action) {
+            self.commanded = entry.pos.seq.saturating_add(1);
+        }
         // Due times are steady time; the entry's own time steps with the wall clock.
         let at = entry::command_time(&entry.payload).unwrap_or(entry.time);
         match command.action {
             Action::HoldUpstream { upstream, until_ms, reason } => {
                 let until = until_ms.map(Timestamp::from_millis);
-                let hold = Hold { seq: entry.pos.seq, since: entry.time, until, reason, actor: command.actor };
+                let known = self.id(&upstream).and_then(|id| self.upstream(id)?.hold.as_ref());
+                let since = known.filter(|_| command.as_of.is_some()).map_or(entry.time, |hold| hold.since);
+                let hold = Hold { seq: entry.pos.seq, since, until, reason, actor: command.actor };
                 self.gate(&upstream, Some(hold), entry.time, note);
             }
             Action::ReleaseUpstream { upstream } => self.gate(&upstream, None, entry.time, note),
@@ -485,6 +530,34 @@ impl State {
 
 /// The status of an answer that ends HTTP on its connection: no delivery is settled well by it.
 const UPGRADED: u16 = 101;
+
+/// Whether it is one of the commands that are said again as of an entry, or ends what one of them has begun.
+const fn is_said_again_as_of(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::HoldUpstream { .. }
+            | Action::ReleaseUpstream { .. }
+            | Action::DrainTarget { .. }
+            | Action::UndrainTarget { .. }
+            | Action::StartJob { .. }
+            | Action::EndJob { .. }
+    )
+}
+
+/// Whether no more is known of a delivery than that its event was carried.
+fn is_as_carried(record: &Record) -> bool {
+    let untouched = record.last.is_none() && record.reason_at.is_none() && record.replays == 0;
+    record.state == DeliveryState::Pending && untouched
+}
+
+/// Whether a delivery is what a change makes of one.
+fn is_said(record: &Record, change: &Change) -> bool {
+    let pending = Status::Pending { due: record.due };
+    let made = pending.change(change.clone()).ok();
+    made.is_some_and(|made| {
+        made.state() == record.state && made.reason().is_none_or(|reason| reason.number() == record.reason)
+    })
+}
 
 /// Says what is to happen with a delivery now.
 fn tell(key: Key, record: &Record, note: &mut impl FnMut(Note)) {

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use super::{EVENT, Key, State, StateError, Upstream, UpstreamId};
+use super::{EVENT, Key, NEVER, State, StateError, Upstream, UpstreamId};
 use crate::{
     clock::Timestamp,
     event::{Change, DeliveryState, Reason, Seq},
@@ -43,7 +43,8 @@ pub struct CarryOrder {
 pub struct Expiry {
     /// Events, oldest first.
     pub carry: Vec<CarryOrder>,
-    /// Commands that still count, for example holds.
+    /// Commands that still count, for example holds. They are without effect if an operator's command has come before them:
+    /// ask again until there are none.
     pub upkeep: Vec<NewEntry>,
     /// Where to go on: what comes before is in here, carry it and ask again from there. None: that was all.
     pub next: Option<Seq>,
@@ -126,7 +127,7 @@ impl State {
             }
             expiry.carry.push(self.carry_order(log, *event)?);
         }
-        expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before)).collect();
+        expiry.upkeep = self.upstreams.iter().flat_map(|upstream| upkeep(upstream, before, self.next)).collect();
         expiry.upkeep.extend(self.carried_subscribers(before));
         let (records, is_more) = self.audit.carry(log, before);
         expiry.upkeep.extend(records);
@@ -141,7 +142,8 @@ impl State {
                 started_ms: job.started_at.as_millis(),
             };
             // The audit trail has it already.
-            let payload = entry::encode_json(&Command { piece: 1, ..Command::new(job.actor.clone(), action) });
+            let command = Command { piece: 1, as_of: Some(self.next), ..Command::new(job.actor.clone(), action) };
+            let payload = entry::encode_json(&command);
             NewEntry { kind: Kind::Command, payload }
         });
         expiry.upkeep.extend(jobs);
@@ -241,14 +243,15 @@ impl State {
             let name = (&*upstream.name).into();
             let (upstream, previous) = (name, record.last);
             let attempted = Attempted { event, upstream, attempt: None, change, previous, replays: None, turn: None };
-            order.then.push(NewEntry { kind: Kind::Attempted, payload: entry::encode_attempted(&attempted) });
+            let until = Some(record.due).filter(|due| record.state == DeliveryState::Held && *due != NEVER);
+            order.then.push(NewEntry { kind: Kind::Attempted, payload: entry::encode_again(&attempted, until) });
         }
         Ok(order)
     }
 }
 
-/// An upstream's commands that still count and stand before this entry.
-fn upkeep(upstream: &Upstream, before: Seq) -> Vec<NewEntry> {
+/// An upstream's commands that still count and stand before this entry, as they are known before the next one.
+fn upkeep(upstream: &Upstream, before: Seq, next: Seq) -> Vec<NewEntry> {
     let name = || Box::from(&*upstream.name);
     let hold = upstream.hold.iter().filter(|hold| hold.seq < before).map(|hold| {
         let until_ms = hold.until.map(Timestamp::as_millis);
@@ -261,7 +264,7 @@ fn upkeep(upstream: &Upstream, before: Seq) -> Vec<NewEntry> {
     });
     // It is the state that counts, not that somebody asked for it: that has its own record.
     let entry = |(actor, action): (String, Action)| {
-        let command = Command { piece: 1, ..Command::new(actor, action) };
+        let command = Command { piece: 1, as_of: Some(next), ..Command::new(actor, action) };
         NewEntry { kind: Kind::Command, payload: entry::encode_json(&command) }
     };
     hold.chain(drained).map(entry).collect()

@@ -80,6 +80,7 @@ pub(super) fn decode(file: Vec<u8>) -> Option<(State, Vec<u64>)> {
     }
     let mut state = State::new(u128::from_le_bytes(from.take(16)?.as_ref().try_into().ok()?));
     state.next = from.number()?;
+    state.commanded = state.next;
     state.unplanned = take_set(&mut from)?;
     state.early = take_set(&mut from)?;
     state.deleted = take_set(&mut from)?;

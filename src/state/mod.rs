@@ -80,6 +80,9 @@ pub struct State {
     subscribers: Arc<BTreeMap<Box<str>, Subscriber>>,
     ids: HashMap<Arc<str>, UpstreamId>,
     timeline: Timeline,
+    /// After the last command about what is said again with its number: holds and drained targets of upstreams, jobs.
+    /// After a start that is where the state stands, as one may have come before.
+    commanded: Seq,
     jobs: Jobs,
     layers: Layers,
 }
@@ -108,6 +111,7 @@ impl State {
             subscribers: Arc::default(),
             ids: HashMap::new(),
             timeline: Timeline::default(),
+            commanded: 0,
             jobs: Jobs::default(),
             layers: Layers::default(),
         }

@@ -30,6 +30,8 @@ pub(crate) struct TestLog {
     /// So many reads fail as they do when the system does not read, and how many did.
     failing: AtomicU64,
     failed: AtomicU64,
+    /// No stretch of it can be read.
+    unreadable: std::sync::atomic::AtomicBool,
     /// So many entries of this kind are refused as on a full disk, every second one after a while.
     refusing: Mutex<Option<(Kind, u64)>>,
 }
@@ -99,6 +101,11 @@ impl TestLog {
     /// The next reads fail for a reason that passes.
     pub(crate) fn fail_reads(&self, count: u64) {
         self.failing.store(count, Ordering::SeqCst);
+    }
+
+    /// From now on no stretch of it can be read.
+    pub(crate) fn fail_scans(&self) {
+        self.unreadable.store(true, Ordering::SeqCst);
     }
 
     /// How many reads failed.
@@ -267,6 +274,10 @@ impl Log for TestLog {
     }
 
     fn scan(&self, from: Seq, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
+        if self.unreadable.load(Ordering::SeqCst) {
+            let source = std::io::Error::other("the disk does not answer");
+            return Err(ReadError::Io { file: "00000001.seg".into(), source });
+        }
         let from = from.max(self.first.load(Ordering::SeqCst));
         let entries = self.entries.lock().unwrap();
         let start = entries.partition_point(|entry| entry.pos.seq < from);

@@ -14,6 +14,7 @@ use crate::{
     },
 };
 
+mod carry;
 mod jobs;
 
 const UPSTREAMS: [&str; 3] = ["a", "b", "c"];

@@ -198,6 +198,6 @@ fn a_drained_upstream_is_held_with_nothing_under_way() {
     let told = hold("60s").done();
     assert!(told.err.contains("nothing is under way to app"), "{told:?}");
     assert_eq!(relay.upstream("app")["in_flight"], 0);
-    assert!(relay.upstream("app")["held_until"].is_string());
+    assert!(relay.upstream("app")["held_since"].is_string());
     assert_eq!(relay.cli(&["hold", "--upstream", "app", "--source", "app", "--wait", "1s"]).code, 64);
 }

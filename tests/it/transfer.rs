@@ -169,7 +169,7 @@ fn a_backup_of_a_running_instance_is_verified_and_restored_by_a_copy() {
     assert_eq!(restored.show(&dead)["state"], "dead");
     assert_eq!(restored.show(&waiting)["state"], "held");
     let status = restored.upstream("app");
-    assert!(status["held_until"].is_string(), "{status}");
+    assert!(status["held_since"].is_string(), "{status}");
     let sent = upstream.received().len();
     // What was known is known: a resend is no second event.
     let again = restored.send(&crate::harness::Request::post("/x", r#"{"n":"delivered"}"#));

@@ -59,7 +59,7 @@ fn needs(status: &Status, not_ready: Option<&String>, alerts: &[Alert], now: Tim
         upstreams().filter(|upstream| is(upstream)).map(|upstream| upstream.name.as_str()).collect()
     };
     let (open, held) =
-        (named(|upstream| upstream.breaker != "closed"), named(|upstream| upstream.held_until.is_some()));
+        (named(|upstream| upstream.breaker != "closed"), named(|upstream| upstream.held_since.is_some()));
     let rehearsed = named(|upstream| upstream.rehearsal.is_some());
     let dead: u64 = upstreams().map(|upstream| upstream.dead).sum();
     let review: u64 = upstreams().map(|upstream| upstream.review).sum();

@@ -87,8 +87,8 @@ fn row(upstream: &Upstream, now: Timestamp) -> Markup {
 /// What holds an upstream back.
 fn notes(upstream: &Upstream, now: Timestamp) -> Markup {
     html! {
-        @if let Some(end) = upstream.held_until {
-            div { (state("held")) " " (until(end, now)) @if let Some(reason) = &upstream.held_reason { ": " (reason) } }
+        @if upstream.held_since.is_some() {
+            div { (state("held")) " " @match upstream.held_until { Some(end) => (until(end, now)), None => "until it is released" } @if let Some(reason) = &upstream.held_reason { ": " (reason) } }
         }
         @if let Some(end) = upstream.throttled_until.filter(|end| *end > now) {
             div { "throttled until " (age(end, now)) @if let Some(by) = &upstream.throttled_by { " (" (by) ")" } }
@@ -173,7 +173,7 @@ fn charts(samples: Option<Vec<UpstreamSample>>) -> Markup {
 }
 
 fn actions(ask: &Ask, upstream: &Upstream) -> Markup {
-    let verb = if upstream.held_until.is_some() { "release" } else { "hold" };
+    let verb = if upstream.held_since.is_some() { "release" } else { "hold" };
     html! {
         section aria-labelledby="actions" {
             h2 id="actions" { "Actions" }

@@ -53,8 +53,11 @@ pub struct Upstream {
     pub name: String,
     /// `closed`, `open` or `half-open`.
     pub breaker: String,
-    /// Held by an operator until then; the year 9999 for a hold without an end.
+    /// Held by an operator until then; null for a hold without an end, and if it is not held.
     pub held_until: Option<Timestamp>,
+    /// Held by an operator since then. Absent if it is not held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Timestamp>,
     /// In the operator's words.
     #[serde(default)]
     pub held_reason: Option<String>,

@@ -52,7 +52,9 @@ impl Core {
             lane.in_flight += 1;
             jobs += 1;
             let begun = turn.as_ref().and_then(|turn| turn.begun);
-            let planned_at = begun.map_or(record.planned_at, |begun| begun.max(record.planned_at));
+            // The state knows only about when the event came.
+            let known = if record.replays == 0 { record.planned_at.max(event.id.time) } else { record.planned_at };
+            let planned_at = begun.map_or(known, |begun| begun.max(known));
             self.out.dispatch.push(Job {
                 event,
                 upstream: upstream.name.clone(),

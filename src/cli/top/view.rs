@@ -13,7 +13,7 @@ use ratatui::{
 use super::figures::{Counters, quantile, rate};
 use crate::{
     admin::{
-        Timestamp, for_ever,
+        Timestamp,
         wire::{Status, Upstream},
     },
     cli::{print::escaped, units},
@@ -136,10 +136,12 @@ fn table<'a>(view: &View<'a>) -> Table<'a> {
 
 fn row<'a>(figures: &Figures<'_>, now: Timestamp) -> Row<'a> {
     let upstream = figures.upstream;
-    let hold = upstream.held_until.map_or_else(String::new, |until| match for_ever(until) {
-        true => "held".to_owned(),
-        false => format!("held for {}", units::span(until.since(now))),
-    });
+    let hold = match (upstream.held_since, upstream.held_until) {
+        (None, _) if upstream.held > 0 => "some".to_owned(),
+        (None, _) => String::new(),
+        (Some(_), None) => "held".to_owned(),
+        (Some(_), Some(until)) => format!("held for {}", units::span(until.since(now))),
+    };
     let breaker = match upstream.breaker.as_str() {
         "closed" => Style::new().fg(Color::Green),
         "open" => Style::new().fg(Color::Red),

@@ -6,6 +6,7 @@ use super::{
     VERSION,
     codec::{Reader, Writer},
 };
+use crate::clock::Timestamp;
 use crate::event::{Attempt, Change, Diversion, Outcome, Reason, Sent, Seq, Turn, Verification, Version};
 
 /// The number of the field that says how the request was signed.
@@ -13,6 +14,9 @@ const SIGNED: u64 = 1;
 
 /// The number of the field with what an ordered delivery carries.
 const TURN: u64 = 2;
+
+/// The number of the field that an entry has which only says again what a delivery is.
+const AGAIN: u64 = 3;
 
 /// An attempt and the change that follows from it; or a change without an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,24 @@ pub fn encode_attempted(attempted: &Attempted) -> Bytes {
     out.0.into()
 }
 
+/// Encodes what a delivery is, to be said again before the segment that says it goes: it counts only for who knows nothing
+/// of that delivery but that it was carried. `until`: when a hold ends by itself.
+#[must_use]
+pub fn encode_again(attempted: &Attempted, until: Option<Timestamp>) -> Bytes {
+    let mut out = Writer(encode_attempted(&Attempted { replays: Some(0), ..attempted.clone() }).into());
+    let mut field = Writer(Vec::with_capacity(12));
+    field.option(until, |out, until| out.number(until.as_millis()));
+    out.number(AGAIN);
+    out.bytes(&field.0);
+    out.0.into()
+}
+
+/// Whether an `attempted` entry only says again what a delivery is; if so, when its hold ends by itself.
+#[must_use]
+pub fn said_again(payload: &Bytes) -> Option<Option<Timestamp>> {
+    decode(payload)?.1
+}
+
 fn encode_turn(turn: &Turn) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(32));
     out.0.extend_from_slice(&turn.key.to_be_bytes());
@@ -107,6 +129,11 @@ fn decode_turn(field: Bytes) -> Option<Turn> {
 /// Decodes the payload of an `attempted` entry.
 #[must_use]
 pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
+    Some(decode(payload)?.0)
+}
+
+/// The entry, and what the field of one says that was said again.
+fn decode(payload: &Bytes) -> Option<(Attempted, Option<Option<Timestamp>>)> {
     let mut from = Reader(payload.clone());
     from.version()?;
     let event = from.number()?;
@@ -137,11 +164,12 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
     let change = decode_change(&mut from)?;
     // The first releases wrote nothing behind the change.
     let replays = if from.0.is_empty() { None } else { Some(u32::try_from(from.number()?).ok()?) };
-    let mut turn = None;
+    let (mut turn, mut again) = (None, None);
     while !from.0.is_empty() {
         let (number, field) = (from.number()?, from.slice()?);
         match (number, &mut attempt) {
             (TURN, _) => turn = Some(decode_turn(field)?),
+            (AGAIN, _) => again = Some(Reader(field).option(Reader::time)?),
             (SIGNED, Some(attempt)) => {
                 let mut field = Reader(field);
                 let (scheme, secret) = (field.text()?, field.text()?);
@@ -151,7 +179,7 @@ pub fn decode_attempted(payload: &Bytes) -> Option<Attempted> {
             _ => {}
         }
     }
-    Some(Attempted { event, upstream, attempt, change, previous, replays, turn })
+    Some((Attempted { event, upstream, attempt, change, previous, replays, turn }, again))
 }
 
 fn encode_change(out: &mut Writer, change: &Change) {
@@ -208,7 +236,6 @@ fn decode_change(from: &mut Reader) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
 
     #[test]
     fn fields_that_are_not_known_are_skipped_and_an_unsigned_attempt_is_written_as_before() {

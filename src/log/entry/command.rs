@@ -42,6 +42,10 @@ pub struct Command {
     /// Deliveries or events that all its entries are about; 0 if its targets say it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub total: u64,
+    /// It only says again, before its segment goes, what was known before this entry: without effect if an operator has
+    /// changed anything of the kind since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Seq>,
 }
 
 const fn is_zero(number: &u64) -> bool {
@@ -52,7 +56,7 @@ impl Command {
     /// A command without anything that is optional.
     #[must_use]
     pub fn new(actor: impl Into<String>, action: Action) -> Self {
-        Self { actor: actor.into(), action, origin: None, reason: None, asked: None, piece: 0, total: 0 }
+        Self { actor: actor.into(), action, origin: None, reason: None, asked: None, piece: 0, total: 0, as_of: None }
     }
 }
 
