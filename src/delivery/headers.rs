@@ -3,7 +3,7 @@
 //! Promises the list of the contract, section 3. `Host` and `Content-Length` are not here: the one depends on the
 //! connection's protocol, the other is written by it.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -130,12 +130,12 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
         // Nobody asked from outside.
         None if *event.client == *RELAY => {}
         None => {
-            insert(headers, FORWARDED_FOR, HeaderValue::from_str(&event.client).ok());
+            insert(headers, FORWARDED_FOR, address(&event.client));
             insert(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());
             headers.insert(FORWARDED_PROTO, HeaderValue::from_static(event.scheme.as_str()));
         }
         Some(proxy) => {
-            extend(headers, FORWARDED_FOR, HeaderValue::from_str(&proxy.address).ok());
+            extend(headers, FORWARDED_FOR, address(&proxy.address));
             extend(headers, FORWARDED_HOST, event.headers.get(header::HOST).cloned());
             extend(headers, FORWARDED_PROTO, Some(HeaderValue::from_static(proxy.scheme.as_str())));
         }
@@ -143,6 +143,11 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
     headers.append(header::VIA, VIA);
     let traceparent = trace(job, headers.get(TRACEPARENT));
     insert(headers, TRACEPARENT, traceparent);
+}
+
+/// An address. None for the other end of a Unix socket, which has none.
+fn address(text: &str) -> Option<HeaderValue> {
+    text.parse::<IpAddr>().ok().and_then(|_address| HeaderValue::from_str(text).ok())
 }
 
 /// Lets what follows from an attempt go on with the attempt's trace.
@@ -270,6 +275,23 @@ mod tests {
         assert_eq!(all(&headers, "x-forwarded-for"), ["203.0.113.9, 198.51.100.7, 10.0.0.1"]);
         assert_eq!(all(&headers, "x-forwarded-host"), ["public.example, inner.example"]);
         assert_eq!(all(&headers, "x-forwarded-proto"), ["https, http"]);
+    }
+
+    #[test]
+    fn the_other_end_of_a_unix_socket_is_no_address() {
+        let unix = |received: &[(&'static str, &'static str)]| {
+            built(received, |job| {
+                let proxy = Some(crate::event::Proxy { address: "unix".into(), scheme: crate::event::Scheme::Http });
+                job.event = Event { client: "unix".into(), proxy, ..(*job.event).clone() }.into();
+            })
+        };
+        let headers = unix(&[("host", "inner.example")]);
+        assert!(!headers.contains_key("x-forwarded-for"));
+        assert_eq!(
+            (all(&headers, "x-forwarded-proto"), all(&headers, "x-forwarded-host")),
+            (vec!["http"], vec!["inner.example"])
+        );
+        assert_eq!(all(&unix(&[("x-forwarded-for", "203.0.113.9")]), "x-forwarded-for"), ["203.0.113.9"]);
     }
 
     #[test]

@@ -81,13 +81,12 @@ fn retry(job: &Job, judged: &Judgement, policy: &RetryPolicy, jitter: &Jitter, n
     let scheduled = policy.delay_after(job.number, jitter);
     match scheduled {
         Some(delay) if policy.give_up_after.is_none_or(|limit| waited < limit) => {
-            // Never before the upstream said, and spread like any delay: it said the same to all.
             let ruled = match &judged.decided {
-                Some(Decided::Row(FailureAction::Retry(delay))) => *delay,
+                Some(Decided::Row(FailureAction::Retry(delay))) => delay.map(|delay| policy.spread(delay, jitter)),
                 _ => None,
             };
-            let asked = judged.retry_after.max(ruled).map(|wait| policy.spread(wait, jitter));
-            Change::Retry(now.after(asked.unwrap_or(delay)))
+            let asked = judged.retry_after.map(|wait| policy.heed(wait, jitter));
+            Change::Retry(now.after(asked.max(ruled).unwrap_or(delay)))
         }
         _ => Change::Die(given_up(job.number, waited, judged)),
     }
@@ -184,18 +183,23 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_spread_by_up_to_the_jitter_and_never_cut_short() {
-        let (wait, policy) =
-            (Judgement { retry_after: Some(Duration::from_secs(40)), ..judged(503) }, RetryPolicy::standard());
+    fn retry_after_is_spread_by_a_tenth_and_neither_cut_short_nor_drawn_out_beyond_its_limit() {
         let jitter = Jitter::seeded(1);
-        let dues: BTreeSet<Timestamp> = (0..100)
-            .map(|_| match change(&job(1, 0), &wait, &policy, false, &jitter, after(0)) {
+        let dues = |asked: u64, share: f64| -> BTreeSet<Timestamp> {
+            let policy = RetryPolicy { jitter: share, ..RetryPolicy::standard() };
+            let wait = Judgement { retry_after: Some(Duration::from_secs(asked)), ..judged(503) };
+            let due = |_| match change(&job(1, 0), &wait, &policy, false, &jitter, after(0)) {
                 Change::Retry(due) => due,
                 other => panic!("{other:?}"),
-            })
-            .collect();
-        assert!(dues.iter().all(|due| (after(40)..=after(60)).contains(due)), "{dues:?}");
-        assert!(dues.len() > 50, "they come back at different times");
+            };
+            (0..100).map(due).collect()
+        };
+        let spread = dues(40, 0.5);
+        assert!(spread.iter().all(|due| (after(40)..=after(44)).contains(due)), "{spread:?}");
+        assert!(spread.len() > 50, "they come back at different times");
+        assert!(dues(40, 0.05).iter().all(|due| (after(40)..=after(42)).contains(due)), "less, if that is configured");
+        assert_eq!(dues(3_600, 0.5), [after(3_600)].into(), "the longest that is honoured");
+        assert!(dues(3_500, 0.5).iter().all(|due| (after(3_500)..=after(3_600)).contains(due)));
     }
 
     #[test]

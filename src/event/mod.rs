@@ -4,6 +4,7 @@
 //! the one function that changes the state of a delivery ([`Status::change`]).
 
 mod delivery;
+mod form;
 mod id;
 mod published;
 mod record;
@@ -11,6 +12,7 @@ mod trace;
 mod turn;
 
 pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Outcome, Reason, Status, event_state};
+pub use form::{is_called_form, is_form, is_object_or_array};
 pub use id::{BATCH_PARTITION, EventId, IdError, Pos, QUARANTINE, Seq};
 pub use published::{DEAD_MORE_TYPE, DEAD_TYPE, RELAY, topic_of_source, topic_source};
 pub use record::{Attempt, Body, Cached, Event, Extras, Job, Proxy, Scheme, Sent, Verification};

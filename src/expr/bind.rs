@@ -1,16 +1,14 @@
 //! Owns what `.` and the variables of an expression stand for: the way from a request to jq values.
 
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::HeaderMap;
 use jaq_json::{Map, Val};
 
 use super::{EvalError, Input, json::Survey};
+use crate::event::is_form;
 
 /// The variables, in the order in which they are bound.
 pub(super) const NAMES: [&str; 10] =
     ["$headers", "$query", "$path", "$captures", "$method", "$source", "$id", "$received_at", "$body", "$status"];
-
-/// The media type of HTML forms.
-const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Which variables a text names. Errs on the side of more.
 #[derive(Clone, Copy)]
@@ -53,7 +51,7 @@ pub(super) enum Body<'a> {
 
 impl<'a> Body<'a> {
     pub(super) fn of(headers: &HeaderMap, decoded: &'a [u8]) -> Self {
-        if is_form(headers) {
+        if is_form(headers, decoded) {
             return Self::Value(pairs(decoded));
         }
         match Survey::of(decoded) {
@@ -76,12 +74,6 @@ impl<'a> Body<'a> {
             Self::Json(text, survey) => survey.read(text),
         }
     }
-}
-
-/// Whether the body says that it is an HTML form.
-pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    let Some(Ok(value)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else { return false };
-    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FORM)
 }
 
 /// The values of one header, joined as RFC 9110 says. None if it is absent.

@@ -7,11 +7,12 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::HeaderMap;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{EvalError, decode_body};
+use crate::event::is_form;
 
 /// In place of a value.
 const HIDDEN: &str = "[hidden]";
@@ -65,7 +66,7 @@ impl Mask {
             return Ok(body);
         }
         let decoded = decode_body(headers, &body, max_bytes)?;
-        let masked = match is_form(headers) {
+        let masked = match is_form(headers, &decoded) {
             true => in_form(masks, &decoded).map(Bytes::from),
             false => in_json(masks, &decoded).map(Bytes::from),
         };
@@ -130,12 +131,6 @@ fn quoted(text: &str) -> Option<(Box<str>, &str)> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<String>();
     let name = stream.next()?.ok()?;
     Some((name.into(), text.get(stream.byte_offset()..)?))
-}
-
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// A form is an object of its fields.
@@ -229,7 +224,7 @@ impl<'de> serde::Deserialize<'de> for Members<'de> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header::CONTENT_TYPE};
 
     use super::*;
 
@@ -285,6 +280,8 @@ mod tests {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8"));
         let form = Mask::apply(&masks, &headers, Bytes::from_static(b"a=1&token=sesame"), 100).unwrap();
         assert_eq!(&form[..], b"a=1&token=%5Bhidden%5D");
+        let json = Mask::apply(&masks, &headers, Bytes::from_static(br#"{"token":"sesame"}"#), 100).unwrap();
+        assert_eq!(&json[..], br#"{"token":"[hidden]"}"#, "JSON that is called a form");
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut gzip, br#"{"token":"sesame"}"#).unwrap();
         let body = Bytes::from(gzip.finish().unwrap());

@@ -17,6 +17,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::{EvalError, INLINE_BODY_BYTES_MAX, Input, Output, bind, json};
+use crate::event::is_form;
 
 /// More steps than any real body has levels; it bounds the recursion.
 const STEPS_MAX: usize = 64;
@@ -79,7 +80,7 @@ impl Plain {
     /// large array or object as the result. `decoded` may be empty if the body does not matter.
     pub(super) fn eval(&self, input: &Input<'_>, decoded: &[u8]) -> Option<Result<Output, EvalError>> {
         let found = match self.root {
-            Root::Body if !bind::is_form(input.headers) => self.seek(decoded)?,
+            Root::Body if !is_form(input.headers, decoded) => self.seek(decoded)?,
             _ if self.needs_body() && decoded.len() > INLINE_BODY_BYTES_MAX => return None,
             Root::Body => match bind::Body::of(input.headers, decoded) {
                 bind::Body::Value(form) => self.walk(form),

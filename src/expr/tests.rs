@@ -137,6 +137,34 @@ fn a_form_is_an_object_and_its_repeated_keys_are_arrays() {
 }
 
 #[test]
+fn a_body_that_is_json_is_json_though_it_is_called_a_form() {
+    let form = headers(&[("content-type", "application/x-www-form-urlencoded")]);
+    let large = format!(r#"{{"pad":"{}","a":{{"b":1}}}}"#, "&x=".repeat(INLINE_BODY_BYTES_MAX));
+    let bodies = [
+        br#"{"a":{"b":1}}"#,
+        &b" \r\n\t{ \"a\" : {\"b\":1} }\n"[..],
+        br#"{"x":"&a=2&y=","a":{"b":1}}"#,
+        large.as_bytes(),
+    ];
+    for body in bodies {
+        assert_eq!(here_with(".a.b", &form, body), "1");
+        assert_eq!(here_with(r#".a.b // "none""#, &form, body), "1");
+    }
+    assert_eq!(here_with("{a}", &form, br#"{"a":{"b":1}}"#), r#"{"a":{"b":1}}"#);
+    assert_eq!(here_with(".[0]", &form, b"[7]"), "7");
+    // All others are the form that they are called.
+    for (body, expected) in [
+        (&br#"{"a":1}&b=2"#[..], r#"{"{\"a\":1}":"","b":"2"}"#),
+        (b"{", r#"{"{":""}"#),
+        (b"{\"a\":\"\xff\"}", "{\"{\\\"a\\\":\\\"\u{fffd}\\\"}\":\"\"}"),
+        (b"7", r#"{"7":""}"#),
+        (b"", "{}"),
+    ] {
+        assert_eq!(here_with(".", &form, body), expected, "{}", String::from_utf8_lossy(body));
+    }
+}
+
+#[test]
 fn what_could_run_away_is_never_evaluated_on_the_callers_thread() {
     let texts = [
         "[range(1e12)]",

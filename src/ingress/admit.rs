@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::{header, request::Parts};
+use http::request::Parts;
 use http_body::Body as HttpBody;
 use tokio::sync::oneshot;
 
@@ -14,7 +14,7 @@ use super::{
     challenge,
     client::Caller,
     door::Doors,
-    head::{declared_length, host, is_not_grpc, is_possible_method, is_safe, may_speak, takes_method},
+    head::{declared_length, host, is_not_grpc, is_safe, may_speak, not_found, takes_method},
     items::Looked,
     limits,
     proxy::{Expected, ProxyError, SafeRequest},
@@ -93,10 +93,9 @@ impl Gate {
         let ingress = &*self.ingress;
         let table = &doors.table;
 
-        is_possible_method(&head.method)?;
         let Matched { source, mut captures } = match table.find(host(head)?, head.uri.path()) {
             Lookup::Found(matched) => matched,
-            Lookup::NotFound => return Err(Refusal::NotFound),
+            Lookup::NotFound => return Err(not_found(head)),
             Lookup::DotSegments => return Err(Refusal::DotSegments),
         };
         let source = &*progress.source.insert(source);
@@ -539,18 +538,6 @@ impl Admitted<'_> {
             body_length,
         }
         .encode()
-    }
-}
-
-impl Progress {
-    /// Whether more of the request is left than is worth reading, or its sender still waits for a `100 Continue`:
-    /// then the connection ends with the answer.
-    pub(super) fn leaves_much(&self, head: &Parts, at_end: bool) -> bool {
-        /// A rest this small is read and thrown away.
-        const WORTH_READING: u64 = 16 * 1024;
-        let declared = declared_length(&head.headers, WORTH_READING);
-        let small = matches!(declared, Ok(Some(_)));
-        !at_end && (!small || head.headers.contains_key(header::EXPECT))
     }
 }
 

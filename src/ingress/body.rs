@@ -6,15 +6,24 @@
 use std::{error::Error, future::poll_fn, io, pin::Pin, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 
 use super::{
     budget::{Budget, Charge},
+    head::declared_length,
     reply::Refusal,
     spool::{Spool, Spooled},
 };
 use crate::{log::PART_BYTES, routing::Limits, telemetry::Metrics, verify::Check};
+
+/// The rest of a refused request that is read and thrown away, at most.
+const REST_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long the answer to a refused request waits for that rest: longer than a round trip, since some senders write head
+/// and body apart and have the second wait until the first is acknowledged.
+const REST_WAIT: Duration = Duration::from_secs(1);
 
 /// Where bodies go while they are read, and by which rules.
 pub(super) struct Room<'a> {
@@ -134,6 +143,34 @@ where
         }
     };
     Ok(Received { content, length: *read, memory, _spool: spool })
+}
+
+/// Reads the rest of a refused request and throws it away, if it is small and comes at once: a connection that goes on can
+/// only begin with the next request. True: nothing is left. False: the connection has to end with the answer, because
+/// closing it without a word, as what is left would make hyper do, takes a sender's next request away with it.
+pub(super) async fn discard<B>(headers: &HeaderMap, body: &mut B) -> bool
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() {
+        return true;
+    }
+    // Who waits for a `100 Continue` would be told to send what nobody wants.
+    if headers.contains_key(header::EXPECT) || declared_length(headers, REST_BYTES_MAX).is_err() {
+        return false;
+    }
+    let reading = async {
+        let mut read = 0;
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if read > REST_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(REST_WAIT, reading).await.unwrap_or(false)
 }
 
 /// What has come so far: a single piece is kept as it is, several are copied together, so that many tiny pieces cost

@@ -9,12 +9,12 @@ use super::{
 };
 use crate::routing::{Guard, Source};
 
-/// TRACE and CONNECT are never taken, whatever a source lists.
-pub(super) fn is_possible_method(method: &Method) -> Result<(), Refusal> {
-    match *method {
-        Method::TRACE | Method::CONNECT => Err(Refusal::Method { allow: ALL_METHODS.into() }),
-        _ => Ok(()),
+/// What is said where there is no source. CONNECT names a host and no path: there is nothing that it could find.
+pub(super) fn not_found(head: &Parts) -> Refusal {
+    if head.method == Method::CONNECT && head.uri.path().is_empty() {
+        return Refusal::Method { allow: ALL_METHODS.into() };
     }
+    Refusal::NotFound
 }
 
 /// Gives a request that names its host in its target a `Host` that says the same (RFC 9113, section 8.3.1, for HTTP/2,
@@ -65,12 +65,14 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte))
 }
 
-/// Whether the source takes the method.
+/// Whether the source takes the method. None takes TRACE and CONNECT.
 pub(super) fn takes_method(source: &Source, method: &Method) -> Result<(), Refusal> {
-    match &source.methods {
-        Some(listed) if !listed.contains(method) => Err(Refusal::Method { allow: reply::allow(Some(listed)) }),
-        _ => Ok(()),
+    let listed = source.methods.as_deref();
+    let is_possible = !matches!(*method, Method::TRACE | Method::CONNECT);
+    if is_possible && listed.is_none_or(|listed| listed.contains(method)) {
+        return Ok(());
     }
+    Err(Refusal::Method { allow: reply::allow(listed) })
 }
 
 /// Whether the conditions hold that a source sets besides its verifier.

@@ -306,7 +306,7 @@ impl Gate {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
-        let close = refusal.ends_connection() || progress.leaves_much(head, body.is_end_stream());
+        let close = refusal.ends_connection() || !body::discard(&head.headers, body).await;
         self.record(doors, caller, head, &progress, &refusal);
         let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());
         refusal.answer(close && head.version <= http::Version::HTTP_11, scheme, &self.ingress.jitter)

@@ -3,10 +3,7 @@
 
 use std::{borrow::Cow, future::Future, pin::Pin};
 
-use http::{
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-    request::Parts,
-};
+use http::{header::CONTENT_ENCODING, request::Parts};
 use sha2::{Digest as _, Sha256};
 
 use super::{Gate, admit::Ask};
@@ -16,30 +13,14 @@ use crate::{
     verify::notifications,
 };
 
-/// The media type of HTML forms.
-const FORM: &[u8] = b"application/x-www-form-urlencoded";
-
-/// The head of a request whose body is not what the head says it is: without `Content-Encoding` if the body is text as
-/// it stands, without `Content-Type` if it is called a form and looks like JSON; None for all others. No scheme signs
-/// these headers, so that whoever sends a genuine body again could hide its key by them.
+/// The head of a request without its `Content-Encoding`, if the body is text as it stands; None for all others. No scheme
+/// signs this header, so that whoever sends a genuine body again could hide its key by it.
 pub(super) fn undisguised(input: &Ask<'_>) -> Option<Parts> {
-    let headers = &input.head.headers;
-    let is_encoded = headers.contains_key(CONTENT_ENCODING) && std::str::from_utf8(input.body).is_ok();
-    let is_form = headers.get(CONTENT_TYPE).is_some_and(|kind| {
-        let kind = kind.as_bytes().get(..FORM.len());
-        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(FORM))
-    });
-    let is_json = is_form && matches!(input.body.trim_ascii_start().first(), Some(b'{' | b'['));
-    if !is_encoded && !is_json {
+    if !input.head.headers.contains_key(CONTENT_ENCODING) || std::str::from_utf8(input.body).is_err() {
         return None;
     }
     let mut plain = input.head.clone();
-    if is_encoded {
-        plain.headers.remove(CONTENT_ENCODING);
-    }
-    if is_json {
-        plain.headers.remove(CONTENT_TYPE);
-    }
+    plain.headers.remove(CONTENT_ENCODING);
     Some(plain)
 }
 

@@ -416,6 +416,47 @@ async fn a_body_below_the_least_rate_is_408_and_one_above_it_is_not() {
     }
 }
 
+/// A request to nobody whose body comes as the pieces come, and how it was answered: whether the connection goes on, and
+/// after how long.
+async fn refused(declared: Option<u64>, expects: bool, pieces: &[(u64, usize)], ends: bool) -> (bool, u64) {
+    let door = Door::open();
+    let (sender, body) = Trickle::new();
+    let mut request = Request::post("/nobody").header("host", "x").body(body).unwrap();
+    if let Some(declared) = declared {
+        request.headers_mut().insert(header::CONTENT_LENGTH, declared.into());
+    }
+    if expects {
+        request.headers_mut().insert(header::EXPECT, "100-continue".parse().unwrap());
+    }
+    let pieces = pieces.to_vec();
+    tokio::spawn(async move {
+        for (wait_ms, bytes) in pieces {
+            tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
+            let _gone = sender.send(vec![b'x'; bytes].into()).await;
+        }
+        if !ends {
+            sender.closed().await;
+        }
+    });
+    let before = tokio::time::Instant::now();
+    let answer = door.ask(request).await;
+    assert_eq!(answer.status, 404);
+    (!answer.headers.contains_key(header::CONNECTION), before.elapsed().as_millis().try_into().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_small_body_of_a_refused_request_is_waited_for_and_thrown_away() {
+    for declared in [Some(3), None] {
+        assert_eq!(refused(declared, false, &[(0, 1), (300, 2)], true).await, (true, 300), "{declared:?}");
+        assert_eq!(refused(declared, false, &[(0, 1), (5_000, 2)], true).await, (false, 1_000), "late: {declared:?}");
+    }
+    assert_eq!(refused(Some(16 << 10), false, &[(0, 16 << 10)], true).await, (true, 0));
+    // What is large, or is only sent if it is wanted, holds nobody up.
+    assert_eq!(refused(Some((16 << 10) + 1), false, &[(500, 1)], false).await, (false, 0));
+    assert_eq!(refused(None, false, &[(0, 16 << 10), (100, 1)], false).await, (false, 100));
+    assert_eq!(refused(Some(3), true, &[(500, 3)], true).await, (false, 0));
+}
+
 #[tokio::test]
 async fn a_new_table_is_used_by_the_next_request() {
     let door = Door::open();

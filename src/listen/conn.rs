@@ -47,7 +47,11 @@ const WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
 
 /// How long a connection is still read, and what comes thrown away, after our last answer: closing while the peer
 /// sends would reset the connection and could take the answer with it.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
+
+/// While the server drains, a peer that sends nothing for so long has had its answer: a stop does not wait until it hangs
+/// up.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// The answer to a header block that came too slowly.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
@@ -266,7 +270,7 @@ async fn http1<S>(
         End::Over(Err(_)) | End::Idle => return,
         End::Over(Ok(())) => {}
     }
-    close(stream, activity.has_ended()).await;
+    close(stream, activity.has_ended(), shared).await;
 }
 
 async fn http2<S>(io: TokioIo<Metered>, info: &ConnectionInfo, shared: &Shared, activity: &Activity, service: S)
@@ -338,11 +342,21 @@ where
 }
 
 /// Closes the stream so that the peer can still read our last answer.
-async fn close(mut stream: Stream, peer_has_ended: bool) {
+async fn close(mut stream: Stream, peer_has_ended: bool, shared: &Shared) {
     let lingering = async {
         stream.shutdown().await?;
         let mut scrap = vec![0; if peer_has_ended { 0 } else { 16 * 1024 }];
-        while !scrap.is_empty() && stream.read(&mut scrap).await? > 0 {}
+        while !scrap.is_empty() {
+            let silence = async {
+                shared.drain_begun().await;
+                tokio::time::sleep(SILENCE).await;
+            };
+            tokio::select! {
+                // Cancel-safe: what is read is thrown away.
+                read = stream.read(&mut scrap) => if read? == 0 { break },
+                () = silence => break,
+            }
+        }
         io::Result::Ok(())
     };
     let _late_or_gone = timeout(LINGER, lingering).await;

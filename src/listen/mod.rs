@@ -9,6 +9,7 @@
 
 mod conn;
 mod frames;
+mod problem;
 mod server;
 mod shards;
 mod socket;

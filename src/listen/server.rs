@@ -142,6 +142,15 @@ impl Shared {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Waits until the drain begins.
+    pub(super) async fn drain_begun(&self) {
+        let mut begun = std::pin::pin!(self.drain.notified());
+        begun.as_mut().enable();
+        if !self.is_draining() {
+            begun.await;
+        }
+    }
+
     /// Waits until the time of the drain is up.
     pub(super) async fn cut_off(&self) {
         let mut cut = std::pin::pin!(self.cut.notified());

@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
@@ -13,7 +13,11 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{frames::Frames, watch::Activity};
+use super::{
+    frames::Frames,
+    problem,
+    watch::{Activity, Phase},
+};
 
 /// A stream of bytes below TLS.
 pub(super) enum Raw {
@@ -35,6 +39,8 @@ pub(super) struct Metered {
     end: WhoCloses,
     /// HTTP/2: where the frames that are read are.
     frames: Option<Frames>,
+    /// What is written in place of a refusal of hyper's own, and how much of it was.
+    refusal: (Vec<u8>, usize),
 }
 
 /// Who closes the stream when HTTP is over, which is to say: which HTTP it is.
@@ -74,7 +80,7 @@ impl Ahead {
 impl Metered {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>, ahead: Ahead, end: WhoCloses) -> Self {
         let frames = (end == WhoCloses::Hyper).then(Frames::new);
-        Self { stream, activity, ahead, end, frames }
+        Self { stream, activity, ahead, end, frames, refusal: (Vec::new(), 0) }
     }
 
     /// Notes that bytes came.
@@ -83,6 +89,24 @@ impl Metered {
             None => self.activity.read(),
             Some(frames) => self.activity.in_block(frames.read(bytes)),
         }
+    }
+
+    /// Whether hyper answers by itself: nobody was asked, and what came is not yet a request. What it has to say about an
+    /// answer that was given is first written before anything else is read.
+    fn refuses(&self) -> bool {
+        self.frames.is_none() && self.activity.phase() == Phase::Head
+    }
+
+    /// Writes what is left of the refusal that takes the place of hyper's.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (bytes, written) = &mut self.refusal;
+        while let Some(rest) = bytes.get(*written..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => *written += count,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -113,6 +137,13 @@ impl AsyncRead for Metered {
 impl AsyncWrite for Metered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.refuses()
+            && let Some(refusal) = problem::with_body(buf)
+        {
+            // Written when hyper flushes, which it does next.
+            this.refusal = (refusal, 0);
+            return Poll::Ready(Ok(buf.len()));
+        }
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.activity.wrote(polled.is_pending());
         polled
@@ -134,7 +165,9 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_refuse(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

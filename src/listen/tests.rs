@@ -121,21 +121,43 @@ fn a_connection_serves_one_request_after_the_other() {
     assert_eq!(echo.metrics.connections.get(), 1);
 }
 
+/// Whether an answer is a refusal as RFC 9457 has it, with the length that it says.
+fn assert_problem(answer: &str, status: u16, title: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} {title}\r\n")), "{answer}");
+    assert_eq!(body, format!(r#"{{"type":"about:blank","title":"{title}","status":{status}}}"#));
+    let head = head.to_lowercase();
+    assert!(head.contains("content-type: application/problem+json") && head.contains("connection: close"), "{answer}");
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+}
+
 #[test]
 fn what_is_not_http_is_answered_400_and_reported() {
     let echo = serve(limits());
-    for request in ["\x16\x03\x01nonsense\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"] {
-        assert!(echo.exchange(request.as_bytes()).starts_with("HTTP/1.1 400"), "{request:?}");
+    let requests = [
+        "\x16\x03\x01nonsense\r\n\r\n",
+        "GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+    ];
+    for request in requests {
+        assert_problem(&echo.exchange(request.as_bytes()), 400, "Bad Request");
     }
-    assert_eq!(*echo.broken.lock().unwrap(), [Broken::Malformed; 3]);
-    assert_eq!(echo.unmatched(RequestResult::Malformed), 3);
+    let mut stream = echo.connect();
+    stream.write_all(b"GET /fine HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(read_answer(&mut stream).ends_with("GET /fine HTTP/1.1 "));
+    stream.write_all(b"GET /\0 HTTP/1.1\r\n\r\n").unwrap();
+    assert_problem(&read_answer(&mut stream), 400, "Bad Request");
+    assert_eq!(*echo.broken.lock().unwrap(), [Broken::Malformed; 6]);
+    assert_eq!(echo.unmatched(RequestResult::Malformed), 6);
 }
 
 #[test]
 fn a_header_block_beyond_its_limit_is_answered_431() {
     let echo = serve(limits());
     let head = format!("POST / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\nContent-Length: 0\r\n\r\n", "a".repeat(70_000));
-    assert!(echo.exchange(head.as_bytes()).starts_with("HTTP/1.1 431"));
+    assert_problem(&echo.exchange(head.as_bytes()), 431, "Request Header Fields Too Large");
     let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
     assert!(echo.exchange(format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes()).starts_with("HTTP/1.1 431"));
     assert_eq!(*echo.broken.lock().unwrap(), [Broken::HeadTooLarge; 2]);
@@ -241,6 +263,28 @@ fn a_drain_answers_what_has_begun_closes_the_rest_and_takes_no_more() {
     let drained = block_on(draining).unwrap();
     assert_eq!((drained, echo.server.open()), (Drained { cut_off: 0 }, 0));
     assert!(TcpStream::connect(echo.address).is_err());
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_peer_that_has_its_answer_and_does_not_hang_up() {
+    let echo = serve(limits());
+    let mut told = echo.connect();
+    told.write_all(b"GET /told HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    told.read_to_string(&mut answer).unwrap();
+    let mut busy = echo.connect();
+    busy.write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    while !echo.begun.recv().unwrap().contains("/wait") {}
+    let server = echo.server.clone();
+    // Less than a closed connection is read while nothing drains.
+    let draining =
+        echo.shards.handles()[0].spawn(async move { server.drain(Duration::ZERO, conn::LINGER / 5 * 4).await });
+    echo.gate.notify_one();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("GET /wait HTTP/1.1 "), "{answer}");
+    assert_eq!(block_on(draining).unwrap(), Drained { cut_off: 0 });
+    drop((told, busy));
 }
 
 #[test]

@@ -10,6 +10,9 @@ use crate::jitter::Jitter;
 /// The most steps of a schedule.
 pub const STEPS_MAX: usize = 1000;
 
+/// The largest share of a wait that an upstream asked for that is added to it.
+const ASKED_JITTER_MAX: f64 = 0.1;
+
 /// The most rows of a timetable.
 pub const TIMETABLE_ROWS_MAX: usize = 40;
 
@@ -87,8 +90,14 @@ impl RetryPolicy {
     /// A delay with its jitter: at least the delay, at most the policy's share of it longer.
     #[must_use]
     pub fn spread(&self, delay: Duration, jitter: &Jitter) -> Duration {
-        let most = Duration::try_from_secs_f64(delay.as_secs_f64() * self.jitter).unwrap_or(Duration::ZERO);
-        delay.saturating_add(jitter.up_to(most))
+        longer(delay, self.jitter, jitter)
+    }
+
+    /// The wait that an upstream asked for, spread by a tenth at most: it said the same to all, and meant what it said. Never
+    /// shorter than it asked for, nor longer than `retry_after_max`.
+    #[must_use]
+    pub fn heed(&self, asked: Duration, jitter: &Jitter) -> Duration {
+        longer(asked, self.jitter.min(ASKED_JITTER_MAX), jitter).min(self.retry_after_max)
     }
 
     /// When each attempt is made, counted from planning, if every attempt fails at once and no jitter is added: the
@@ -122,6 +131,12 @@ impl RetryPolicy {
             }
         }
     }
+}
+
+/// A delay, longer by up to a share of it.
+fn longer(delay: Duration, share: f64, jitter: &Jitter) -> Duration {
+    let most = Duration::try_from_secs_f64(delay.as_secs_f64() * share).unwrap_or(Duration::ZERO);
+    delay.saturating_add(jitter.up_to(most))
 }
 
 impl Schedule {

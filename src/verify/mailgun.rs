@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
@@ -16,12 +16,14 @@ use super::{
     Verified, Whole,
     compile::millis,
     grammar::{Grammar, Kind, Signature, SignatureRule, Written},
-    headers::is_form,
     json,
     mac::Mac,
     timestamp::{Place, TimestampRule},
 };
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    event::{is_called_form, is_form, is_object_or_array},
+};
 
 /// How long Mailgun's tokens are, in bytes.
 const MAILGUN_TOKEN_BYTES: usize = 50;
@@ -42,7 +44,8 @@ struct Shared {
 struct Waiting {
     shared: Arc<Shared>,
     now: Timestamp,
-    is_form: bool,
+    is_called_form: bool,
+    is_encoded: bool,
 }
 
 /// A body, as far as it is looked at. Members that stand there twice are refused.
@@ -116,7 +119,7 @@ impl Special for MailgunRecipe {
 
     /// With the token that it has: an app that knows it must not take the event for another one.
     fn sign_again<'s>(&self, event: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
-        let token = match is_form(event.headers) {
+        let token = match is_form(event.headers, event.body) {
             true => of_form(event.body).ok().map(|inside| inside.token),
             false => json::scalar(event.body, &["signature", "token"]),
         };
@@ -127,7 +130,9 @@ impl Special for MailgunRecipe {
     }
 
     fn begin(&self, head: &Head<'_>, now: Timestamp) -> Result<Started, Refusal> {
-        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_form: is_form(head.headers) })))
+        let is_encoded = head.headers.contains_key(CONTENT_ENCODING);
+        let is_called_form = is_called_form(head.headers);
+        Ok(Started::Whole(Box::new(Waiting { shared: self.0.clone(), now, is_called_form, is_encoded })))
     }
 }
 
@@ -140,7 +145,7 @@ impl Shared {
         mac.update(timestamp.as_bytes());
         mac.update(token.as_bytes());
         let signature = hex::encode(mac.finish().as_slice());
-        let body = if is_form(sample.headers) {
+        let body = if is_form(sample.headers, sample.body) {
             // An event that is signed again carries the fields already; the others stay as they are.
             let mut form = Vec::with_capacity(sample.body.len() + 256);
             for item in sample.body.split(|byte| *byte == b'&').filter(|item| !item.is_empty()) {
@@ -164,7 +169,13 @@ impl Shared {
 
 impl Whole for Waiting {
     fn finish(self: Box<Self>, body: &[u8]) -> Result<Verified, Refusal> {
-        let signed = if self.is_form { of_form(body)? } else { of_json(body)? };
+        // What is read here must be what the dedupe rule reads, which alone keeps a token from counting twice: it takes
+        // text as it stands, and undoes any other encoding.
+        if self.is_encoded && std::str::from_utf8(body).is_err() {
+            return Err(Refusal::UnreadableBody);
+        }
+        let is_form = self.is_called_form && !is_object_or_array(body);
+        let signed = if is_form { of_form(body)? } else { of_json(body)? };
         let timestamp = match signed.timestamp {
             Digits::Text(text) => text,
             Digits::Number(number) => number.to_string(),

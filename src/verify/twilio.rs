@@ -14,12 +14,12 @@ use super::{
     Algorithm, CannotSign, Encoding, Head, Refusal, Resigning, Sample, Secret, Signed, Special, Started, Verified,
     Whole,
     grammar::{Grammar, Kind, SignatureRule, Signatures, Written},
-    headers::{NotOne, is_form, only},
+    headers::{NotOne, only},
     mac::Mac,
     sign::{encode, value},
     url::PublicUrl,
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, event::is_called_form};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("x-twilio-signature");
 const SETTINGS: HeaderName = HeaderName::from_static("x-twilio-webhooks-signature-settings");
@@ -116,7 +116,7 @@ impl Special for TwilioRecipe {
     fn sign<'s>(&self, sample: &Sample<'s>) -> Result<Signed<'s>, CannotSign> {
         let scheme = self.scheme;
         let (_, key) = self.keys.first().ok_or(CannotSign::PrivateKey(scheme))?;
-        let is_form = is_form(sample.headers);
+        let is_form = is_called_form(sample.headers);
         let mut query = sample.query.map(str::to_owned);
         if !is_form && !sample.body.is_empty() {
             let kept = fields_without_hash(sample.query.unwrap_or_default());
@@ -139,7 +139,7 @@ impl Special for TwilioRecipe {
     fn begin(&self, head: &Head<'_>, _now: Timestamp) -> Result<Started, Refusal> {
         let signatures = self.signature.read(head.headers)?.signatures;
         self.agrees(head)?;
-        let (is_form, hash) = (is_form(head.headers), body_hash(head.query)?);
+        let (is_form, hash) = (is_called_form(head.headers), body_hash(head.query)?);
         let (scheme, keys, urls) = (self.scheme, self.keys.clone(), self.url.port_variants(head));
         Ok(Started::Whole(Box::new(Waiting { scheme, keys, signatures, urls, is_form, hash })))
     }

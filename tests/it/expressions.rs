@@ -1,6 +1,6 @@
 //! jq from the configuration over bodies from strangers: what runs away costs its own delivery and nothing else.
 
-use crate::harness::{Relay, Upstream, wait_until};
+use crate::harness::{Relay, Request, Upstream, wait_until};
 
 /// Three routes by type; each transform is bad in its own way. `fine` has none.
 fn config(upstream: &Upstream) -> String {
@@ -52,6 +52,27 @@ fn a_filter_that_fails_is_a_dead_delivery_with_its_reason() {
     assert!(shown["deliveries"][0]["reason"].as_str().unwrap().contains("filter_failed"));
     relay.wait_for_state(&relay.accept("/in", r#"{"a":{"b":{"c":"2"}}}"#), "delivered");
     relay.wait_for_state(&relay.accept("/in", r#"{"a":{"b":{"c":"0"}}}"#), "unrouted");
+}
+
+#[test]
+fn json_that_is_called_a_form_has_its_type_is_filtered_and_transformed_as_json() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&format!(
+        "[source.app]\npath = \"/in\"\ntype = \".kind\"\n[upstream.app]\nurl = \"{}\"\n\
+         [[route]]\nname = \"r\"\nto = [\"app\"]\nwhen = '.kind | startswith(\"paid\")'\ntransform = '{{n}}'\n",
+        upstream.url()
+    ));
+    let form = |body: &str| {
+        let request = Request::post("/in", body).header("Content-Type", "application/x-www-form-urlencoded");
+        relay.send(&request).event_id()
+    };
+    let id = form(r#"{"kind":"paid.late","n":1.50}"#);
+    assert_eq!(relay.wait_for_state(&id, "delivered")["type"], "paid.late");
+    let id = form("kind=paid&n=2");
+    assert_eq!(relay.wait_for_state(&id, "delivered")["type"], "paid");
+    let mut bodies: Vec<String> = upstream.received().iter().map(|request| request.text()).collect();
+    bodies.sort();
+    assert_eq!(bodies, [r#"{"n":"2"}"#, r#"{"n":1.50}"#]);
 }
 
 #[test]

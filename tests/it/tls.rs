@@ -144,6 +144,7 @@ fn unix_sockets_work_on_both_sides() {
     assert_eq!(answer.status, 202);
     let got = &upstream.wait_for_requests(1)[0];
     assert_eq!((got.target.as_str(), got.header("host")), ("/in?q", Some("relay.test")));
+    assert_eq!(got.header("x-forwarded-for"), None, "its sender has no address");
     relay.kill();
     relay.run();
     assert_eq!(send().status, 202, "a socket left over from a kill is replaced");

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 use maud::{Markup, html};
-use serde::de::IgnoredAny;
 
 use super::parts::{scroll, size};
+use crate::event::is_object_or_array;
 
 /// Bytes of a body on a page.
 const SHOWN_MAX: usize = 128 * 1024;
@@ -56,7 +56,7 @@ fn text(bytes: &[u8], is_cut: bool) -> Option<&str> {
 }
 
 fn laid_out(kind: &str, bytes: &[u8]) -> Option<Markup> {
-    if kind.starts_with("application/x-www-form-urlencoded") {
+    if kind.starts_with("application/x-www-form-urlencoded") && !is_object_or_array(bytes) {
         let table = html! {
             table {
                 caption { "The fields of the form" }
@@ -66,8 +66,7 @@ fn laid_out(kind: &str, bytes: &[u8]) -> Option<Markup> {
         };
         return Some(scroll("The fields of the form", &table));
     }
-    let first = bytes.trim_ascii_start().first()?;
-    if !matches!(first, b'{' | b'[') || serde_json::from_slice::<IgnoredAny>(bytes).is_err() {
+    if !is_object_or_array(bytes) {
         return None;
     }
     Some(pre("The body, laid out", &indented(std::str::from_utf8(bytes).ok()?)))
@@ -142,6 +141,14 @@ mod tests {
                         \"x\\\"{,}: \\\\\",\n    \"d\": []\n  },\n  \"a\": null\n}";
         assert_eq!(laid, expected);
         assert_eq!(indented(&laid), laid);
+    }
+
+    #[test]
+    fn json_that_is_called_a_form_is_laid_out_as_json() {
+        let form = "application/x-www-form-urlencoded";
+        let shown = |bytes: &'static [u8]| body(form, &Bytes::from_static(bytes), "/x").0;
+        assert!(shown(br#"{"a":"&b=c"}"#).contains("The body, laid out"));
+        assert!(shown(b"a={}").contains("The fields of the form"));
     }
 
     #[test]

@@ -103,13 +103,29 @@ async fn a_sender_that_goes_away_inside_the_body_leaves_nothing_behind() {
 #[tokio::test]
 async fn connect_and_trace_are_405_whatever_they_ask_for() {
     let door = Door::open();
-    for request in ["CONNECT relay.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "TRACE /open HTTP/1.1\r\nHost: x\r\n\r\n"]
-    {
+    for (request, allow) in [
+        ("CONNECT relay.example:443", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE /open", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ("TRACE /signed", "POST"),
+    ] {
         let (mut stream, _served) = connect(&door).await;
-        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
         let answer = read_until(&mut stream, r#""status":405}"#).await;
-        assert!(answer.contains("allow: GET, HEAD, POST"), "{answer}");
+        assert!(answer.contains(&format!("allow: {allow}\r\n")), "{answer}");
     }
+    let (mut stream, _served) = connect(&door).await;
+    stream.write_all(b"TRACE /nobody HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_until(&mut stream, r#""status":404}"#).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_whose_small_body_never_comes_is_told_that_the_connection_ends() {
+    let door = Door::open();
+    let (mut stream, _served) = connect(&door).await;
+    stream.write_all(b"POST /nobody HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close"), "{answer}");
 }
 
 #[tokio::test]

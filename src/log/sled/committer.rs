@@ -72,6 +72,11 @@ impl Large {
         Self { batch, committed }
     }
 
+    /// Whether some of its parts are committed.
+    fn has_begun(&self) -> bool {
+        self.committed.iter().any(|parts| !parts.is_empty())
+    }
+
     /// The parts that are still to be committed: whose, and which.
     fn missing(&self) -> impl Iterator<Item = (usize, &NewEntry)> {
         let each = self.batch.iter().zip(&self.committed).enumerate();
@@ -409,7 +414,12 @@ impl Committer {
         self.shared.change_segments(|segments| segments.open.push(open.clone()));
     }
 
+    /// Not between the parts of a large body and the entry that refers to them: segments go one by one, and what counts in
+    /// one that goes is found by its entry alone.
     fn roll_if_due(&mut self) {
+        if self.large.as_ref().is_some_and(Large::has_begun) {
+            return;
+        }
         let asked = self.shared.roll_asked.swap(false, Ordering::SeqCst) && self.stored > 0;
         if !asked && self.stored < self.shared.settings.segment_bytes {
             return;

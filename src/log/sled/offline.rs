@@ -23,6 +23,7 @@ use crate::{
         Append, AppendError, DedupeKey, Entry, Follower, Kind, Log, LogStats, ReadError,
         dedupe::{self, Runs},
         disk::{Access, Identity, Lock, Temporary},
+        entry::decode_carried,
         queue::{Queue, QueueLimits},
         segment::Sealed,
     },
@@ -200,8 +201,31 @@ pub struct DamagedStretch {
     pub file: String,
     /// First and last sequence number.
     pub seqs: (Seq, Seq),
-    /// The events that stood there, where that is still known.
+    /// The events that stood there or whose bodies did, where that is still known.
     pub events: Vec<EventId>,
+}
+
+/// What of the log could not be read, in order.
+#[derive(Default)]
+struct Unread {
+    /// Nothing is stored there: numbers that were never used, and what a repair took out.
+    gaps: Vec<(Seq, Seq)>,
+    /// Where the next entry would stand.
+    next: Seq,
+}
+
+impl Unread {
+    fn read(&mut self, seq: Seq) {
+        if seq > self.next {
+            self.gaps.push((self.next, seq - 1));
+        }
+        self.next = seq + 1;
+    }
+
+    fn is_gap(&self, seq: Seq) -> bool {
+        let at = self.gaps.partition_point(|(_, last)| *last < seq);
+        self.gaps.get(at).is_some_and(|(first, _)| *first <= seq)
+    }
 }
 
 /// Reads every stored byte of a stopped instance and checks it.
@@ -212,7 +236,7 @@ pub fn verify(directory: &Path, clock: Clock) -> Result<Report, OpenError> {
     let log = OfflineLog::open(directory, clock)?;
     let segments = log.shared.segments.load_full();
     let mut report = Report { segments: log.stats().segments, ..Report::default() };
-    let mut from = 0;
+    let (mut unread, mut from) = (Unread::default(), 0);
     loop {
         match log.scan(from, 4 << 20) {
             Ok(entries) => {
@@ -221,6 +245,13 @@ pub fn verify(directory: &Path, clock: Clock) -> Result<Report, OpenError> {
                 report.entries += entries.len() as u64;
                 report.bytes += entries.iter().map(|entry| entry.payload.len() as u64).sum::<u64>();
                 report.events += entries.iter().filter(|entry| entry.kind == Kind::Accepted).count() as u64;
+                for entry in &entries {
+                    unread.read(entry.pos.seq);
+                    // Parts stand before the entry that refers to them.
+                    if let Some(id) = id_of_large(entry) {
+                        report.blame(id, entry, &unread, &directory.join("log"));
+                    }
+                }
             }
             Err(ReadError::Damaged { file, first, last }) => {
                 let holder = segments.sealed.iter().find(|sealed| sealed.first_seq() <= first && first < sealed.end());
@@ -228,8 +259,37 @@ pub fn verify(directory: &Path, clock: Clock) -> Result<Report, OpenError> {
                 let events = ids.into_iter().filter(|id| (first..=last).contains(&id.pos.seq)).collect();
                 report.damaged.push(DamagedStretch { file, seqs: (first, last), events });
                 from = last + 1;
+                unread.next = from;
             }
             Err(other) => return Err(other.into()),
+        }
+    }
+}
+
+/// The event that an entry with parts is about.
+fn id_of_large(entry: &Entry) -> Option<EventId> {
+    match entry.kind {
+        _ if entry.refs.is_empty() => None,
+        Kind::Accepted => Some(entry.id()),
+        Kind::Carried => decode_carried(&entry.payload).map(|carried| carried.id),
+        _ => None,
+    }
+}
+
+impl Report {
+    /// Names the event wherever a part of its body is lost: with the stretch that the part stands in, or in a stretch of
+    /// its own if nothing is left of it.
+    fn blame(&mut self, id: EventId, entry: &Entry, unread: &Unread, log: &Path) {
+        for stretch in &mut self.damaged {
+            let (first, last) = stretch.seqs;
+            if entry.refs.iter().any(|seq| (first..=last).contains(seq)) && !stretch.events.contains(&id) {
+                stretch.events.push(id);
+            }
+        }
+        let mut gone = entry.refs.iter().copied().filter(|seq| unread.is_gap(*seq));
+        if let Some(first) = gone.next() {
+            let seqs = (first, gone.next_back().unwrap_or(first));
+            self.damaged.push(DamagedStretch { file: log.display().to_string(), seqs, events: vec![id] });
         }
     }
 }

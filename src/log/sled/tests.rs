@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{Settings, SledLog};
+use super::{Settings, SledLog, offline};
 use crate::{
     clock::{Clock, Timestamp},
     log::{
@@ -177,6 +177,66 @@ fn a_flipped_bit_in_a_sealed_segment_costs_one_block_and_names_it() {
     }
     assert!(lost > 0 && served > 500, "{lost} lost, {served} served");
     assert_eq!(payloads(&*log).len(), served);
+}
+
+/// Bytes that can't be compressed, different for each number.
+fn noise(number: u64, length: usize) -> &'static [u8] {
+    let mut state = number + 1;
+    let next = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    });
+    next.take(length).collect::<Vec<_>>().leak()
+}
+
+#[test]
+fn the_parts_of_a_large_body_stand_in_the_segment_of_its_event() {
+    let mut scratch = Scratch::default();
+    scratch.settings.segment_bytes = 200_000;
+    let log = scratch.open();
+    let whole = |number: u64| [0, 1, 2].map(|part| noise(number * 3 + part, 60_000));
+    let stored: Vec<_> = (0..40).map(|number| id(append(&*log, text(number as u32), &whole(number), None))).collect();
+    log.close();
+    let segments = log.segments();
+    assert!(segments.len() > 3, "{}", segments.len());
+    for id in stored {
+        let entry = log.read(id.pos.seq).unwrap();
+        let segment = segments.iter().find(|segment| (segment.first_seq..segment.end).contains(&id.pos.seq)).unwrap();
+        assert!(entry.refs.iter().all(|part| *part >= segment.first_seq), "{:?} of {}", entry.refs, id.pos.seq);
+    }
+}
+
+#[test]
+fn a_body_that_lost_a_part_is_named_before_and_after_a_repair() {
+    let scratch = Scratch::default();
+    let log = scratch.open();
+    id(append(&*log, text(0), &[], None));
+    let parts = [0, 1, 2, 3].map(|part| noise(part, 200_000));
+    let large = id(append(&*log, text(1), &parts, None));
+    id(append(&*log, text(2), &[], None));
+    let lost = log.read(large.pos.seq).unwrap().refs[1];
+    log.roll();
+    wait_until_sealed(&log, 1);
+    log.close();
+    drop(log);
+    let file = scratch.log_files(".seg").remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    let piece = &parts[1][100_000..100_032];
+    let at = bytes.windows(piece.len()).position(|window| window == piece).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let directory = scratch.directory.path();
+    let check = || offline::verify(directory, Clock::manual(Timestamp::from_millis(1)).0).unwrap().damaged;
+    let found = check();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!((found[0].seqs.0..=found[0].seqs.1).contains(&lost) && found[0].events.contains(&large), "{found:?}");
+    assert_eq!(offline::repair(directory).unwrap().len(), 1);
+    let found = check();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!((found[0].seqs.0..=found[0].seqs.1).contains(&lost) && found[0].events == [large], "{found:?}");
 }
 
 #[test]

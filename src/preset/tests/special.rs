@@ -302,6 +302,11 @@ fn mailgun_takes_json_forms_and_a_parent_s_signature_and_refuses_doubled_members
     // The dedupe rule, which alone keeps the token from being used twice, must see the form where the verifier does.
     let almost = ("content-type", "application/x-www-form-urlencodedish");
     assert_eq!(verdict(&mailgun, None, &[almost], &body), Err(Refusal::UnreadableBody));
+    // So must what is a form and JSON in one, and what is a form and, to whoever decodes it, something else.
+    let both = [&b"{\"x\":\"&"[..], &body, b"&y=\"}"].concat();
+    assert_eq!(verdict(&mailgun, None, &[form], &both), Err(Refusal::MissingSignature));
+    let encoded = [&b"\x1f\x8b&"[..], &body].concat();
+    assert_eq!(verdict(&mailgun, None, &[form, ("content-encoding", "gzip")], &encoded), Err(Refusal::UnreadableBody));
     let text = String::from_utf8(body.to_vec()).unwrap();
     let code = text.split("signature=").nth(1).unwrap();
     let token = text.split("token=").nth(1).unwrap().split('&').next().unwrap();
