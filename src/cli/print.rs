@@ -4,9 +4,13 @@
 //! operator's terminal or forge a line.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
 };
+
+/// Characters of a cell of a table, unless it is the last of its line. `--json` has all of them.
+const CELL_MAX: usize = 200;
 
 /// One line of text from outside: control characters, and those that change the direction of writing, as `\x..`.
 pub(super) fn escaped(text: &str) -> String {
@@ -61,7 +65,7 @@ pub(super) fn raw(out: &mut dyn Write, bytes: &[u8], is_terminal: bool) -> io::R
 
 /// A state in its colour, padded to `width`; colours only if `colours` says so.
 pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
-    let padded = format!("{:<width$}", escaped(word));
+    let padded = padded(&escaped(word), width);
     let code = match word {
         "dead" | "open" => "31",
         "held" | "review" | "half-open" => "33",
@@ -72,22 +76,44 @@ pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
     if colours { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded }
 }
 
-/// Writes rows in columns; the last column is not padded. Cells must be escaped already.
+/// Writes rows in columns; the last column is neither padded nor cut, others are cut at [`CELL_MAX`]. Cells must be
+/// escaped already.
 pub(super) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize, head: &str| {
         let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(head.len())
+        cells.map(|cell| cell.chars().take(CELL_MAX).count()).max().unwrap_or(0).max(head.len())
     };
     let widths: Vec<usize> = head.iter().enumerate().map(|(column, head)| width(column, head)).collect();
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
     for row in std::iter::once(&head).chain(rows) {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _infallible = write!(line, "{cell:<width$}  ");
+        let last = row.len().min(widths.len()).saturating_sub(1);
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if column == last {
+                line.push_str(cell);
+            } else {
+                line.push_str(&padded(&cut(cell), *width));
+                line.push_str("  ");
+            }
         }
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+fn cut(cell: &str) -> Cow<'_, str> {
+    match cell.char_indices().nth(CELL_MAX) {
+        None => cell.into(),
+        Some(_) => cell.chars().take(CELL_MAX - 1).chain(['…']).collect::<String>().into(),
+    }
+}
+
+/// Not by a width of `format!`, which panics above 65,535.
+fn padded(text: &str, width: usize) -> String {
+    let missing = width.saturating_sub(text.chars().count());
+    let mut padded = text.to_owned();
+    padded.extend(std::iter::repeat_n(' ', missing));
+    padded
 }
 
 #[cfg(test)]
@@ -123,5 +149,16 @@ mod tests {
         let mut out = Vec::new();
         table(&mut out, &["NAME", "N"], &[vec!["a".into(), "1".into()], vec!["longer".into(), "22".into()]]).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "NAME    N\na       1\nlonger  22\n");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_cut_and_harms_nothing() {
+        let mut out = Vec::new();
+        let long = "x".repeat(70_000);
+        table(&mut out, &["KEY", "N", "WHY"], &[vec![long.clone(), "1".into(), long.clone()]]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let line = text.lines().nth(1).unwrap();
+        assert_eq!(line, format!("{}…  1  {long}", "x".repeat(CELL_MAX - 1)));
+        assert_eq!(state(&long, 70_001, false).len(), 70_001);
     }
 }
