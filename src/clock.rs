@@ -59,11 +59,11 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339, UTC, milliseconds.
+    /// RFC 3339, UTC, milliseconds. A time after the last that can be read again is shown as that.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
             Some(time) => write!(f, "{time:.3}"),
-            None => f.write_str("9999-12-31T23:59:59.999Z"),
+            None => write!(f, "{:.3}", jiff::Timestamp::MAX),
         }
     }
 }
@@ -178,6 +178,11 @@ mod tests {
         assert_eq!(Timestamp::parse_rfc3339("2026-01-02T04:04:05.678+01:00"), Some(time));
         assert_eq!(Timestamp::from_millis(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
+        for ms in [253_402_207_200_999, 300_000_000_000_000, u64::MAX] {
+            let shown = Timestamp::from_millis(ms).to_string();
+            assert_eq!(shown, "9999-12-30T22:00:00.999Z");
+            assert!(Timestamp::parse_rfc3339(&shown).is_some(), "what is shown can be read");
+        }
     }
 
     #[test]

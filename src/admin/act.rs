@@ -5,7 +5,7 @@
 //! command does; and that memory is bounded: one command takes at most [`SELECTED_MAX`] deliveries and says when
 //! there was more. Deliberately absent: asking the operator, which is the CLI's.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use super::{
     access::Caller,
@@ -50,6 +50,12 @@ const NAMED_MAX: usize = 100;
 /// What was asked for is recorded up to so many bytes.
 const ASKED_BYTES_MAX: usize = 1_024;
 
+/// The longest hold or pause with an end, and the longest overlap of two secrets: ten years.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
+/// A reason may have so many bytes: it is shown in tables and told in alerts.
+const REASON_BYTES_MAX: usize = 1_024;
+
 /// Why a command was not done, or not wholly.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -76,6 +82,7 @@ pub enum ActError {
 /// See [`ActError`]. Of a command of many entries, those before the refused one stand.
 pub fn act(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<Acted, ActError> {
     check(ports, asked)?;
+    within("for_ms (--for)", asked.for_ms).and_then(|()| short(asked.reason.as_deref())).map_err(ActError::Usage)?;
     allowed(asked, caller)?;
     let whole = asked.filters.only_upstream().filter(|_| asked.ids.is_empty() && !asked.all);
     if let (Verb::Hold | Verb::Release, Some(upstream)) = (asked.verb, whole) {
@@ -108,7 +115,7 @@ pub fn act(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<Acted, Act
         let let_go: Vec<Action> = let_go.collect();
         let all = actions(asked, ports, targets, false).into_iter().chain(actions(asked, ports, created, true));
         let all = all.chain(let_go);
-        let words = in_words(&asked.ids, &asked.filters, asked.all, asked.to.as_deref());
+        let words = asked_for(asked);
         for (piece, action) in (0..).zip(all) {
             let total = acted.count;
             let command = Command { piece, total, asked: words.clone(), ..spoken(asked, caller, action) };
@@ -150,6 +157,27 @@ fn check(ports: &dyn Ports, asked: &Act) -> Result<(), ActError> {
     }
 }
 
+/// Whether a time that was asked for has a length that is meant. `field` is what it is called.
+pub(super) fn within(field: &str, ms: Option<u64>) -> Result<(), String> {
+    match ms {
+        Some(ms) if Duration::from_millis(ms) > LONGEST => {
+            let days = LONGEST.as_secs() / 86_400;
+            Err(format!("{field}: at most {days}d; what is to last until somebody ends it needs no time"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a reason is short enough.
+pub(super) fn short(reason: Option<&str>) -> Result<(), String> {
+    match reason.map_or(0, str::len) {
+        bytes if bytes > REASON_BYTES_MAX => {
+            Err(format!("reason has {bytes} bytes: it may have at most {REASON_BYTES_MAX}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A caller with limits does nothing that reaches beyond them.
 fn allowed(asked: &Act, caller: &Caller) -> Result<(), ActError> {
     let whole = asked.filters.only_upstream().is_some() && asked.ids.is_empty() && !asked.all;
@@ -168,6 +196,25 @@ fn allowed(asked: &Act, caller: &Caller) -> Result<(), ActError> {
 /// The command of a caller, with what was said about it.
 fn spoken(asked: &Act, caller: &Caller, action: Action) -> Command {
     Command { reason: asked.reason.clone(), ..caller.command(action) }
+}
+
+/// What a command asked for, for the record, with how a replay is to be made.
+pub(super) fn asked_for(asked: &Act) -> Option<String> {
+    let which = in_words(&asked.ids, &asked.filters, asked.all, asked.to.as_deref());
+    let rate = asked.interval_us.map(|interval| format!("--rate {}", rate(interval)));
+    let new_key = asked.new_key.then(|| "--new-key".to_owned());
+    let original = asked.original.then(|| "--transform original".to_owned());
+    let words: Vec<String> = which.into_iter().chain(rate).chain(new_key).chain(original).collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// A rate in the words in which it is asked for: `300/s`, `30/m`, `1/h`.
+#[must_use]
+pub fn rate(interval_us: u64) -> String {
+    let units = [(1_000_000_u64, "s"), (60_000_000, "m"), (3_600_000_000, "h")];
+    let fits = units.into_iter().find(|(unit, _)| *unit >= interval_us);
+    let (unit, name) = fits.unwrap_or((3_600_000_000, "h"));
+    format!("{}/{name}", (unit + interval_us / 2) / interval_us.max(1))
 }
 
 /// What was asked for, for the record: the first ids, the filters.

@@ -228,3 +228,29 @@ fn a_replay_of_one_delivery_takes_as_long_as_an_attempt_and_not_as_the_last_minu
     metrics.attempt.observe(std::time::Duration::from_secs(3));
     assert_eq!(act(&fake, &billing, &me()).unwrap().estimate_s, Some(2));
 }
+
+#[test]
+fn a_time_that_nobody_means_and_a_reason_that_no_table_shows_are_refused_by_name() {
+    let (fake, _) = three();
+    let whole = |for_ms, reason: String| {
+        let filters = Filters { upstream: Some("billing".into()), ..Filters::default() };
+        act(&fake, &Act { filters, for_ms: Some(for_ms), reason: Some(reason), ..asked(Verb::Hold) }, &me())
+    };
+    let day = 86_400_000;
+    assert!(whole(3_650 * day, "x".repeat(REASON_BYTES_MAX)).is_ok());
+    let told = |result: Result<Acted, ActError>| result.unwrap_err().to_string();
+    assert!(told(whole(3_000_000 * day, String::new())).starts_with("for_ms (--for): at most 3650d"));
+    assert!(told(whole(u64::MAX, String::new())).starts_with("for_ms (--for)"));
+    assert!(told(whole(day, "x".repeat(70_000))).starts_with("reason has 70000 bytes"));
+    assert_eq!(fake.commands().len(), 1);
+}
+
+#[test]
+fn the_record_of_a_replay_has_its_rate_and_how_it_was_made() {
+    let replay = Act { ids: vec!["X".into()], interval_us: Some(3_333), new_key: true, ..asked(Verb::Replay) };
+    let words = asked_for(&Act { original: true, ..replay }).unwrap();
+    assert_eq!(words, "X --rate 300/s --new-key --transform original");
+    for (interval, expected) in [(1, "1000000/s"), (1_000_000, "1/s"), (2_000_000, "30/m"), (1_800_000_000, "2/h")] {
+        assert_eq!(rate(interval), expected);
+    }
+}

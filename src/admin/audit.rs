@@ -4,7 +4,7 @@
 
 use super::{
     ports::{QueryError, Reads},
-    wire::{Audited, AuditedPage},
+    wire::{Audited, AuditedPage, job_id},
 };
 use crate::{
     clock::Timestamp,
@@ -105,7 +105,11 @@ fn read(own: Seq, entry: &Entry) -> Option<Audited> {
         id: EventId { time: at, pos: Pos { seq: own, ..entry.pos } }.to_string(),
         at,
         action: command.action.word().to_owned(),
-        targets: command.targets().into_iter().map(Into::into).collect(),
+        targets: match &command.action {
+            Action::StartJob { id, .. } => vec![job_id(id.unwrap_or(own))],
+            Action::EndJob { job, .. } => vec![job_id(*job)],
+            _ => command.targets().into_iter().map(Into::into).collect(),
+        },
         count: command.count(),
         until,
         actor: command.actor,
@@ -139,5 +143,19 @@ mod tests {
         assert_eq!(hers.entries[0].origin.as_deref(), Some("socket"));
         let later = AuditFilter { since: Some(Timestamp::from_millis(u64::MAX)), ..all };
         assert!(audited(&fake, &later, None, 9).unwrap().entries.is_empty());
+    }
+
+    #[test]
+    fn a_job_is_named_where_it_begins_and_where_it_is_ended() {
+        let fake = Fake::default();
+        let job = crate::state::testing::empty_job();
+        let start = Action::StartJob { id: None, spec: job.spec, progress: job.progress, started_ms: 1 };
+        fake.command(Caller::local("me").command(start)).unwrap();
+        let (seq, _) = fake.audited(None, 1).unwrap()[0];
+        let end = Action::EndJob { job: seq, end: crate::log::entry::JobEnd::Cancelled, why: None };
+        fake.command(Caller::local("me").command(end)).unwrap();
+        let page = audited(&fake, &AuditFilter::default(), None, 9).unwrap();
+        let targets: Vec<&[String]> = page.entries.iter().map(|entry| &*entry.targets).collect();
+        assert_eq!(targets, [[job_id(seq)], [job_id(seq)]]);
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    event::{EventId, Extras, Proxy, Scheme, Seq},
+    event::{EventId, Extras, OWN_TOPICS, Proxy, Scheme, Seq, topic_of_source},
     log::{
         Acked, Append, AppendError, Appended, Class, DedupeKey, Done, Kind, Log, NewEntry, PART_BYTES, ReadError,
         entry::{Accepting, decode_event},
@@ -95,7 +95,7 @@ fn import_pausing(log: &dyn Log, how: &Import<'_>, lines: &[u8], pause: &dyn Fn(
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match serde_json::from_slice::<Importing>(line).map_err(|error| error.to_string()).and_then(Ready::new) {
+        match serde_json::from_slice::<Importing>(line).map_err(|error| in_line(&error)).and_then(Ready::new) {
             Ok(ready) => work.take(number, &ready)?,
             Err(why) => work.refuse(number, why),
         }
@@ -203,6 +203,21 @@ impl Work<'_> {
     }
 }
 
+/// Without "at line 1 column 9": whoever reads it knows the line, and it is not the first.
+fn in_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
+    }
+}
+
+/// What a relay told its operators: the alerts of another time wake nobody again.
+fn is_notice(source: &str) -> bool {
+    topic_of_source(source).is_some_and(|topic| topic.starts_with(OWN_TOPICS))
+}
+
 /// A line that can be stored.
 struct Ready {
     id: EventId,
@@ -249,7 +264,7 @@ impl Ready {
             tags: line.tags.iter().map(|tag| Box::from(&**tag)).collect(),
             hops: line.hops,
             imported: Some(Box::from(&*line.id)),
-            stored_only: !how.deliver,
+            stored_only: !how.deliver || is_notice(&line.source),
             ..Extras::default()
         };
         let captures: Vec<(Box<str>, Box<str>)> =
@@ -398,6 +413,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_relay_told_its_operators_is_stored_and_not_told_again() {
+        let fake = Fake::default();
+        for source in ["stripe", "topic:orders", "topic:stagepost.alerts"] {
+            fake.accept(source, b"{}");
+        }
+        let log = MemoryLog::automatic();
+        imported(&*log, true, &exported(&fake, false));
+        let events: Vec<_> = log.scan(0, usize::MAX).unwrap().iter().filter_map(decode_event).collect();
+        let stored: Vec<bool> = events.iter().map(|event| event.extras.as_ref().unwrap().stored_only).collect();
+        assert_eq!(stored, [false, false, true]);
+    }
+
+    #[test]
     fn lines_that_are_no_events_are_named_and_the_others_are_taken() {
         let fake = Fake::default();
         fake.accept("stripe", b"1");
@@ -410,6 +438,7 @@ mod tests {
         assert_eq!((told.imported, told.refused), (1, 3));
         let numbers: Vec<u64> = told.reasons.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers, [1, 3, 5]);
+        assert!(!told.reasons[0].1.contains("line 1"), "{:?}", told.reasons);
         assert!(told.reasons[1].1.contains("--hide-credentials"), "{:?}", told.reasons);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     access::Caller,
-    act::{ActError, Selection, in_words},
+    act::{ActError, Selection, asked_for},
     filter::Compiled,
     ports::Ports,
     wire::{self, Act, Acted, Filters, Verb, job_id},
@@ -55,11 +55,7 @@ pub(super) fn start(ports: &dyn Ports, asked: &Act, caller: &Caller) -> Result<A
     let started_ms = ports.now().as_millis();
     let action = Action::StartJob { id: None, spec, progress: JobProgress::default(), started_ms };
     let seq = ports
-        .command_at(Command {
-            reason: asked.reason.clone(),
-            asked: in_words(&asked.ids, &asked.filters, asked.all, asked.to.as_deref()),
-            ..caller.command(action)
-        })
+        .command_at(Command { reason: asked.reason.clone(), asked: asked_for(asked), ..caller.command(action) })
         .map_err(ActError::Refused)?;
     Ok(Acted { job: Some(job_id(seq)), before, ..Acted::default() })
 }
@@ -146,16 +142,20 @@ pub fn all_of(step: &ReplayStep) -> impl Iterator<Item = &Target> {
     step.targets.iter().chain(&step.created)
 }
 
-/// A job in the words of the operators; `waits` is what it waits for.
+/// A job in the words of the operators; `waits` is what it waits for, `stored` the stretches of numbers that the log has:
+/// between two of them may lie many that were never given out.
 #[must_use]
-pub fn shown(job: &Job, waits: Option<String>) -> wire::Job {
+pub fn shown(job: &Job, waits: Option<String>, stored: &[(Seq, Seq)]) -> wire::Job {
     let (state, why, ended_at) = match (&job.ended, waits) {
         (Some((at, end, why)), _) => (end.as_str(), why.clone(), Some(*at)),
         (None, Some(waits)) => ("waiting", Some(waits), None),
         (None, None) => ("running", None, None),
     };
-    let through = |seq: Seq| seq.clamp(job.spec.first, job.spec.before.max(job.spec.first)) - job.spec.first;
-    let whole = job.spec.before.saturating_sub(job.spec.first);
+    let before = |seq: Seq| -> u64 {
+        let (first, last) = (job.spec.first, seq.min(job.spec.before));
+        stored.iter().map(|(begin, end)| last.min(*end).saturating_sub(first.max(*begin))).sum()
+    };
+    let whole = before(job.spec.before);
     let done = matches!(&job.ended, Some((_, JobEnd::Done, _))) || whole == 0;
     wire::Job {
         id: job_id(job.id),
@@ -173,7 +173,7 @@ pub fn shown(job: &Job, waits: Option<String>) -> wire::Job {
         events: job.progress.events,
         bytes: job.progress.bytes,
         skipped: job.progress.skipped,
-        progress: if done { 1.0 } else { through(job.progress.next) as f64 / whole as f64 },
+        progress: if done { 1.0 } else { before(job.progress.next) as f64 / whole as f64 },
     }
 }
 
@@ -263,9 +263,15 @@ mod tests {
     fn a_job_is_shown_with_what_it_waits_for_and_how_it_ended() {
         let mut job = sample();
         (job.spec.first, job.spec.before, job.progress.next) = (100, 200, 150);
+        let stored = [(0, 120), (1 << 20, (1 << 20) + 80)];
+        let shown = |job: &Job, waits: Option<String>| shown(job, waits, &stored);
         let waits = shown(&job, Some("billing lags".into()));
-        assert_eq!((&*waits.state, waits.why.as_deref(), waits.progress), ("waiting", Some("billing lags"), 0.5));
-        assert_eq!(shown(&job, None).state, "running");
+        assert_eq!((&*waits.state, waits.why.as_deref(), waits.progress), ("waiting", Some("billing lags"), 1.0));
+        // Restarts lie in its range: 20 numbers of the first stretch and 20 of the second are its.
+        job.spec.before = (1 << 20) + 20;
+        assert_eq!(shown(&job, None).progress, 0.5);
+        job.progress.next = (1 << 20) + 10;
+        assert_eq!((&*shown(&job, None).state, shown(&job, None).progress), ("running", 0.75));
         job.ended = Some((job.started_at, JobEnd::Done, None));
         assert_eq!((&*shown(&job, None).state, shown(&job, None).progress), ("done", 1.0));
         assert_eq!(wire::job_seq(&shown(&job, None).id), Some(job.id));

@@ -41,7 +41,7 @@ pub mod wire;
 pub(crate) mod fake;
 
 pub use access::{Caller, Role, Scope, Token, Tokens};
-pub use act::{ActError, JOB_ABOVE, SELECTED_MAX, act};
+pub use act::{ActError, JOB_ABOVE, SELECTED_MAX, act, rate};
 pub use audit::{AuditFilter, audited};
 pub use explain::{explain, for_ever};
 pub use export::export;

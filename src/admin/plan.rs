@@ -1,7 +1,7 @@
 //! Owns `stagepost plan`: a configuration tried against stored requests, newest first.
 //!
 //! Promises that nothing becomes active and nothing is written, that memory is bounded whatever is asked for, and that
-//! what can't be read or told becomes a note. How one request fares is [`Trial`]'s.
+//! what can't be read or told becomes a note. Events that the relay published itself are left out. How one request fares is [`Trial`]'s.
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -13,7 +13,10 @@ use super::{
     privacy::Hidden,
     wire::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary},
 };
-use crate::{event::Seq, log::read_body};
+use crate::{
+    event::{Seq, topic_of_source},
+    log::read_body,
+};
 
 /// Tries a configuration and gives what would be different, then the summary. Returns early if nobody reads on.
 pub(super) fn plan(
@@ -30,6 +33,8 @@ pub(super) fn plan(
         let read = newest(ports, wanted, Seq::MAX, &mut |item| {
             go_on = match item {
                 Item::Note(note) => emit(PlanReply::Note(note)),
+                // The relay's own: no request at a door, and not what `limit` is for.
+                Item::Event(found) if topic_of_source(&found.event.source).is_some() => ControlFlow::Continue(()),
                 Item::Event(found) => one(ports, trial, &found, &mut summary, emit),
             };
             if summary.events >= limit { ControlFlow::Break(()) } else { go_on }

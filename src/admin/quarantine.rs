@@ -306,6 +306,10 @@ pub(super) fn recheck(
     });
     if admit {
         tracing::info!(actor = &*caller.name, admitted, "requests were admitted from quarantine");
+        // How many were asked for stands in an entry of its own, from before.
+        if let Err(error) = ports.command(caller.noted("quarantine_admitted", Vec::new(), admitted)) {
+            let _ended = emit(QuarantineReply::Note(format!("how many were admitted can't be recorded: {error}")));
+        }
     }
 }
 

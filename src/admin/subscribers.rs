@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     access::Caller,
+    act::{short, within},
     ports::Ports,
     wire::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone},
 };
@@ -100,6 +101,7 @@ pub fn rotate(
     asked: &RotateSecret,
     caller: &Caller,
 ) -> Result<SubscriberDone, SubscriberError> {
+    within("overlap_ms (--overlap)", Some(asked.overlap_ms)).map_err(SubscriberError::Usage)?;
     let _turn = ports.subscribers_turn();
     let mut registration = registered(&ports.subscribed(), upstream)?;
     let (secret, shown) = secret(ports, asked.secret.as_deref())?;
@@ -130,6 +132,8 @@ pub fn pause(
     caller: &Caller,
 ) -> Result<SubscriberDone, SubscriberError> {
     named(ports, upstream)?;
+    let usage = SubscriberError::Usage;
+    within("for_ms (--for)", asked.for_ms).and_then(|()| short(asked.reason.as_deref())).map_err(usage)?;
     let until_ms = asked.for_ms.map(|ms| ports.now().as_millis().saturating_add(ms));
     let action = Action::HoldUpstream { upstream: upstream.into(), until_ms, reason: asked.reason.clone() };
     command(ports, caller, action)?;

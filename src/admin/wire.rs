@@ -30,7 +30,7 @@ pub use self::status::{
 };
 pub use self::subscribers::{PauseSubscriber, RotateSecret, Subscribe, Subscriber, SubscriberDone, Subscribers};
 pub use self::transfer::{
-    BackupPoint, EXPORT_FORMAT, Export, ExportReply, Exported, ExportedProxy, Imported, Importing,
+    BackupAsk, BackupPoint, EXPORT_FORMAT, Export, ExportReply, Exported, ExportedProxy, Imported, Importing,
 };
 use crate::clock::Timestamp;
 pub use crate::log::entry::Fault;

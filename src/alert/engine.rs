@@ -20,8 +20,8 @@ pub struct Figures {
     pub sources: Vec<SourceFigures>,
     /// The store, and the disk it stands on.
     pub spaces: Vec<Space>,
-    /// The last reload was refused.
-    pub reload_failed: bool,
+    /// What stands on disk is not what is running, and why, in words.
+    pub reload: Option<&'static str>,
     /// Requests that were answered 503.
     pub unavailable: u64,
 }
@@ -160,8 +160,8 @@ impl Engine {
             }
         }
         if let Some(rule) = &rules.reload {
-            let text = || "the last reload was refused: an older configuration is running".to_owned();
-            let level = if figures.reload_failed { Level::Over(rule.severity, text()) } else { Level::Under };
+            let over = |why: &str| Level::Over(rule.severity, format!("{why}: an older configuration is running"));
+            let level = figures.reload.map_or(Level::Under, over);
             desk.hear(Rule::Reload, "configuration", level);
         }
         if let Some(rule) = &rules.unavailable {
@@ -273,10 +273,15 @@ impl Desk<'_> {
                     let alert = one.alert.clone();
                     all.remove(subject);
                     self.told.push(Notice { news: News::Resolved, alert, at: now });
-                    return;
                 }
+                // It will be over, or come back: nobody is reminded of it meanwhile.
+                return;
             }
             Level::Between => one.calm_since = None,
+            Level::Still(text) => {
+                one.calm_since = None;
+                one.alert.text = named(rule, subject, &text);
+            }
             Level::Over(severity, text) => {
                 one.calm_since = None;
                 one.alert.text = named(rule, subject, &text);

@@ -18,6 +18,8 @@ pub(super) enum Level {
     Over(Severity, String),
     /// Neither: an alert that stands goes on, another is not raised.
     Between,
+    /// The same, and an alert that stands says this from now on.
+    Still(String),
     /// All is well.
     Under,
 }
@@ -242,13 +244,12 @@ fn shared(
     let (some_now, all_now) = (some.grown(now, totals.0, rule.window), all.grown(now, totals.1, rule.window));
     let share = some_now as f64 / all_now.max(1) as f64;
     let enough = all_now >= rule.minimum;
+    let text = || format!("{:.0} % {what} ({some_now} of {all_now} in {})", share * 100.0, spoken(rule.window));
     match () {
-        () if enough && share >= rule.share => {
-            let text = format!("{:.0} % {what} ({some_now} of {all_now} in {})", share * 100.0, spoken(rule.window));
-            Level::Over(rule.severity, text)
-        }
-        () if enough && share >= rule.share / 2.0 => Level::Between,
-        () if !all.is_full(now, rule.window) => Level::Between,
+        () if enough && share >= rule.share => Level::Over(rule.severity, text()),
+        () if enough && share >= rule.share / 2.0 => Level::Still(text()),
+        // Few may only mean that the process is young.
+        () if !enough && !all.is_full(now, rule.window) => Level::Between,
         () => Level::Under,
     }
 }

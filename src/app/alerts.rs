@@ -84,13 +84,13 @@ impl Alerts {
     /// Looks once, and tells. Blocks on the agenda and on the log. Gives when to look again.
     pub(super) fn look(&self, instance: &Instance) -> Duration {
         let running = &*instance.running;
-        let (settings, store) = {
+        let (settings, store, went_back) = {
             let current = running.current.lock().unwrap_or_else(PoisonError::into_inner);
-            (current.config.alerts.clone(), current.config.store.clone())
+            (current.config.alerts.clone(), current.config.store.clone(), current.went_back)
         };
         let every = settings.every;
         let (table, now) = (running.live.snapshot(), running.clock.steady());
-        let Some(figures) = figures(running, &table, &store, now) else { return every };
+        let Some(figures) = figures(running, &table, (&store, went_back), now) else { return every };
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.settings != settings {
             watch.engine.configure(settings.engine.clone());
@@ -221,7 +221,12 @@ fn log(notice: &Notice) {
 }
 
 /// The figures of a moment; None if the agenda does not answer.
-fn figures(running: &Running, table: &Table, store: &StoreSettings, now: Timestamp) -> Option<Figures> {
+fn figures(
+    running: &Running,
+    table: &Table,
+    (store, went_back): (&StoreSettings, bool),
+    now: Timestamp,
+) -> Option<Figures> {
     let stats = running.agenda.upstreams().ok()?;
     let metrics = &*running.metrics;
     let upstreams = table.upstreams.keys().map(|name| {
@@ -248,7 +253,10 @@ fn figures(running: &Running, table: &Table, store: &StoreSettings, now: Timesta
         upstreams: upstreams.collect(),
         sources,
         spaces: spaces(&running.log.stats(), store, &stats, now),
-        reload_failed: metrics.last_reload_success.get() == 0,
+        reload: match went_back {
+            true => Some(WENT_BACK),
+            false => (metrics.last_reload_success.get() == 0).then_some(REFUSED_RELOAD),
+        },
         unavailable,
     })
 }
@@ -273,17 +281,25 @@ fn upstream(name: &str, stats: Option<&UpstreamStats>, metrics: &Metrics, now: T
 
 /// The store, and the disk it stands on.
 fn spaces(log: &LogStats, store: &StoreSettings, stats: &[UpstreamStats], now: Timestamp) -> Vec<Space> {
-    let used = match store.when_full {
-        WhenFull::Refuse => log.bytes,
-        WhenFull::Reclaim => pinned(log, stats, now),
-    };
-    let mut spaces = vec![Space { name: "store", used, limit: log.limit }];
+    let mut spaces = vec![Space { name: "store", used: used(log, store, stats, now), limit: log.limit }];
     if let Ok(disk) = rustix::fs::statvfs(&store.path) {
-        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-        let (limit, free) = (bytes(disk.f_blocks), bytes(disk.f_bavail));
-        spaces.push(Space { name: "disk", used: limit.saturating_sub(free), limit });
+        spaces.push(disk_space((disk.f_blocks, disk.f_bfree, disk.f_bavail), disk.f_frsize));
     }
     spaces
+}
+
+/// As `df` counts: blocks that are kept back for root are neither used nor to be had.
+fn disk_space((all, free, available): (u64, u64, u64), block: u64) -> Space {
+    let used = all.saturating_sub(free);
+    Space { name: "disk", used: used.saturating_mul(block), limit: (used + available).saturating_mul(block) }
+}
+
+/// Bytes of the store that can't be had back.
+pub(super) fn used(log: &LogStats, store: &StoreSettings, stats: &[UpstreamStats], now: Timestamp) -> u64 {
+    match store.when_full {
+        WhenFull::Refuse => log.bytes,
+        WhenFull::Reclaim => pinned(log, stats, now),
+    }
 }
 
 /// Settled events go when room is needed: of what is stored only that counts which came since the oldest undelivered
@@ -296,6 +312,11 @@ fn pinned(log: &LogStats, stats: &[UpstreamStats], now: Timestamp) -> u64 {
     let share = if whole == 0 { 1.0 } else { part as f64 / whole as f64 };
     (log.bytes as f64 * share) as u64
 }
+
+/// What the alert `reload` says of a configuration that was not taken, …
+const REFUSED_RELOAD: &str = "the last reload was refused";
+/// … and of one that was.
+const WENT_BACK: &str = "the last reload failed its probation and was rolled back";
 
 /// Looks until it is aborted.
 pub(super) async fn watch(instance: Arc<Instance>) {
@@ -319,6 +340,13 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_used_as_df_says() {
+        // Of 100 blocks 30 are free, 20 of them for everybody: 70 of 90.
+        let space = disk_space((100, 30, 20), 4096);
+        assert_eq!((space.used, space.limit), (70 * 4096, 90 * 4096));
+    }
+
+    #[test]
     fn what_can_be_reclaimed_does_not_count_as_used() {
         let minutes = |minutes: u64| Timestamp::from_millis(minutes * 60_000);
         let log = LogStats {
@@ -328,6 +356,7 @@ mod tests {
             oldest_at: Some(minutes(0)),
             first_seq: 0,
             next_seq: 1,
+            written: 0,
         };
         assert_eq!(pinned(&log, &[], minutes(100)), 0);
         let stats = UpstreamStats {

@@ -36,6 +36,8 @@ pub(super) fn point(log: &SledLog, clock: &Clock, now: bool) -> Result<wire::Bac
         return Ok(point);
     }
     let until = clock.elapsed() + PATIENCE;
+    // A new segment would only take what room is left.
+    log.room()?;
     log.roll();
     loop {
         let segments = log.segments();
@@ -46,8 +48,9 @@ pub(super) fn point(log: &SledLog, clock: &Clock, now: bool) -> Result<wire::Bac
             point.segments = sealed.map(|segment| format!("{:08}.seg", segment.number)).collect();
             return Ok(point);
         }
+        log.room()?;
         if clock.elapsed() > until {
-            return Err("the active segment is not sealed yet: the disk is full or busy; try again".to_owned());
+            return Err("the active segment is not sealed yet: the disk is busy; try again".to_owned());
         }
         std::thread::park_timeout(LOOK_EVERY);
     }

@@ -17,7 +17,7 @@ use super::{
     probe::Probe,
     reads,
     reload::{OnProbation, Running},
-    status::Samples,
+    status::{Samples, room},
     trial::Pair,
 };
 use crate::{
@@ -35,6 +35,7 @@ use crate::{
     jitter::secret_bytes,
     log::{
         Log,
+        disk::free_bytes,
         entry::{Action, Command, Fault, Registration, Target},
         read_event,
         sled::SledLog,
@@ -180,23 +181,31 @@ impl Ports for Instance {
     fn status(&self) -> wire::Status {
         let (now, steady) = (self.running.clock.now(), self.running.clock.steady());
         let stats = self.running.log.stats();
-        let (hash, loaded_at, probation) = {
+        let (hash, loaded_at, probation, store) = {
             let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
-            (current.config.hash.clone(), current.loaded_at, current.probation.as_ref().map(OnProbation::until))
+            let probation = current.probation.as_ref().map(OnProbation::until);
+            (current.config.hash.clone(), current.loaded_at, probation, current.config.store.clone())
         };
         let probation_until = probation.map(|until| now.after(until.since(steady)));
         let (names, quarantine) = (self.upstreams(), self.quarantine.figures());
-        self.samples.take(steady, stats.bytes, &names, &self.running.metrics);
+        self.samples.take(steady, stats.written, &names, &self.running.metrics);
+        let upstreams = self.running.agenda.upstreams().unwrap_or_default();
+        let used = alerts::used(&stats, &store, &upstreams, steady);
+        let room = match self.running.log.writable() {
+            Ok(()) => room(&stats, used, free_bytes(&store.path).ok(), store.reserve),
+            Err(_) => 0,
+        };
+        let full_at = self.samples.full_at(steady, stats.written, room);
         wire::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node: self.node.to_string(),
             uptime_s: self.running.clock.elapsed().as_secs(),
             config: wire::ConfigInfo { hash, loaded_at, probation_until },
-            upstreams: self.upstream_figures(&names, steady),
+            upstreams: self.upstream_figures(&names, &upstreams, steady),
             store: wire::Store {
                 bytes: stats.bytes,
                 limit: stats.limit,
-                full_at: self.samples.full_at(steady, stats.bytes, stats.limit).map(|at| now.after(at.since(steady))),
+                full_at: full_at.map(|at| now.after(at.since(steady))),
                 segments: stats.segments,
                 oldest_at: stats.oldest_at,
             },
@@ -221,7 +230,11 @@ impl Ports for Instance {
 
     fn jobs(&self) -> Result<Vec<wire::Job>, String> {
         let jobs = self.running.agenda.jobs().map_err(|error| error.to_string())?;
-        Ok(jobs.iter().map(|job| shown(job, self.waits.of(job.id))).collect())
+        let stored: Vec<(Seq, Seq)> = match jobs.is_empty() {
+            true => Vec::new(),
+            false => self.sled.segments().iter().map(|segment| (segment.first_seq, segment.end)).collect(),
+        };
+        Ok(jobs.iter().map(|job| shown(job, self.waits.of(job.id), &stored)).collect())
     }
 
     fn rehearse(&self, upstream: &str, how: Option<(Fault, Duration)>) -> bool {
@@ -387,8 +400,7 @@ impl Instance {
         })
     }
 
-    fn upstream_figures(&self, names: &[Box<str>], now: Timestamp) -> Vec<wire::Upstream> {
-        let stats = self.running.agenda.upstreams().unwrap_or_default();
+    fn upstream_figures(&self, names: &[Box<str>], stats: &[UpstreamStats], now: Timestamp) -> Vec<wire::Upstream> {
         let breakers = self.running.engine.breakers();
         let known = self.running.subscribers.known().0;
         let gone = stats.iter().filter(|one| one.removed && has_any(one)).map(|one| Box::from(&*one.name));

@@ -349,8 +349,8 @@ impl App {
         let stopped = &self.running.metrics.expressions_killed;
         stopped.add(self.instance.evaluator.stopped().saturating_sub(stopped.get()));
         let names = admin::Ports::upstreams(&*self.instance);
-        let bytes = self.log.stats().bytes;
-        self.instance.samples.take(self.running.clock.steady(), bytes, &names, &self.running.metrics);
+        let written = self.log.stats().written;
+        self.instance.samples.take(self.running.clock.steady(), written, &names, &self.running.metrics);
     }
 
     async fn stop(self, ended: Ended) {

@@ -13,11 +13,12 @@ use std::{
 
 use super::notices::Notices;
 use crate::{
+    alert,
     clock::{Clock, Timestamp},
     config::{self, AskedSubscriber, SubscribersSettings},
     delivery::{Engine, Resolve},
     log::{Log, entry::Registration},
-    routing::{Live, Subscriber, Table, Target, TlsClient, topic_of},
+    routing::{Live, Subscriber, Table, Target, TlsClient, Upstream, topic_of},
     state::{Subscribed, Subscriber as Registered},
     telemetry::Metrics,
 };
@@ -143,7 +144,7 @@ impl Subscribers {
     pub(super) fn configured(&self) -> Vec<(Box<str>, String)> {
         let parts = self.parts();
         let all = parts.base.upstreams.iter().filter(|(name, _)| topic_of(name).is_some());
-        let mut all: Vec<_> = all.map(|(name, upstream)| (name.clone(), shown(&upstream.target))).collect();
+        let mut all: Vec<_> = all.map(|(name, upstream)| (name.clone(), shown(upstream))).collect();
         all.sort();
         all
     }
@@ -316,8 +317,15 @@ fn room_for(registration: &Registration, parts: &Parts) -> Result<(), String> {
     Ok(())
 }
 
-fn shown(target: &Target) -> String {
-    match target {
+/// Where it leads to. What alerts go to may have a credential in its path: only its address is told.
+fn shown(upstream: &Upstream) -> String {
+    let is_secret = upstream.hides_url || topic_of(&upstream.name) == Some(alert::TOPIC);
+    match &upstream.target {
+        Target::Http(uri) | Target::Https(uri) if is_secret => {
+            let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or_default());
+            let port = uri.port().map_or_else(String::new, |port| format!(":{port}"));
+            format!("{scheme}://{host}{port}/…")
+        }
         Target::Http(uri) | Target::Https(uri) => uri.to_string(),
         Target::Unix(path) => format!("unix:{}", path.display()),
         Target::File(_) => "files".to_owned(),

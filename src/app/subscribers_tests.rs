@@ -51,6 +51,22 @@ fn log() -> Arc<dyn Log> {
     crate::log::memory::MemoryLog::automatic()
 }
 
+#[test]
+fn where_alerts_go_is_told_without_a_path_that_may_be_a_credential() {
+    let alerts = "topic = 'orders'\n[topic.orders]\n[subscriber.crm]\ntopic = 'orders'\nurl = 'http://crm/hook'\n\
+                  [alerts.to.chat]\nkind = 'slack'\nurl = 'literal:https://hooks.example:8443/T0/s3cret'\n\
+                  [alerts.to.ops]\nurl = 'http://ops/s3cret'\n";
+    let (subscribers, ..) = composed(alerts);
+    let told: Vec<(String, String)> =
+        subscribers.configured().into_iter().map(|(name, url)| (name.into(), url)).collect();
+    let expected = [
+        ("orders/crm", "http://crm/hook"),
+        ("stagepost.alerts/chat", "https://hooks.example:8443/…"),
+        ("stagepost.alerts/ops", "http://ops/…"),
+    ];
+    assert_eq!(told, expected.map(|(name, url)| (name.to_owned(), url.to_owned())));
+}
+
 fn known(names: &[&str]) -> Subscribed {
     let all = names.iter().map(|name| (format!("orders/{name}").into(), registered(registration(name))));
     Subscribed { registered: Arc::new(all.collect()), ..Subscribed::default() }

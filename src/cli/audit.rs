@@ -65,7 +65,7 @@ pub(super) fn audit(args: &AuditArgs, host: &dyn Host, terminal: &mut Terminal<'
             page => page?,
         };
         for note in &page.notes {
-            exit = Exit::Partly;
+            exit = exit.noted(note);
             writeln!(terminal.err, "stagepost: {}", escaped(note))?;
         }
         left = left.saturating_sub(page.entries.len() as u64);
@@ -104,7 +104,10 @@ fn path(wanted: &AuditFilter, limit: u64, after: Option<&str>) -> String {
 }
 
 fn row(one: &Audited) -> Vec<String> {
-    let what = if one.targets.is_empty() { one.asked.clone().unwrap_or_default() } else { one.targets.join(" ") };
+    // What was asked for often names what it was done to.
+    let names_all = |asked: &&String| !one.targets.iter().any(|target| asked.contains(&**target));
+    let asked = one.asked.as_ref().filter(names_all);
+    let what = one.targets.iter().chain(asked).cloned().collect::<Vec<_>>().join(" ");
     let until = one.until.map(|until| format!("until {until}"));
     let reason = one.reason.iter().cloned().chain(until).collect::<Vec<_>>().join(", ");
     vec![

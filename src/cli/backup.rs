@@ -2,7 +2,8 @@
 //!
 //! Promises that the directory is a data directory at every moment at which it is complete: what is derived from the log
 //! is copied first, so that it is never ahead of it; a file has its name when it is durable. Segments that expire
-//! meanwhile are no hole: what counted of them was carried, and the list is asked for again.
+//! meanwhile are no hole: what counted of them was carried, and the list is asked for again. Nothing is written to a
+//! directory that is not empty and not an earlier backup, or that a process uses.
 
 use std::{
     fs::{self, File},
@@ -14,9 +15,12 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Host, Terminal, args::BackupArgs, client::Client, instance::Instance, units};
 use crate::{
-    admin::wire::BackupPoint,
-    log::disk::{private_directory, sync_directory_of},
+    admin::wire::{BackupAsk, BackupPoint},
+    log::disk::{Access, Lock, LockError, private_directory, sync_directory_of},
 };
+
+/// What a backup consists of. An instance that was started on one leaves more.
+const PARTS: [&str; 5] = ["IDENTITY", "LOCK", "log", "state", "dedupe"];
 
 /// How often the list is asked for again because a segment expired.
 const TRIES: u32 = 20;
@@ -39,12 +43,13 @@ pub(super) fn backup(args: &BackupArgs, host: &dyn Host, terminal: &mut Terminal
     let before: BackupPoint = client.get("/v1/backup")?;
     let data = PathBuf::from(&before.data);
     let mut work = Work { data, to: args.directory.clone(), copy: args.copy, told: Told::default() };
-    work.begin()?;
+    let _lock = work.begin()?;
     work.snapshot("dedupe", None)?;
     work.snapshot("state", Some("MANIFEST"))?;
     let mut done = false;
     for _ in 0..TRIES {
-        let point: BackupPoint = client.post("/v1/backup", &())?;
+        let asked = BackupAsk { to: Some(args.directory.display().to_string()) };
+        let point: BackupPoint = client.post("/v1/backup", &asked)?;
         if work.segments(&point)? {
             done = true;
             break;
@@ -73,25 +78,88 @@ struct Work {
 }
 
 impl Work {
-    /// Makes the directory, unless it holds something else.
-    fn begin(&self) -> Result<(), Failure> {
-        for path in [self.to.clone(), self.to.join("log")] {
-            private_directory(&path).map_err(|error| named(&path, &error))?;
+    /// Makes the directory and locks it, unless it holds something else or is in use.
+    fn begin(&self) -> Result<Lock, Failure> {
+        self.is_elsewhere()?;
+        let busy = |error| match error {
+            LockError::Busy { pid, .. } => {
+                let told = format!("{} is in use by process {pid}: name another directory", self.to.display());
+                Failure::new(Exit::Busy, told)
+            }
+            LockError::Io { source, .. } => named(&self.to.join("LOCK"), &source),
+        };
+        if self.to.join("LOCK").exists() {
+            // Only looked at, for now: it may be somebody else's.
+            Lock::take(&self.to, Access::Shared).map_err(busy)?;
         }
         let (own, theirs) = (self.data.join("IDENTITY"), self.to.join("IDENTITY"));
         let identity = fs::read(&own).map_err(|error| named(&own, &error))?;
-        match fs::read(&theirs) {
-            Ok(known) if known == identity => {}
+        let is_new = match fs::read(&theirs) {
+            Ok(known) if known == identity => false,
             Ok(_) => {
                 let told = format!("{} has the backup of another instance: name another directory", self.to.display());
                 return Err(Failure::usage(told));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.place(&own, &theirs, true)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => return Err(named(&theirs, &error)),
+        };
+        self.holds_nothing_else(is_new)?;
+        private_directory(&self.to).map_err(|error| named(&self.to, &error))?;
+        // Who reads a stopped instance locks this file, and so does who serves it.
+        let lock = Lock::take(&self.to, Access::Exclusive).map_err(busy)?;
+        let log = self.to.join("log");
+        private_directory(&log).map_err(|error| named(&log, &error))?;
+        if is_new {
+            self.place(&own, &theirs, true)?;
         }
-        // Who reads a stopped instance locks this file.
-        let lock = self.to.join("LOCK");
-        File::options().create(true).append(true).open(&lock).map(drop).map_err(|error| named(&lock, &error))
+        Ok(lock)
+    }
+
+    /// Refuses the data directory itself, one inside it and one that contains it.
+    fn is_elsewhere(&self) -> Result<(), Failure> {
+        let canonical = |path: &Path| fs::canonicalize(path).map_err(|error| named(path, &error));
+        let data = canonical(&self.data)?;
+        let absolute = std::path::absolute(&self.to).map_err(|error| named(&self.to, &error))?;
+        // It need not be there yet: what counts is where it will be.
+        let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+        let to = canonical(there)?.join(rest);
+        if to.starts_with(&data) || data.starts_with(&to) {
+            let (to, data) = (self.to.display(), data.display());
+            return Err(Failure::usage(format!("{to} is, contains or is in the data directory {data}: name another")));
+        }
+        Ok(())
+    }
+
+    /// Refuses a directory with anything in it that is not of a backup.
+    fn holds_nothing_else(&self, is_new: bool) -> Result<(), Failure> {
+        let names = |path: &Path| match fs::read_dir(path) {
+            Ok(entries) => entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<io::Result<Vec<_>>>()
+                .map_err(|error| named(path, &error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(named(path, &error)),
+        };
+        let refused = |name: &str, why: &str| {
+            Err(Failure::usage(format!("{} holds {name}: {why}; name a new directory", self.to.display())))
+        };
+        // What an interrupted backup left.
+        let whole = |name: &str| name.strip_suffix(".tmp").unwrap_or(name).to_owned();
+        for name in names(&self.to)? {
+            match PARTS.contains(&&*whole(&name)) {
+                true if is_new && !matches!(&*whole(&name), "IDENTITY" | "LOCK" | "log") => {
+                    return refused(&name, "it is no backup of this instance");
+                }
+                true => {}
+                false if is_new => return refused(&name, "it is no backup of this instance"),
+                false => return refused(&name, "an instance has run on this backup since"),
+            }
+        }
+        match names(&self.to.join("log"))?.into_iter().find(|name| is_new || !whole(name).ends_with(".seg")) {
+            Some(name) => refused(&format!("log/{name}"), "an instance writes there, or has written"),
+            None => Ok(()),
+        }
     }
 
     /// Copies a directory of files that never change themselves, as it is at one moment. `head`, if there is one, names

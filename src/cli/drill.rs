@@ -45,6 +45,9 @@ fn program() -> Result<PathBuf, Failure> {
 }
 
 pub(super) fn bench(args: &BenchArgs, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
+    if args.for_ms == 0 {
+        return Err(Failure::usage("--for 0s measures nothing: take a second or more"));
+    }
     let scratch = scratch(&args.dir, "bench")?;
     let figures = measure(&program()?, &scratch, Duration::from_millis(args.for_ms), usize::from(args.senders))?;
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -71,7 +74,7 @@ pub(super) fn bench(args: &BenchArgs, terminal: &mut Terminal<'_>) -> Result<Exi
     let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1000.0);
     writeln!(terminal.out, "{:<44} {:>10} {:>10} {:>10}", "", "p50", "p99", "longest")?;
     for (name, spread) in [
-        ("disk: 4 KiB written and synced".to_owned(), figures.sync),
+        ("disk: 4 KiB overwritten and synced".to_owned(), figures.sync),
         ("acknowledgement, one sender".to_owned(), figures.alone),
         (format!("acknowledgement, {} senders at once", args.senders), figures.together),
     ] {

@@ -2,6 +2,8 @@
 
 use std::{io, process::ExitCode};
 
+use crate::log::tells_of_damage;
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -42,6 +44,18 @@ pub struct Failure {
     pub exit: Exit,
     /// For the operator, one or more lines.
     pub message: String,
+}
+
+impl Exit {
+    /// After a note: done in part, or with 65 if it tells of damage, which a later note does not undo.
+    #[must_use]
+    pub fn noted(self, note: &str) -> Self {
+        match self {
+            Self::Damage => Self::Damage,
+            _ if tells_of_damage(note) => Self::Damage,
+            _ => Self::Partly,
+        }
+    }
 }
 
 impl Failure {

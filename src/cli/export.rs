@@ -28,7 +28,7 @@ pub(super) fn export(args: &ExportArgs, host: &dyn Host, terminal: &mut Terminal
     let answered = Client::new(&instance.socket)?.lines("/v1/export", &asked, &mut |line| match line {
         Line::Event(event) => Ok(writeln!(terminal.out, "{}", event.get())?),
         Line::Note(note) => {
-            exit = Exit::Partly;
+            exit = exit.noted(&note);
             told(terminal.err, &note)
         }
         Line::Failed(why) => Err(Failure::new(Exit::Io, why)),
@@ -52,7 +52,7 @@ fn offline(reads: &dyn Reads, asked: Export, terminal: &mut Terminal<'_>) -> Res
                 Err(error) => Err(Failure::new(Exit::Io, error.to_string())),
             },
             ExportReply::Note(note) => {
-                exit = Exit::Partly;
+                exit = exit.noted(&note);
                 told(terminal.err, &note)
             }
             ExportReply::Failed(why) => Err(Failure::new(Exit::Io, why)),

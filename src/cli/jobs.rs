@@ -1,7 +1,5 @@
 //! Owns `stagepost jobs`, `job` and `cancel`: replays of many deliveries, as they go on.
 
-use std::time::Duration;
-
 use super::{
     Exit, Failure, Host, Terminal,
     args::{JobArgs, JobsArgs},
@@ -10,7 +8,10 @@ use super::{
     print::{escaped, table},
     units,
 };
-use crate::admin::wire::{Job, job_seq};
+use crate::admin::{
+    rate,
+    wire::{Job, job_seq},
+};
 
 pub(super) fn jobs(args: &JobsArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
@@ -79,7 +80,7 @@ fn told(job: &Job, as_json: bool, terminal: &mut Terminal<'_>) -> Result<Exit, F
     let to = job.to.as_deref().map_or(String::new(), |to| format!(" to {}", escaped(to)));
     writeln!(out, "replay {}{to}, begun at {} by {}", given.join(" "), job.started_at, escaped(&job.actor))?;
     if let Some(interval) = job.interval_us {
-        writeln!(out, "at most one each {:?}", Duration::from_micros(interval))?;
+        writeln!(out, "at most {}", rate(interval))?;
     }
     if job.original {
         writeln!(out, "bodies as they were received")?;

@@ -68,7 +68,7 @@ impl Printer<'_, '_> {
                 writeln!(self.terminal.out, "{}", row(&line, self.terminal.out_is_terminal))?;
             }
             Reply::Note(note) => {
-                self.exit = Exit::Partly;
+                self.exit = self.exit.noted(&note);
                 writeln!(self.terminal.err, "stagepost: {}", escaped(&note))?;
             }
             Reply::Failed(why) => return Err(Failure::new(Exit::Io, why)),

@@ -4,9 +4,13 @@
 //! operator's terminal or forge a line.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
 };
+
+/// Characters of a cell of a table, unless it is the last of its line. `--json` has all of them.
+const CELL_MAX: usize = 200;
 
 /// One line of text from outside: control characters, and those that change the direction of writing, as `\x..`.
 pub(super) fn escaped(text: &str) -> String {
@@ -61,7 +65,7 @@ pub(super) fn raw(out: &mut dyn Write, bytes: &[u8], is_terminal: bool) -> io::R
 
 /// A state in its colour, padded to `width`; colours only if `colours` says so.
 pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
-    let padded = format!("{:<width$}", escaped(word));
+    let padded = padded(&escaped(word), width);
     let code = match word {
         "dead" | "open" => "31",
         "held" | "review" | "half-open" => "33",
@@ -72,7 +76,8 @@ pub(super) fn state(word: &str, width: usize, colours: bool) -> String {
     if colours { format!("\x1b[{code}m{padded}\x1b[0m") } else { padded }
 }
 
-/// Writes rows in columns; the last column is not padded. Cells must be escaped already.
+/// Writes rows in columns; the last column is neither padded nor cut, others are cut at [`CELL_MAX`]. Cells must be
+/// escaped already.
 pub(super) fn table(out: &mut dyn Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     Columns::new(head).rows(out, rows)
 }
@@ -92,18 +97,39 @@ impl Columns {
     pub(super) fn rows(&mut self, out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
         for row in rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
+                *width = cell.chars().take(CELL_MAX).count().max(*width);
             }
         }
         for row in self.head.take().iter().chain(rows) {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(&self.widths) {
-                let _infallible = write!(line, "{cell:<width$}  ");
+            let last = row.len().min(self.widths.len()).saturating_sub(1);
+            for (column, (cell, width)) in row.iter().zip(&self.widths).enumerate() {
+                if column == last {
+                    line.push_str(cell);
+                } else {
+                    line.push_str(&padded(&cut(cell), *width));
+                    line.push_str("  ");
+                }
             }
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
     }
+}
+
+fn cut(cell: &str) -> Cow<'_, str> {
+    match cell.char_indices().nth(CELL_MAX) {
+        None => cell.into(),
+        Some(_) => cell.chars().take(CELL_MAX - 1).chain(['…']).collect::<String>().into(),
+    }
+}
+
+/// Not by a width of `format!`, which panics above 65,535.
+fn padded(text: &str, width: usize) -> String {
+    let missing = width.saturating_sub(text.chars().count());
+    let mut padded = text.to_owned();
+    padded.extend(std::iter::repeat_n(' ', missing));
+    padded
 }
 
 #[cfg(test)]
@@ -149,5 +175,16 @@ mod tests {
         columns.rows(&mut out, &[]).unwrap();
         columns.rows(&mut out, &[vec!["a".into(), "22".into()]]).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "NAME    N\nlonger  1\na       22\n");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_cut_and_harms_nothing() {
+        let mut out = Vec::new();
+        let long = "x".repeat(70_000);
+        table(&mut out, &["KEY", "N", "WHY"], &[vec![long.clone(), "1".into(), long.clone()]]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let line = text.lines().nth(1).unwrap();
+        assert_eq!(line, format!("{}…  1  {long}", "x".repeat(CELL_MAX - 1)));
+        assert_eq!(state(&long, 70_001, false).len(), 70_001);
     }
 }

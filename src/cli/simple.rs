@@ -35,7 +35,11 @@ pub(super) fn reload(args: &ReloadArgs, host: &dyn Host, terminal: &mut Terminal
     for message in &reloaded.messages {
         writeln!(terminal.err, "{}", escaped(message))?;
     }
-    let change = if reloaded.changed { "is active now" } else { "was active already" };
+    let change = match reloaded.changed {
+        true => "is active now",
+        // The hash does not depend on what references lead to.
+        false => "is unchanged; the secrets and certificates that it refers to were read again",
+    };
     writeln!(terminal.out, "configuration {} {change}", escaped(&reloaded.hash))?;
     if let Some(until) = reloaded.probation_until {
         writeln!(terminal.out, "on probation until {until}: `stagepost status` says so as long as it is")?;

@@ -15,6 +15,9 @@ use crate::admin::{
     wire::{Status, Upstream, UpstreamTarget},
 };
 
+/// What is due within this time is so now.
+const NOW: Duration = Duration::from_secs(1);
+
 pub(super) fn status(args: &JsonArgs, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
     let instance = Instance::find(&args.place, host)?;
     let status: Status = Client::new(&instance.socket)?.get("/v1/status")?;
@@ -41,9 +44,13 @@ pub(super) fn page(status: &Status, terminal: &mut Terminal<'_>) -> Result<(), F
     let oldest = age(store.oldest_at, now);
     writeln!(out, "log {bytes} of {limit} ({share:.0} %), {} segments, oldest entry {oldest}", store.segments)?;
     match store.full_at {
+        // Both clocks are this machine's, but the instance read its own a moment later.
+        Some(full) if full.since(now) < NOW => {
+            writeln!(out, "there is no room: new events are refused with 503 until there is")?;
+        }
         Some(full) => {
             let left = units::span(full.since(now));
-            writeln!(out, "an outage of all upstreams may last {left}: the log is full at {full}")?;
+            writeln!(out, "an outage of all upstreams may last {left}: there is no room at {full}")?;
         }
         None => writeln!(out, "an outage of all upstreams may last as long as nothing comes in")?,
     }

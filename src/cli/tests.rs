@@ -344,6 +344,13 @@ fn the_quarantine_is_listed_shown_judged_admitted_and_deleted() {
         admitted.out.contains("admitted as ") && admitted.out.ends_with("1 request in the log now, 0 still refused\n")
     );
     assert_eq!(running.run(&["quarantine", "recheck", &ids[0]]).exit, Exit::NoSuchId);
+    let admit = ["quarantine", "recheck", &*ids[1], "--admit"];
+    assert_eq!(running.run(&admit).exit, Exit::Partly, "it is still refused");
+    let counts: Vec<_> =
+        running.ports.commands().iter().map(|command| (command.action.word().to_owned(), command.count())).collect();
+    let did = |word: &str, count| (word.to_owned(), count);
+    let expected = [did("quarantine_admit", 1), did("quarantine_admitted", 0)];
+    assert_eq!(counts[counts.len() - 2..], expected, "asked for, and done");
 
     assert_eq!(running.run(&["quarantine", "delete"]).exit, Exit::Usage);
     assert_eq!(running.run_with("", false, &["quarantine", "delete", &ids[1]]).exit, Exit::Usage);

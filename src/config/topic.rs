@@ -19,15 +19,13 @@ use super::{
 };
 use crate::{
     alert::TOPIC,
+    event::OWN_TOPICS,
     routing::{LoopRule, Route, SignPolicy, Subscriber, Topic, Types, Upstream, subscriber_name},
     verify::Signer,
 };
 
 /// The most subscribers of one topic: each is an upstream.
 const SUBSCRIBERS_MAX: u64 = 10_000;
-
-/// How the topics begin that the relay itself publishes under.
-const OWN_TOPICS: &str = "stagepost.";
 
 /// Topics and their subscribers.
 pub(super) struct Topics {

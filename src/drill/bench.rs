@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::Write as _,
+    io::{Seek as _, Write as _},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -22,6 +22,9 @@ use crate::{clock::Clock, jitter::Jitter};
 
 /// Bytes of one write whose sync is measured: what a small commit is.
 const WRITE_BYTES: usize = 4096;
+
+/// Writes that a file has room for before it is begun anew.
+const ROOM_WRITES: usize = 256;
 
 /// Writes that are measured at most.
 const WRITES_MAX: usize = 1000;
@@ -82,7 +85,8 @@ impl Spread {
 /// What was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// A write of 4 KiB and the system's word that it is on the disk.
+    /// 4 KiB written over what a file has already, and the system's word that they are on the disk: what an
+    /// acknowledgement waits for at the least. A file that grows is slower, since its length is synced as well.
     pub sync: Spread,
     /// One sender, one request after the other.
     pub alone: Spread,
@@ -121,10 +125,17 @@ pub fn bench(program: &Path, scratch: &Scratch, time: Duration, senders: usize) 
 fn measure_syncs(scratch: &Scratch, time: Duration) -> Result<Spread, DrillError> {
     let path = scratch.path().join("sync");
     let mut file = File::create(&path).map_err(doing("making a file to write to"))?;
+    for _ in 0..ROOM_WRITES {
+        file.write_all(&[0; WRITE_BYTES]).map_err(doing("writing to the disk"))?;
+    }
+    file.sync_all().map_err(doing("syncing to the disk"))?;
     let clock = Clock::system();
     let end = clock.steady().after(time);
     let mut latencies = Vec::with_capacity(WRITES_MAX);
     while latencies.len() < WRITES_MAX && clock.steady() < end {
+        if latencies.len() % ROOM_WRITES == 0 {
+            file.rewind().map_err(doing("writing to the disk"))?;
+        }
         let begun = clock.elapsed();
         file.write_all(&[0x5a; WRITE_BYTES]).map_err(doing("writing to the disk"))?;
         file.sync_data().map_err(doing("syncing to the disk"))?;

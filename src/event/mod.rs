@@ -14,7 +14,7 @@ mod turn;
 pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Outcome, Reason, Status, event_state};
 pub use form::{is_called_form, is_form, is_object_or_array};
 pub use id::{BATCH_PARTITION, EventId, IdError, Pos, QUARANTINE, Seq};
-pub use published::{DEAD_MORE_TYPE, DEAD_TYPE, RELAY, topic_of_source, topic_source};
+pub use published::{DEAD_MORE_TYPE, DEAD_TYPE, OWN_TOPICS, RELAY, topic_of_source, topic_source};
 pub use record::{Attempt, Body, Cached, Event, Extras, Job, Proxy, Scheme, Sent, Verification};
 pub use trace::{Step, TraceParent, own_trace, received_with, span_of};
 pub use turn::{Turn, Version};

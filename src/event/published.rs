@@ -12,6 +12,9 @@ pub const DEAD_MORE_TYPE: &str = "delivery.dead.more";
 /// What stands before the name of a topic in the name of a source. No configured source is called so.
 const TOPIC: &str = "topic:";
 
+/// How the topics begin that the relay itself publishes under.
+pub const OWN_TOPICS: &str = "stagepost.";
+
 /// The source of events that are published under a topic.
 #[must_use]
 pub fn topic_source(topic: &str) -> String {

@@ -215,6 +215,7 @@ impl Log for MemoryLog {
             oldest_at: first.map(|entry| entry.time),
             first_seq: first.map_or(0, |entry| entry.pos.seq),
             next_seq: state.next_seq,
+            ..LogStats::default()
         }
     }
 

@@ -131,6 +131,15 @@ pub enum AppendError {
     Fenced,
 }
 
+/// How a damaged place is called, in errors and notes.
+const DAMAGED: &str = "stored data is damaged";
+
+/// Whether a note to an operator tells of damage in the log.
+#[must_use]
+pub fn tells_of_damage(note: &str) -> bool {
+    note.contains(DAMAGED)
+}
+
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -138,7 +147,7 @@ pub enum ReadError {
     #[error("nothing is stored at sequence {0}")]
     Missing(Seq),
     /// Bytes on disk are not what was written.
-    #[error("stored data is damaged in {file} between sequences {first} and {last}")]
+    #[error("{} in {file} between sequences {first} and {last}", DAMAGED)]
     Damaged {
         /// The file or directory.
         file: String,
@@ -182,6 +191,8 @@ pub struct LogStats {
     pub first_seq: Seq,
     /// The next sequence number that will be used.
     pub next_seq: Seq,
+    /// Bytes that commits have written since the start, compressed.
+    pub written: u64,
 }
 
 /// The seam between the relay and its storage engine.

@@ -326,6 +326,8 @@ impl State {
                 let until = until_ms.map(Timestamp::from_millis);
                 let known = self.id(&upstream).and_then(|id| self.upstream(id)?.hold.as_ref());
                 let since = known.filter(|_| command.as_of.is_some()).map_or(entry.time, |hold| hold.since);
+                // One that says nothing of a reason leaves the reason that is known.
+                let reason = reason.or_else(|| self.reason_of_hold(&upstream, entry.time));
                 let hold = Hold { seq: entry.pos.seq, since, until, reason, actor: command.actor };
                 self.gate(&upstream, Some(hold), entry.time, note);
             }
@@ -420,6 +422,13 @@ impl State {
             record.replays = record.replays.saturating_add(1);
             record.new_keys = record.new_keys.saturating_add(u32::from(new_key));
         })
+    }
+
+    /// Why an upstream is held at this time, if anybody said so.
+    fn reason_of_hold(&mut self, upstream: &str, at: Timestamp) -> Option<String> {
+        let id = self.intern(upstream);
+        let hold = self.upstream_mut(id)?.hold.as_ref()?;
+        hold.reason.clone().filter(|_| hold.until.is_none_or(|until| until > at))
     }
 
     fn gate(&mut self, upstream: &str, hold: Option<Hold>, at: Timestamp, note: &mut impl FnMut(Note)) {

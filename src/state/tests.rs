@@ -167,6 +167,25 @@ fn what_waits_for_a_held_or_removed_upstream_is_shown_as_held() {
 }
 
 #[test]
+fn a_hold_without_a_reason_leaves_the_reason_that_is_known() {
+    let log = TestLog::new();
+    let event = log.accept("s");
+    log.plan(event, &["a"]);
+    let hold = |until_ms, reason: Option<&str>| {
+        log.command(Action::HoldUpstream { upstream: "a".into(), until_ms, reason: reason.map(str::to_owned) });
+    };
+    let held = || status(&rebuilt(&log), event, "a");
+    hold(None, Some("migration"));
+    hold(Some(u64::MAX), None);
+    assert_eq!(held(), Some(Status::Held(Reason::with("upstream_held", "migration"))));
+    hold(None, Some("audit"));
+    assert_eq!(held(), Some(Status::Held(Reason::with("upstream_held", "audit"))));
+    log.command(Action::ReleaseUpstream { upstream: "a".into() });
+    hold(None, None);
+    assert_eq!(held(), Some(Status::Held(Reason::new("upstream_held"))));
+}
+
+#[test]
 fn a_drained_target_is_one_until_it_is_undrained_and_is_carried_on() {
     let log = TestLog::new();
     let drain = |target: &str| Action::DrainTarget { upstream: "a".into(), target: target.into(), reason: None };

@@ -102,6 +102,31 @@ fn recovers_after(relay: &Relay, kept: &str) {
 }
 
 #[test]
+fn a_backup_of_an_instance_whose_disk_is_full_says_so_and_takes_no_more_room() {
+    let Some(disk) = SmallDisk::mount(256) else { return budget() };
+    let relay = {
+        let mut relay = Relay::with_data(&disk.data(), CONFIG);
+        relay.run();
+        relay
+    };
+    relay.accept("/a", "kept");
+    let filler = fill_until_refused(&disk, &relay);
+    let segments = || fs::read_dir(disk.data().join("log")).unwrap().count();
+    let before = segments();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let place = elsewhere.path().join("backup").display().to_string();
+    let told = relay.cli(&["backup", &place]);
+    assert_eq!(told.code, 74, "{told:?}");
+    assert!(told.err.contains("store.reserve") && told.err.contains("make room"), "{}", told.err);
+    assert_eq!(segments(), before);
+    let status = relay.cli(&["status"]).done().out;
+    assert!(status.contains("there is no room: new events are refused"), "{status}");
+    fs::remove_file(filler).unwrap();
+    wait_until("there is room again", || !is_full(&relay));
+    relay.cli(&["backup", &place]).done();
+}
+
+#[test]
 fn a_relay_that_is_restarted_on_a_full_disk_serves_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::mount(256) else { return budget() };
     let mut relay = Relay::with_data(&disk.data(), CONFIG);

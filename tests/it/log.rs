@@ -91,6 +91,10 @@ fn a_flipped_bit_in_a_sealed_segment_is_told_by_id_and_the_rest_is_served() {
                 false => assert!(shown.code == 0 && shown.bytes == *body, "{id}: {}", shown.err),
             }
         }
+        for command in [&["log", "-n", "1000"][..], &["export"]] {
+            let told = relay.cli(command);
+            assert!(told.code == 65 && told.err.contains("damaged"), "{command:?}: {} {}", told.code, told.err);
+        }
         if !relay.is_running() {
             relay.run();
         }

@@ -114,9 +114,11 @@ fn a_plan_shows_nothing_that_is_hidden_when_the_request_is_shown() {
 #[test]
 fn a_configuration_on_probation_goes_back_by_itself_when_requests_are_refused() {
     let upstream = Upstream::start();
-    let today = configuration(&upstream);
+    let today = configuration(&upstream) + "\n[alerts]\nevery = \"100ms\"\n";
     let relay = Relay::start(&today);
     relay.accept("/hooks/a", r#"{"id":0,"type":"paid"}"#);
+    let again = relay.cli(&["reload"]).done().out;
+    assert!(again.contains("is unchanged; the secrets and certificates that it refers to were read again"), "{again}");
     let hash = relay.cli(&["status", "--json"]).json()["config"]["hash"].clone();
     let signed = today.replace(
         "[source.app.dedupe]",
@@ -144,7 +146,20 @@ fn a_configuration_on_probation_goes_back_by_itself_when_requests_are_refused() 
     let audit = relay.cli(&["audit", "--json"]).done();
     let noted = audit.lines().into_iter().find(|line| line["action"] == "reload_rolled_back");
     assert!(noted.is_some_and(|line| line["actor"] == "relay" && line["reason"].is_string()), "{audit:?}");
+    wait_until("the alert says what happened", || relay.cli(&["alerts"]).done().out.contains("was rolled back"));
     // Without a probation it stays, whatever comes of it.
     relay.cli(&["reload"]).done();
     assert_ne!(relay.cli(&["status", "--json"]).json()["config"]["hash"], hash);
+}
+
+#[test]
+fn what_the_relay_published_itself_is_not_tried() {
+    let upstream = Upstream::start();
+    let alerts = format!("\n[alerts.to.ops]\nurl = \"{}\"\n[alerts.rule.disk]\nenabled = false\n", upstream.url());
+    let relay = Relay::start(&(configuration(&upstream) + &alerts));
+    relay.accept("/hooks/a", r#"{"id":0,"type":"paid"}"#);
+    relay.cli(&["alerts", "test", "ops"]).done();
+    assert_eq!(relay.events()[0]["source"], "topic:stagepost.alerts");
+    let told = relay.cli(&["plan", "-n", "1"]).done().out;
+    assert!(told.contains("0 of 1 requests would fare otherwise") && !told.contains("verified again"), "{told}");
 }

@@ -101,7 +101,7 @@ fn a_stopped_instance_takes_an_import_and_lines_that_are_none_are_named() {
     let told = other.cli(&["import", "events.ndjson", "--deliver"]);
     assert_eq!(told.code, 1, "{told:?}");
     assert!(told.out.starts_with("1 events imported, 0 known already, 1 lines refused"), "{}", told.out);
-    assert!(told.err.starts_with("line 1: "), "{}", told.err);
+    assert!(told.err.starts_with("line 1: ") && told.err.contains("at column 2"), "{}", told.err);
     other.run();
     assert_eq!(second.wait_for_requests(1)[0].text(), "one");
     assert_eq!(relay.stop(), 0);
@@ -179,4 +179,69 @@ fn a_backup_of_a_running_instance_is_verified_and_restored_by_a_copy() {
     restored.wait_for_state(&later, "delivered");
     assert!(upstream.received().len() >= sent + 2);
     assert!(fs::metadata(place.join("log")).is_ok());
+}
+
+#[test]
+fn a_backup_is_refused_where_something_else_is_or_runs_and_harms_nothing() {
+    let config = "[source.a]\npath = \"/a\"\nto = []\n";
+    let mut relay = Relay::start(config);
+    let kept = relay.accept("/a", "kept");
+    let code = |relay: &Relay, place: &Path| relay.cli(&["backup", &place.display().to_string()]).code;
+    // The data directory, in any way it can be named.
+    let data = relay.data().to_owned();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(&data, &link).unwrap();
+    for place in [data.clone(), data.join("x/y"), data.join("log"), data.parent().unwrap().into(), link] {
+        assert_eq!(code(&relay, &place), 64, "{}", place.display());
+    }
+    assert!(!data.join("x").exists());
+    // Somebody's own things.
+    let foreign = elsewhere.path().join("config");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("stagepost.toml"), "").unwrap();
+    assert_eq!(code(&relay, &foreign), 64);
+    assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1, "nothing was written");
+    // A restored copy, as long as it runs and after that.
+    let (backup, copy) = (elsewhere.path().join("backup"), elsewhere.path().join("copy"));
+    assert_eq!(code(&relay, &backup), 0);
+    copy_of(&backup, &copy);
+    let mut restored = Relay::with_data(&copy, config);
+    restored.run();
+    let own = restored.accept("/a", "of the copy alone");
+    assert_eq!(code(&relay, &copy), 75);
+    restored.kill();
+    assert_eq!(code(&relay, &copy), 64);
+    restored.run();
+    assert_eq!(restored.cli(&["show", &own, "--body"]).done().out, "of the copy alone");
+    // An earlier backup is what it was, and the instance has lost nothing.
+    assert_eq!(code(&relay, &backup), 0);
+    let audit = relay.cli(&["audit", "--action", "backup", "--json"]).done().lines();
+    assert_eq!(audit[0]["targets"][0], backup.display().to_string());
+    relay.kill();
+    relay.run();
+    assert_eq!(relay.cli(&["show", &kept, "--body"]).done().out, "kept");
+}
+
+#[test]
+fn an_import_wakes_nobody_with_the_alerts_of_another_time() {
+    let pager = Upstream::start();
+    let alerts = format!("[alerts.rule.disk]\nenabled = false\n[alerts.to.ops]\nurl = \"{}\"\n", pager.url());
+    let config = format!("[source.a]\npath = \"/a\"\nto = []\n{alerts}");
+    let relay = Relay::start(&config);
+    relay.cli(&["alerts", "test", "ops"]).done();
+    relay.accept("/a", "an event");
+    pager.wait_for_requests(1);
+    let lines = relay.cli(&["export"]).done().out;
+    assert_eq!(lines.lines().count(), 2);
+    let other = Relay::start(&config);
+    other.write("events.ndjson", lines);
+    let told = other.cli(&["import", "events.ndjson", "--deliver", "--json"]).done().json();
+    assert_eq!(told["imported"], 2);
+    // What is published after it arrives alone.
+    other.cli(&["alerts", "test", "ops"]).done();
+    let got = pager.wait_for_requests(2);
+    assert_eq!(got.len(), 2);
+    let ignored = other.events().iter().filter(|event| event["state"] == "ignored").count();
+    assert_eq!(ignored, 2, "stored and not delivered");
 }

@@ -9,7 +9,7 @@ use crate::{
         filter::Compiled,
         import::{Import, ImportError, LINE_BYTES_MAX, import, is_stored},
         jobs, queue,
-        wire::{BackupPoint, Export, ExportReply, Imported, Importing, Job, Queue},
+        wire::{BackupAsk, BackupPoint, Export, ExportReply, Imported, Importing, Job, Queue},
     },
     log::AppendError,
 };
@@ -42,8 +42,12 @@ pub(super) const ROUTES: &[Route] = &[
         .gives(Content::Json(of::<BackupPoint>)),
     Route::post("/v1/backup", "backup", "Seals everything stored so far and tells what a backup consists of.", point)
         .whole()
+        .takes(of::<BackupAsk>)
         .gives(Content::Json(of::<BackupPoint>)),
 ];
+
+/// Characters of a place that are recorded.
+const BACKUP_CHARS_MAX: usize = 1_024;
 
 fn queued(call: &Call) -> Result<Answer, Refusal> {
     if call.caller.scope.limits_sources() {
@@ -102,6 +106,9 @@ fn place(call: &Call) -> Result<Answer, Refusal> {
 }
 
 fn point(call: &Call) -> Result<Answer, Refusal> {
-    call.note("backup", "begun")?;
+    // Nothing need be said.
+    let asked: Option<BackupAsk> = if call.body.is_empty() { None } else { call.json()? };
+    let to = asked.and_then(|asked| asked.to).unwrap_or_else(|| "begun".to_owned());
+    call.note("backup", &to.chars().take(BACKUP_CHARS_MAX).collect::<String>())?;
     call.ports.backup_point(true).map(|point| json(&point)).map_err(Refusal::unavailable)
 }

@@ -116,6 +116,14 @@ pub struct Imported {
     pub reasons: Vec<(u64, String)>,
 }
 
+/// The moment of a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupAsk {
+    /// Where it goes, for the record alone: whoever asks does the copying.
+    #[serde(default)]
+    pub to: Option<String>,
+}
+
 /// What a backup consists of at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackupPoint {

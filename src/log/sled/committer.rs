@@ -381,6 +381,7 @@ impl Committer {
         self.open.active.barrier(&self.shared.settings.barrier)?;
         self.shared.metrics.fsync.observe(self.shared.clock.elapsed().saturating_sub(began));
         self.stored += self.frames.len() as u64;
+        self.shared.written.fetch_add(self.frames.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 

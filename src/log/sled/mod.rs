@@ -142,6 +142,8 @@ struct Shared {
     /// Beats of the committer, for the watchdog.
     beats: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of all commits since the start.
+    written: AtomicU64,
     follower: OnceLock<Arc<dyn Follower>>,
     runs: Runs,
     forgotten: Mutex<Vec<u128>>,
@@ -298,6 +300,25 @@ impl SledLog {
         sealed.and_then(|sealed| sealed.event_ids(self.shared.partition)).map_or(0, |ids| ids.len() as u64)
     }
 
+    /// Whether the disk has room for upkeep, such as sealing: more than the reserve for it.
+    ///
+    /// # Errors
+    /// How much is missing, in words.
+    pub fn room(&self) -> Result<(), String> {
+        let (directory, reserve) = (self.directory(), self.shared.settings.reserve);
+        let free = super::disk::free_bytes(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+        if free >= reserve {
+            return Ok(());
+        }
+        let mebibytes = |bytes: u64| bytes >> 20;
+        Err(format!(
+            "the disk of {} has {} MiB left, and store.reserve asks for {} MiB: make room, then try again",
+            directory.display(),
+            mebibytes(free),
+            mebibytes(reserve)
+        ))
+    }
+
     /// The data directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -396,6 +417,7 @@ impl Log for SledLog {
             oldest_at: times.filter(|time| *time > Timestamp::ZERO).min(),
             first_seq: segments.first_seq().unwrap_or(0),
             next_seq: self.end(),
+            written: self.shared.written.load(Ordering::Relaxed),
         }
     }
 

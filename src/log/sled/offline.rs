@@ -89,6 +89,7 @@ impl OfflineLog {
             prepare_asked: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             follower: OnceLock::new(),
             runs,
             forgotten: Mutex::default(),

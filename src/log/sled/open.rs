@@ -146,6 +146,7 @@ pub(super) fn open(settings: Settings, metrics: Arc<Metrics>, clock: Clock) -> R
         prepare_asked: AtomicBool::new(false),
         beats: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
+        written: AtomicU64::new(0),
         follower: OnceLock::new(),
         runs,
         forgotten: Mutex::default(),
