@@ -7,7 +7,7 @@ use super::{
     access::Caller,
     act::{ActError, Selection, in_words},
     filter::Compiled,
-    ports::Ports,
+    ports::{Ports, Reads},
     wire::{self, Act, Acted, Filters, Verb, job_id},
 };
 use crate::{
@@ -92,9 +92,9 @@ pub struct Step {
 ///
 /// # Errors
 /// [`ActError`]: the job can't go on, unless the cause passes.
-pub fn next_step(ports: &dyn Ports, job: &Job, most: usize) -> Result<Step, ActError> {
+pub fn next_step(reads: &dyn Reads, job: &Job, most: usize) -> Result<Step, ActError> {
     let asked = asked(job)?;
-    let mut selection = Selection::new(ports, &asked);
+    let mut selection = Selection::new(reads, &asked);
     (selection.most, selection.from, selection.looks) = (most, job.progress.next, LOOKS_MAX);
     selection.onward(job.spec.first)?;
     let last = !selection.acted.truncated;

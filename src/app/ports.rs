@@ -155,6 +155,14 @@ impl Reads for Instance {
         let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.hashes.iter().find(|(known, _)| *known == generation).map(|(_, hash)| hash.clone())
     }
+
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
+        let routes = Routes::new(self.running.live.snapshot());
+        // Who asks means it, also about what is only stored.
+        let mut event = event.clone();
+        event.extras.iter_mut().for_each(|extras| extras.stored_only = false);
+        decide(&routes, &self.evaluator, &event, body).map(|decision| decision.targets)
+    }
 }
 
 impl Ports for Instance {
@@ -300,14 +308,6 @@ impl Ports for Instance {
         let mut names: Vec<Box<str>> = self.running.live.snapshot().upstreams.keys().cloned().collect();
         names.sort();
         names
-    }
-
-    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
-        let routes = Routes::new(self.running.live.snapshot());
-        // Who asks means it, also about what is only stored.
-        let mut event = event.clone();
-        event.extras.iter_mut().for_each(|extras| extras.stored_only = false);
-        decide(&routes, &self.evaluator, &event, body).map(|decision| decision.targets)
     }
 
     fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {
