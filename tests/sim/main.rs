@@ -8,9 +8,16 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may end by panicking")]
 #![expect(clippy::print_stderr, reason = "a history is told to whoever asks for it")]
 
+mod agenda;
 mod checker;
+mod closing;
+mod engine;
+mod life;
+mod office;
+mod operators;
 mod order;
 mod pieces;
+mod replays;
 mod starving;
 mod table;
 mod world;
@@ -62,6 +69,9 @@ fn the_checker_notices_what_it_is_there_for() {
         Sabotage::ForgetVersions,
         Sabotage::ForgetReturned,
         Sabotage::CloseWindow,
+        Sabotage::LeaveOut,
+        Sabotage::OverlookLag,
+        Sabotage::NeverDisable,
     ] {
         let noticed = (1..30).filter(|seed| run(*seed, sabotage).is_err()).count();
         assert!(noticed > 0, "{sabotage:?} went unnoticed: the simulation proves nothing");
