@@ -249,7 +249,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
             let interval_us = asked.interval_us.map(|interval| interval.saturating_mul(piles as u64));
             let (targets, created) = if created { (Vec::new(), targets) } else { (targets, Vec::new()) };
             let (new_key, original) = (asked.new_key, true);
-            Action::ReplayStep(ReplayStep { job: None, targets, created, new_key, original, interval_us })
+            Action::ReplayStep(ReplayStep { job: None, from: None, targets, created, new_key, original, interval_us })
         }
         Verb::Expire => Action::Expire { targets, reason: asked.reason.clone() },
         Verb::Requeue => Action::Requeue { targets },

@@ -108,7 +108,8 @@ pub fn next_step(reads: &dyn Reads, job: &Job, most: usize) -> Result<Step, ActE
         skipped: done.skipped + acted.skipped.len() as u64,
     };
     let JobSpec { new_key, original, interval_us, .. } = job.spec;
-    let step = ReplayStep { job: Some((job.id, progress)), targets, created, new_key, original, interval_us };
+    let (job, from) = (Some((job.id, progress)), Some(done.next));
+    let step = ReplayStep { job, from, targets, created, new_key, original, interval_us };
     Ok(Step { step, last, skipped: acted.skipped })
 }
 

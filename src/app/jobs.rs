@@ -53,7 +53,10 @@ impl Waits {
 }
 
 /// What jobs need of the instance that they run in. All of it may block.
-pub trait Ground: Reads {
+pub trait Ground {
+    /// What operators read.
+    fn reads(&self) -> &dyn Reads;
+
     /// All jobs, as the log has them.
     ///
     /// # Errors
@@ -64,7 +67,7 @@ pub trait Ground: Reads {
     fn elapsed(&self) -> Duration;
 
     /// Which of these upstreams gets nothing now, in words: it is held, or its breaker is open.
-    fn standing_still(&self, upstreams: &[&str]) -> Option<String>;
+    fn standing_still(&self, upstreams: &[Box<str>]) -> Option<String>;
 
     /// Since when first attempts to an upstream wait.
     ///
@@ -86,6 +89,10 @@ pub trait Ground: Reads {
 }
 
 impl Ground for Instance {
+    fn reads(&self) -> &dyn Reads {
+        self
+    }
+
     fn known_jobs(&self) -> Result<Vec<Job>, String> {
         if !self.running.agenda.is_ready() {
             return Err("the state of deliveries is not known yet".to_owned());
@@ -97,10 +104,10 @@ impl Ground for Instance {
         self.running.clock.elapsed()
     }
 
-    fn standing_still(&self, upstreams: &[&str]) -> Option<String> {
+    fn standing_still(&self, upstreams: &[Box<str>]) -> Option<String> {
         let status = self.status();
         upstreams.iter().find_map(|name| {
-            let upstream = status.upstreams.iter().find(|upstream| upstream.name == *name)?;
+            let upstream = status.upstreams.iter().find(|upstream| upstream.name == **name)?;
             match upstream.held_until {
                 Some(_) => Some(format!("{name} is held")),
                 None => (upstream.breaker == "open").then(|| format!("the breaker of {name} is open")),
@@ -148,8 +155,9 @@ pub struct Runner {
 /// What is remembered of a job between two steps; a restart forgets it.
 #[derive(Default)]
 struct Known {
-    /// The step that is to be made when nothing stands in its way.
-    next: Option<Step>,
+    /// The upstreams of a step that something stood in the way of. What it takes is looked up again when it can be made: by
+    /// then other deliveries may be meant.
+    awaited: Vec<Box<str>>,
     /// The deliveries of the step before, with their attempts then.
     made: Vec<(Seq, Box<str>, u32)>,
     /// Not before this time (of the clock's own scale).
@@ -199,46 +207,58 @@ impl Runner {
             Ok(waiting) => return Ok(Some(format!("{waiting} deliveries of the last step wait for their attempt"))),
             Err(why) => return Ok(Some(why)),
         }
-        let step = match known.next.take() {
-            Some(step) => step,
-            None => match next_step(ground, job, step_size(job)) {
-                Ok(step) => step,
-                Err(error @ (ActError::Query(_) | ActError::Refused(_))) => return Ok(Some(error.to_string())),
-                Err(error) => return Err(error.to_string()),
-            },
-        };
-        if let Some(why) = self.in_the_way(ground, &step.step) {
-            known.next = Some(step);
+        if let Some(why) = self.in_the_way(ground, &known.awaited) {
             return Ok(Some(why));
         }
+        let step = match next_step(ground.reads(), job, step_size(job)) {
+            Ok(step) => step,
+            Err(error @ (ActError::Query(_) | ActError::Refused(_))) => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error.to_string()),
+        };
+        known.awaited = upstreams_of(&step.step).into_iter().map(Into::into).collect();
+        if let Some(why) = self.in_the_way(ground, &known.awaited) {
+            return Ok(Some(why));
+        }
+        known.awaited.clear();
         for text in &step.skipped {
             tracing::warn!(job = job.id, left_alone = &**text, "a job leaves an event alone");
         }
-        let made = made(ground, &step.step)?;
+        let made = match made(ground, &step.step) {
+            Ok(made) => made,
+            Err(why) => return Ok(Some(why)),
+        };
         let Step { step, last, .. } = step;
-        let count = all_of(&step).count();
-        let command = Command::new("relay", Action::ReplayStep(step.clone()));
-        if let Err(why) = ground.give(command) {
-            known.next = Some(Step { step, last, skipped: Vec::new() });
+        let (count, progress) = (all_of(&step).count(), step.job.map(|(_, progress)| progress));
+        // It may be stored all the same: then the next one is void, unless this one was applied by then.
+        if let Err(why) = ground.give(Command::new("relay", Action::ReplayStep(step))) {
             return Ok(Some(why));
         }
-        ground.counters().job_deliveries.add(count as u64);
         known.made = made;
         let interval = Duration::from_micros(job.spec.interval_us.unwrap_or(0));
         known.not_before = ground.elapsed() + interval * u32::try_from(count).unwrap_or(u32::MAX);
-        if last {
-            end(ground, job, JobEnd::Done, None);
+        let jobs = match ground.known_jobs() {
+            Ok(jobs) => jobs,
+            Err(why) => return Ok(Some(why)),
+        };
+        // A step that was void made nothing due and is the last of nothing.
+        if jobs.iter().any(|known| known.id == job.id && Some(known.progress) == progress) {
+            ground.counters().job_deliveries.add(count as u64);
+            if last {
+                end(ground, job, JobEnd::Done, None);
+            }
         }
         Ok(None)
     }
 
     /// What keeps a step from being made now.
-    fn in_the_way(&self, ground: &dyn Ground, step: &ReplayStep) -> Option<String> {
-        let names = upstreams_of(step);
-        ground.standing_still(&names).or_else(|| {
-            names.into_iter().find_map(|name| match ground.live_since(name) {
+    fn in_the_way(&self, ground: &dyn Ground, upstreams: &[Box<str>]) -> Option<String> {
+        if upstreams.is_empty() {
+            return None;
+        }
+        ground.standing_still(upstreams).or_else(|| {
+            upstreams.iter().find_map(|name| match ground.live_since(name) {
                 Ok(since) => {
-                    let lag = since.map_or(Duration::ZERO, |since| ground.now().since(since));
+                    let lag = since.map_or(Duration::ZERO, |since| ground.reads().now().since(since));
                     (lag > self.lag).then(|| format!("live events wait for {name} since {} s", lag.as_secs()))
                 }
                 Err(why) => Some(why),
@@ -261,7 +281,7 @@ fn unattempted(ground: &dyn Ground, known: &Known) -> Result<usize, String> {
             event: *event,
             upstreams: vec![upstream.clone()],
         };
-        let views = ground.views(&some.iter().map(asked).collect::<Vec<_>>())?;
+        let views = ground.reads().views(&some.iter().map(asked).collect::<Vec<_>>())?;
         for ((_, upstream, attempts), view) in some.iter().zip(views) {
             let delivery = view.deliveries.iter().find(|delivery| delivery.upstream == *upstream);
             let waits = delivery.is_some_and(|delivery| {
@@ -279,7 +299,7 @@ fn made(ground: &dyn Ground, step: &ReplayStep) -> Result<Vec<(Seq, Box<str>, u3
     for some in targets.chunks(VIEWS_MAX) {
         let asked =
             some.iter().map(|target| PlannedFor { event: target.event, upstreams: vec![target.upstream.clone()] });
-        let views = ground.views(&asked.collect::<Vec<_>>())?;
+        let views = ground.reads().views(&asked.collect::<Vec<_>>())?;
         for (target, view) in some.iter().zip(views) {
             let known = view.deliveries.iter().find(|delivery| delivery.upstream == target.upstream);
             let existing = !step.created.iter().any(|created| created == *target);

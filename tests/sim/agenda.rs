@@ -28,10 +28,11 @@ impl World {
             let effects =
                 self.core.step(some, self.now(), &told(self.sabotage, &self.table)).map_err(|why| why.to_string())?;
             self.perform(effects)?;
+            piece = pieces.next();
             if let Some(known) = self.core.take_subscribed() {
                 self.subscribed(&known);
+                piece = Some(piece.unwrap_or_default());
             }
-            piece = pieces.next();
         }
         // Leases are long: what was settled before they end has been heard of.
         let now = self.now();

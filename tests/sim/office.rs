@@ -97,10 +97,21 @@ impl<'a> Office<'a> {
     fn world(&self) -> MutexGuard<'_, &'a mut World> {
         self.world.lock().unwrap()
     }
+
+    /// The agenda has too many questions now and then.
+    fn is_busy(&self) -> Result<(), String> {
+        let world = self.world();
+        if world.draining || world.up_to(50) > 0 { Ok(()) } else { Err("the agenda is busy".to_owned()) }
+    }
 }
 
 impl Ground for Office<'_> {
+    fn reads(&self) -> &dyn Reads {
+        self
+    }
+
     fn known_jobs(&self) -> Result<Vec<Job>, String> {
+        self.is_busy()?;
         Ok(self.world().core.state().jobs().iter().cloned().collect())
     }
 
@@ -108,7 +119,7 @@ impl Ground for Office<'_> {
         self.world().clock.elapsed()
     }
 
-    fn standing_still(&self, upstreams: &[&str]) -> Option<String> {
+    fn standing_still(&self, upstreams: &[Box<str>]) -> Option<String> {
         let world = self.world();
         let state = world.core.state();
         let is_held = |name: &str| state.upstream(state.id(name)?)?.hold.as_ref();
@@ -120,6 +131,7 @@ impl Ground for Office<'_> {
     }
 
     fn live_since(&self, upstream: &str) -> Result<Option<Timestamp>, String> {
+        self.is_busy()?;
         let world = self.world();
         let state = world.core.state();
         let upstream = state.id(upstream).and_then(|id| state.upstream(id));
@@ -155,6 +167,7 @@ impl Reads for Office<'_> {
     }
 
     fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
+        self.is_busy()?;
         let world = self.world();
         let one = |asked: &PlannedFor| {
             let view = world.core.view(asked.event).map_err(|why| why.to_string())?;

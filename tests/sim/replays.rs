@@ -145,7 +145,7 @@ impl Checker {
         let Some(job) = self.jobs.all.get_mut(&id) else {
             return Err(format!("a step of job {id}, which never began"));
         };
-        self.jobs.last_was_void = job.end.is_some() || progress.next <= job.next;
+        self.jobs.last_was_void = job.end.is_some() || step.from.is_some_and(|from| from < job.next);
         if self.jobs.last_was_void {
             return Ok(());
         }

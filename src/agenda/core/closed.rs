@@ -24,14 +24,16 @@ const CLOSED_AT_ONCE: usize = 256;
 
 impl Core {
     /// An attempt of an upstream is over: if it is one failure too many, the upstream is disabled.
-    pub(super) fn note_failures(&mut self, id: UpstreamId, entry: &Entry, now: Timestamp) {
+    /// Both ends of the run are times of the log: a step of the wall clock, which the steady clock does not make, neither
+    /// disables an upstream early nor keeps it from being disabled.
+    pub(super) fn note_failures(&mut self, id: UpstreamId, entry: &Entry) {
         let Some(upstream) = self.state.upstream(id).filter(|upstream| upstream.closed.is_none()) else { return };
         let Some(streak) = upstream.streak.filter(|streak| streak.attempts >= FAILURES_MIN) else { return };
         let Some(limit) = self.table().upstreams.get(&*upstream.name).and_then(|known| known.disable_after) else {
             return;
         };
         let since = Timestamp::from_millis(streak.since_ms);
-        if now.since(since) < limit {
+        if entry.time.since(since) < limit {
             return;
         }
         let name: Box<str> = (&*upstream.name).into();
