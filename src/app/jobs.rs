@@ -316,3 +316,7 @@ fn step_size(job: &Job) -> usize {
         Some(interval) => usize::try_from(STEP_TIME.as_micros() / u128::from(interval)).unwrap_or(1).clamp(1, STEP_MAX),
     }
 }
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -66,6 +66,7 @@ impl World {
     fn perform(&mut self, effects: Effects) -> Result<(), String> {
         for entry in effects.append {
             self.note(&format!("append {:?} {}", entry.kind, hex::encode(&entry.payload)));
+            self.starving.settles(&entry);
             self.offered.push_back(entry);
         }
         self.offer_all();

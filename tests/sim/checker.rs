@@ -70,6 +70,8 @@ pub struct Checker {
     last_first: BTreeMap<String, Seq>,
     /// Who had a first attempt in any life.
     begun: BTreeSet<Key>,
+    /// What there was to be checked, and how often: a history without it shows nothing about it.
+    pub reached: BTreeMap<&'static str, u64>,
     /// How often a delivery had been replayed when it was handed out last.
     replays_then: BTreeMap<Key, u32>,
 }
@@ -95,8 +97,14 @@ impl Known {
 }
 
 impl Checker {
+    /// Takes note of something that is to be checked.
+    pub fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
     /// The process died: nothing is in flight any more, and what was in flight may be sent again.
     pub fn crashed(&mut self) {
+        self.jobs.crashed();
         self.in_flight.clear();
         self.last_first.clear();
         self.closing.crashed();
@@ -172,6 +180,7 @@ impl Checker {
         if let Some(attempt) = &attempted.attempt {
             known.attempts = attempt.number;
         }
+        let late = known.is == Is::Dead && known.expired && counts.is_some();
         let diverted = match &attempted.change {
             Change::Divert(diversion) if !overtaken && matches!(known.is, Is::Pending | Is::Held) => {
                 Some((key.0, diversion.to.to_string()))
@@ -198,6 +207,12 @@ impl Checker {
         };
         if ended && !self.closing.was_closed(&key.1) {
             return Err(format!("{key:?} dies as if its subscriber were gone"));
+        }
+        if ended {
+            self.reach("died with its subscriber");
+        }
+        if late {
+            self.reach("was given up while under way");
         }
         self.reconsider(Some(&key));
         if let Some(to) = diverted {
@@ -247,6 +262,7 @@ impl Checker {
             Action::EndJob { job, end, why } => self.ends(job, end, why.as_deref())?,
             Action::ReplayStep(step) => {
                 self.steps(&step)?;
+                self.reach(if self.jobs.last_was_void { "void step" } else { "step" });
                 if !self.jobs.last_was_void {
                     for key in step.created.iter().map(key).filter(|key| !self.deleted.contains(&key.0)) {
                         self.deliveries.entry(key).or_insert(BLANK);
@@ -261,7 +277,14 @@ impl Checker {
             action @ (Action::PutSubscriber { .. }
             | Action::RemoveSubscriber { .. }
             | Action::DisableSubscriber { .. }
-            | Action::EnableSubscriber { .. }) => self.closing.command(&action, &command.actor)?,
+            | Action::EnableSubscriber { .. }) => {
+                self.reach(match &action {
+                    Action::DisableSubscriber { .. } => "subscriber disabled",
+                    Action::EnableSubscriber { upstream } if self.closing.is_closed(upstream) => "subscriber enabled",
+                    _ => "subscriber",
+                });
+                self.closing.command(&action, &command.actor)?;
+            }
             Action::RefuseSubscriber { .. } => return Err("nobody is refused here".to_owned()),
             // Nothing is ever in review here: no upstream of the simulation has `accept`.
             Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),

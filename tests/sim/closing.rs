@@ -66,6 +66,9 @@ impl Closing {
         let (upstream, closed) = match action {
             Action::PutSubscriber { written, registration, .. } => {
                 let upstream = registration.upstream();
+                if *written != Written::Added && self.closed.get(&*upstream) == Some(&false) {
+                    return Ok(());
+                }
                 self.registered.insert(upstream.to_string());
                 if *written != Written::Added {
                     return Ok(());
@@ -87,6 +90,8 @@ impl Closing {
                 }
                 (upstream.clone(), Some(true))
             }
+            // One that was removed meanwhile stays so.
+            Action::EnableSubscriber { upstream } if self.closed.get(&**upstream) == Some(&false) => return Ok(()),
             Action::EnableSubscriber { upstream } => (upstream.clone(), None),
             _ => return Ok(()),
         };

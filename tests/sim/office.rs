@@ -144,7 +144,17 @@ impl Ground for Office<'_> {
     }
 
     fn waits(&self, job: Seq, why: Option<String>) {
-        self.world().note(&format!("job {job} waits: {why:?}"));
+        let mut world = self.world();
+        world.note(&format!("job {job} waits: {why:?}"));
+        for (words, what) in [
+            ("live events wait", "job waits for live events"),
+            ("stands still", "job waits for an upstream"),
+            ("of the last step", "job waits for attempts"),
+        ] {
+            if why.as_ref().is_some_and(|why| why.contains(words)) {
+                world.checker.reach(what);
+            }
+        }
     }
 
     fn counters(&self) -> &Metrics {

@@ -39,6 +39,8 @@ struct Job {
     taken: BTreeSet<Key>,
     owed: BTreeSet<Key>,
     end: Option<JobEnd>,
+    /// The process has died since its last step.
+    interrupted: bool,
 }
 
 /// The filters that the simulation's operators use.
@@ -51,6 +53,13 @@ struct Wanted {
 
 fn key(target: &Target) -> Key {
     (target.event, target.upstream.to_string())
+}
+
+impl Jobs {
+    /// The process died.
+    pub fn crashed(&mut self) {
+        self.all.values_mut().filter(|job| job.next > 0).for_each(|job| job.interrupted = true);
+    }
 }
 
 impl Checker {
@@ -78,6 +87,7 @@ impl Checker {
             taken: BTreeSet::new(),
             owed: BTreeSet::new(),
             end: None,
+            interrupted: false,
         };
         job.owed = self.deliveries.keys().filter(|key| self.means(&job, key)).cloned().collect();
         self.jobs.all.insert(id, job);
@@ -159,7 +169,8 @@ impl Checker {
             }
             job.deliveries += 1;
         }
-        (job.next, job.deliveries) = (progress.next, job.deliveries);
+        let goes_on = std::mem::take(&mut job.interrupted);
+        job.next = progress.next;
         if job.deliveries != progress.deliveries {
             return Err(format!(
                 "job {id} has made {} deliveries due and says {}",
@@ -171,6 +182,9 @@ impl Checker {
             return Err(format!("job {id} leaves {key:?} out"));
         }
         job.owed.retain(|key| key.0 >= progress.next);
+        if goes_on {
+            self.reach("step after a crash");
+        }
         Ok(())
     }
 
@@ -181,7 +195,12 @@ impl Checker {
             return Ok(());
         }
         job.end = Some(end);
-        match (end, job.owed.first()) {
+        let (is_begun, left) = (job.next > 0, job.owed.first().cloned());
+        self.reach(match end {
+            JobEnd::Cancelled if is_begun => "job cancelled between steps",
+            _ => "job ended",
+        });
+        match (end, left) {
             (JobEnd::Failed, _) => Err(format!("job {id} has failed: {why:?}")),
             (JobEnd::Done, Some(key)) => Err(format!("job {id} is done and has left {key:?} out")),
             _ => Ok(()),

@@ -14,7 +14,7 @@ use stagepost::{
     clock::Timestamp,
     event::{Change, Job},
     log::{
-        Entry, Kind,
+        Entry, Kind, NewEntry,
         entry::{self, Action, Target},
     },
     routing::Table,
@@ -38,6 +38,8 @@ pub struct Starving {
     due: BTreeMap<Key, u64>,
     /// What the engine has got, as far as the agenda knows.
     hands: BTreeSet<Key>,
+    /// What the agenda settles by itself: that is on its way into the log.
+    settling: BTreeSet<Key>,
     waits: BTreeMap<Key, Wait>,
 }
 
@@ -64,7 +66,16 @@ impl Starving {
     /// The process died.
     pub fn crashed(&mut self) {
         self.hands.clear();
+        self.settling.clear();
         self.waits.clear();
+    }
+
+    /// The agenda has written an entry of its own.
+    pub fn settles(&mut self, entry: &NewEntry) {
+        if let Some(attempted) = Some(entry).filter(|entry| entry.kind == Kind::Attempted) {
+            let attempted = entry::decode_attempted(&attempted.payload).unwrap();
+            self.settling.insert((attempted.event, attempted.upstream.to_string()));
+        }
     }
 
     /// The engine gave a job back.
@@ -87,6 +98,7 @@ impl Starving {
                 let Some(attempted) = entry::decode_attempted(&entry.payload) else { return };
                 let key = (attempted.event, attempted.upstream.to_string());
                 self.hands.remove(&key);
+                self.settling.remove(&key);
                 let replays = checker.deliveries.get(&key).map_or(0, |known| known.replays);
                 if attempted.replays.is_some_and(|then| then < replays) {
                     // The replay is still due when it is.
@@ -193,6 +205,7 @@ impl Starving {
             && around.table.upstreams.contains_key(&*key.1)
             && !checker.closing.is_closed(&key.1)
             && !self.hands.contains(key)
+            && !self.settling.contains(key)
             && self.due.get(key).is_none_or(|due| *due < around.now)
     }
 }

@@ -8,7 +8,7 @@ use super::{Core, attempted};
 use crate::{
     agenda::lane::Lease,
     clock::Timestamp,
-    event::{Change, Reason, Seq},
+    event::{Change, Outcome, Reason, Seq},
     log::{
         Entry,
         entry::{self, Action, Attempted},
@@ -36,11 +36,15 @@ impl Core {
         if entry.time.since(since) < limit {
             return;
         }
+        // What was put back or settled without an attempt is no failure.
+        let last = entry::decode_attempted(&entry.payload).and_then(|attempted| attempted.attempt);
+        let Some(last) = last.filter(|last| matches!(last.outcome, Outcome::Deferred | Outcome::Refused)) else {
+            return;
+        };
         let name: Box<str> = (&*upstream.name).into();
         let Some(lane) = self.lanes.get_mut(id as usize).filter(|lane| !lane.disabling) else { return };
         lane.disabling = true;
-        let last = entry::decode_attempted(&entry.payload).and_then(|attempted| attempted.attempt);
-        let last = last.and_then(|last| last.error.or_else(|| last.status.map(|status| status.to_string().into())));
+        let last = last.error.or_else(|| last.status.map(|status| status.to_string().into()));
         let last = last.unwrap_or_else(|| "no answer".into());
         let why = format!("{} attempts failed and none succeeded since {since}; the last: {last}", streak.attempts);
         tracing::warn!(upstream = &*name, why, "a subscriber is disabled");
@@ -60,6 +64,8 @@ impl Core {
             let open: Vec<Seq> = open.take(CLOSED_AT_ONCE).collect();
             if open.is_empty() {
                 lane.clear();
+                // What is planned and whose plan is on its way into the log is looked for again when that is there.
+                lane.leases.retain(|_, lease| *lease != Lease::Queued);
                 continue;
             }
             let reason = match &closed.disabled {
