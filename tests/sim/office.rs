@@ -240,7 +240,7 @@ impl Reads for Office<'_> {
     }
 
     fn quarantine(&self) -> Arc<Quarantine> {
-        panic!("a job does not look at refused requests")
+        unreachable!("a job does not look at refused requests")
     }
 
     fn audited(&self, _: Option<Seq>, _: usize) -> Result<Vec<(Seq, Seq)>, String> {

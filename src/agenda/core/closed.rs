@@ -63,9 +63,9 @@ impl Core {
             let open = upstream.waiting.iter().chain(&upstream.pending).filter(|event| !is_taken(event));
             let open: Vec<Seq> = open.take(CLOSED_AT_ONCE).collect();
             if open.is_empty() {
-                lane.clear();
-                // What is planned and whose plan is on its way into the log is looked for again when that is there.
-                lane.leases.retain(|_, lease| *lease != Lease::Queued);
+                // What has a plan that is on its way into the log keeps its place: the subscriber may be back by then.
+                let unplanned = self.state.unplanned();
+                lane.keep(|event| unplanned.contains(event));
                 continue;
             }
             let reason = match &closed.disabled {
