@@ -97,6 +97,10 @@ impl State {
                 self.close(&upstream, Some(closed))
             }
             Action::DisableSubscriber { upstream, why, since_ms } => {
+                // One that was removed meanwhile is more than disabled.
+                if self.id(&upstream).and_then(|id| self.upstream(id)).is_some_and(gone) {
+                    return None;
+                }
                 let since = since_ms.map_or(entry.time, Timestamp::from_millis);
                 self.close(&upstream, Some(Closed { seq, since, disabled: Some(why), actor: actor.to_owned() }))
             }
@@ -219,7 +223,9 @@ mod tests {
         log.command(put(Written::SecretRotated, "crm"));
         assert_eq!(streak(&log), Some(3));
         log.command(Action::RemoveSubscriber { upstream: "orders/crm".into() });
-        // Both were on their way when it was removed.
+        // All of these were on their way when it was removed.
+        let why = "it failed".to_owned();
+        log.command(Action::DisableSubscriber { upstream: "orders/crm".into(), why, since_ms: None });
         log.command(Action::EnableSubscriber { upstream: "orders/crm".into() });
         log.command(put(Written::SecretRotated, "crm"));
         assert!(rebuilt(&log).subscribed().closed["orders/crm"].disabled.is_none());

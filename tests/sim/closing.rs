@@ -81,6 +81,7 @@ impl Closing {
                 }
                 (upstream.clone(), Some(false))
             }
+            Action::DisableSubscriber { upstream, .. } if self.closed.get(&**upstream) == Some(&false) => return Ok(()),
             Action::DisableSubscriber { upstream, why, .. } => {
                 if !self.due.remove(&**upstream) || by != "relay" {
                     return Err(format!(
