@@ -14,7 +14,7 @@ use super::{
     forward::Forward,
     jobs,
     list::{Item, last_status, newest},
-    ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, VIEWS_MAX},
+    ports::{DeliveryView, EventView, PlannedFor, Ports, QueryError, Reads, VIEWS_MAX},
     wire::{Act, Acted, Filters, Upstream, Verb},
 };
 use crate::{
@@ -313,7 +313,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
             let interval_us = asked.interval_us.map(|interval| interval.saturating_mul(piles as u64));
             let (targets, created) = if created { (Vec::new(), targets) } else { (targets, Vec::new()) };
             let (new_key, original) = (asked.new_key, true);
-            Action::ReplayStep(ReplayStep { job: None, targets, created, new_key, original, interval_us })
+            Action::ReplayStep(ReplayStep { job: None, from: None, targets, created, new_key, original, interval_us })
         }
         Verb::Expire => Action::Expire { targets, reason: asked.reason.clone() },
         Verb::Requeue => Action::Requeue { targets },
@@ -333,7 +333,7 @@ fn actions(asked: &Act, ports: &dyn Ports, targets: Vec<Target>, created: bool) 
 
 /// The deliveries that are meant, collected event by event.
 pub(super) struct Selection<'a> {
-    ports: &'a dyn Ports,
+    reads: &'a dyn Reads,
     asked: &'a Act,
     pub(super) targets: Vec<Target>,
     /// Deliveries that do not exist yet: replays to an upstream that the event was not planned for.
@@ -350,17 +350,17 @@ pub(super) struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    pub(super) fn new(ports: &'a dyn Ports, asked: &'a Act) -> Self {
-        let acted = Acted { before: asked.before.unwrap_or_else(|| ports.log().end()), ..Acted::default() };
+    pub(super) fn new(reads: &'a dyn Reads, asked: &'a Act) -> Self {
+        let acted = Acted { before: asked.before.unwrap_or_else(|| reads.log().end()), ..Acted::default() };
         let (targets, created, most, looks) = (Vec::new(), Vec::new(), SELECTED_MAX, u64::MAX);
-        Self { ports, asked, targets, created, acted, most, from: 0, reached: 0, looks }
+        Self { reads, asked, targets, created, acted, most, from: 0, reached: 0, looks }
     }
 
     /// By id; filters narrow what is meant.
     fn by_id(&mut self) -> Result<(), ActError> {
-        let wanted = Compiled::new(self.asked.filters.clone(), self.ports)?;
+        let wanted = Compiled::new(self.asked.filters.clone(), self.reads)?;
         for text in &self.asked.ids {
-            let found = text.parse::<EventId>().map_err(FindError::from).and_then(|id| find(self.ports, id));
+            let found = text.parse::<EventId>().map_err(FindError::from).and_then(|id| find(self.reads, id));
             match found {
                 Ok(found) if !self.is_meant(&found, &wanted) => {
                     self.skip(format!("{}: the filters do not take it", found.event.id));
@@ -396,7 +396,7 @@ impl<'a> Selection<'a> {
             Verb::Delete | Verb::Expire => None,
         };
         filters.state = filters.state.or_else(|| default_state.map(str::to_owned));
-        let wanted = Compiled::new(filters.clone(), self.ports)?;
+        let wanted = Compiled::new(filters.clone(), self.reads)?;
         match filters.state.as_deref().and_then(recorded) {
             Some(state) => self.through_records(state, &wanted),
             None => self.through_log(&wanted),
@@ -408,11 +408,11 @@ impl<'a> Selection<'a> {
     pub(super) fn onward(&mut self, first: Seq) -> Result<(), ActError> {
         let mut filters = self.asked.filters.clone();
         filters.state = filters.state.or_else(|| Some("dead".to_owned()));
-        let wanted = Compiled::new(filters.clone(), self.ports)?;
+        let wanted = Compiled::new(filters.clone(), self.reads)?;
         if let Some(state) = filters.state.as_deref().and_then(recorded) {
             return self.through_records(state, &wanted);
         }
-        let mut walk = Forward::new(self.ports, &wanted, self.from, self.acted.before, false);
+        let mut walk = Forward::new(self.reads, &wanted, self.from, self.acted.before, false);
         while let Some(batch) = walk.batch()? {
             for note in batch.notes {
                 self.skip(note);
@@ -438,9 +438,9 @@ impl<'a> Selection<'a> {
     }
 
     fn through_log(&mut self, wanted: &Compiled) -> Result<(), ActError> {
-        let (ports, before) = (self.ports, self.acted.before);
+        let (reads, before) = (self.reads, self.acted.before);
         let mut failed = None;
-        newest(ports, wanted, before, &mut |item| match item {
+        newest(reads, wanted, before, &mut |item| match item {
             Item::Note(note) => {
                 self.skip(note);
                 ControlFlow::Continue(())
@@ -462,7 +462,7 @@ impl<'a> Selection<'a> {
         let mut after = self.from.checked_sub(1);
         loop {
             let upstream = wanted.filters().upstream.as_deref();
-            let page = self.ports.records(state, upstream, after, PAGE).map_err(QueryError::State)?;
+            let page = self.reads.records(state, upstream, after, PAGE).map_err(QueryError::State)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.event);
             let mut planned: Vec<PlannedFor> = Vec::new();
@@ -473,7 +473,7 @@ impl<'a> Selection<'a> {
                 }
             }
             for some in planned.chunks(VIEWS_MAX) {
-                let views = self.ports.views(some).map_err(QueryError::State)?;
+                let views = self.reads.views(some).map_err(QueryError::State)?;
                 for (event, view) in some.iter().zip(views) {
                     self.reached = event.event;
                     if self.looks == 0 {
@@ -498,8 +498,8 @@ impl<'a> Selection<'a> {
     ) -> Result<ControlFlow<()>, ActError> {
         // Other deliveries of the event are in other states, or of other upstreams.
         view.deliveries.retain(|delivery| planned.upstreams.contains(&delivery.upstream));
-        let log = self.ports.log();
-        let stored_at = self.ports.stored_at(planned.event).map_err(QueryError::State)?.unwrap_or(planned.event);
+        let log = self.reads.log();
+        let stored_at = self.reads.stored_at(planned.event).map_err(QueryError::State)?.unwrap_or(planned.event);
         let event = match read_event(&*log, stored_at) {
             Ok(event) => event,
             Err(error) => {
@@ -517,10 +517,10 @@ impl<'a> Selection<'a> {
 
     /// Whether the filters take the event itself; an expression that fails takes nothing and is named.
     fn is_meant(&mut self, found: &Found, wanted: &Compiled) -> bool {
-        let log = self.ports.log();
+        let log = self.reads.log();
         let body = || read_body(&*log, &found.event).map_err(|error| error.to_string());
         let taken = wanted.takes_event(&found.event)
-            && wanted.takes_content(&found.event, &body, self.ports).unwrap_or_else(|error| {
+            && wanted.takes_content(&found.event, &body, self.reads).unwrap_or_else(|error| {
                 self.skip(format!("{}: {error}", found.event.id));
                 false
             });
@@ -537,7 +537,7 @@ impl<'a> Selection<'a> {
             return Ok(ControlFlow::Break(()));
         }
         let seq = found.event.id.pos.seq;
-        let log = self.ports.log();
+        let log = self.reads.log();
         let upstreams: Vec<Option<Box<str>>> = if self.asked.verb == Verb::Delete {
             vec![None]
         } else {
@@ -593,8 +593,8 @@ impl<'a> Selection<'a> {
         if found.event.method.is_safe() {
             return Ok(Vec::new());
         }
-        let body = read_body(&*self.ports.log(), &found.event).map_err(QueryError::Read)?;
-        match self.ports.routed(&found.event, &body) {
+        let body = read_body(&*self.reads.log(), &found.event).map_err(QueryError::Read)?;
+        match self.reads.routed(&found.event, &body) {
             Ok(upstreams) => Ok(upstreams.into_iter().map(Some).collect()),
             Err(error) => {
                 self.skip(format!("{}: {error}", found.event.id));

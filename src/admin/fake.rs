@@ -366,6 +366,10 @@ impl Reads for Fake {
     fn config_hash(&self, _: u64) -> Option<String> {
         Some("c0ffee".into())
     }
+
+    fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
+        Ok(vec!["today".into()])
+    }
 }
 
 impl Ports for Fake {
@@ -495,9 +499,6 @@ impl Ports for Fake {
     }
     fn upstreams(&self) -> Vec<Box<str>> {
         vec!["billing".into(), "crm".into()]
-    }
-    fn routed(&self, _: &Event, _: &[u8]) -> Result<Vec<Box<str>>, String> {
-        Ok(vec!["today".into()])
     }
     fn generation(&self) -> u64 {
         1

@@ -7,7 +7,7 @@ use super::{
     access::Caller,
     act::{ActError, Selection, asked_for},
     filter::Compiled,
-    ports::Ports,
+    ports::{Ports, Reads},
     wire::{self, Act, Acted, Filters, Verb, job_id},
 };
 use crate::{
@@ -88,9 +88,9 @@ pub struct Step {
 ///
 /// # Errors
 /// [`ActError`]: the job can't go on, unless the cause passes.
-pub fn next_step(ports: &dyn Ports, job: &Job, most: usize) -> Result<Step, ActError> {
+pub fn next_step(reads: &dyn Reads, job: &Job, most: usize) -> Result<Step, ActError> {
     let asked = asked(job)?;
-    let mut selection = Selection::new(ports, &asked);
+    let mut selection = Selection::new(reads, &asked);
     (selection.most, selection.from, selection.looks) = (most, job.progress.next, LOOKS_MAX);
     selection.onward(job.spec.first)?;
     let last = !selection.acted.truncated;
@@ -104,7 +104,8 @@ pub fn next_step(ports: &dyn Ports, job: &Job, most: usize) -> Result<Step, ActE
         skipped: done.skipped + acted.skipped.len() as u64,
     };
     let JobSpec { new_key, original, interval_us, .. } = job.spec;
-    let step = ReplayStep { job: Some((job.id, progress)), targets, created, new_key, original, interval_us };
+    let (job, from) = (Some((job.id, progress)), Some(done.next));
+    let step = ReplayStep { job, from, targets, created, new_key, original, interval_us };
     Ok(Step { step, last, skipped: acted.skipped })
 }
 

@@ -206,6 +206,12 @@ pub trait Reads: Send + Sync {
 
     /// The hash of the configuration of a generation.
     fn config_hash(&self, generation: u64) -> Option<String>;
+
+    /// Where today's routes send an event.
+    ///
+    /// # Errors
+    /// Why that can't be told, in words.
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
 }
 
 /// A configuration that is tried.
@@ -333,12 +339,6 @@ pub trait Ports: Reads + 'static {
 
     /// The names of the configured upstreams.
     fn upstreams(&self) -> Vec<Box<str>>;
-
-    /// Where today's routes send an event.
-    ///
-    /// # Errors
-    /// Why that can't be told, in words.
-    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String>;
 
     /// The generation of the active configuration.
     fn generation(&self) -> u64;

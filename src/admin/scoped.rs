@@ -147,6 +147,12 @@ impl Reads for Scoped {
     fn config_hash(&self, generation: u64) -> Option<String> {
         self.ports.config_hash(generation)
     }
+
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
+        let mut names = self.ports.routed(event, body)?;
+        names.retain(|name| self.scope.takes_upstream(name));
+        Ok(names)
+    }
 }
 
 impl Ports for Scoped {
@@ -279,12 +285,6 @@ impl Ports for Scoped {
         let mut names = self.ports.upstreams();
         names.retain(|name| self.scope.takes_upstream(name));
         names
-    }
-
-    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
-        let mut names = self.ports.routed(event, body)?;
-        names.retain(|name| self.scope.takes_upstream(name));
-        Ok(names)
     }
 
     fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {

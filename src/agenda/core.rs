@@ -456,7 +456,7 @@ impl Core {
                 if let Some(lane) = self.lanes.get_mut(key.upstream as usize) {
                     lane.absent.remove(key.event);
                 }
-                self.note_failures(key.upstream, entry, now);
+                self.note_failures(key.upstream, entry);
                 return self.revise(key, now);
             }
             Note::Due(key, _) | Note::Replayed(key, _) if self.has_order(key.upstream) => {

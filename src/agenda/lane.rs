@@ -158,6 +158,13 @@ impl Lane {
         self.bytes = 0;
     }
 
+    /// Forgets events at hand, and that they were, but for those that `is_kept` takes.
+    pub(super) fn keep(&mut self, is_kept: impl Fn(Seq) -> bool) {
+        self.queues.iter_mut().for_each(|queue| queue.retain(|event| is_kept(event.id.pos.seq)));
+        self.bytes = self.queues.iter().flatten().map(|event| weight(event)).sum();
+        self.leases.retain(|event, lease| *lease != Lease::Queued || is_kept(*event));
+    }
+
     /// Events at hand of a kind.
     pub(super) fn ready(&self, work: Work) -> usize {
         self.queues.get(work.index()).map_or(0, VecDeque::len)

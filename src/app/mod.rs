@@ -7,7 +7,7 @@ mod alerts;
 mod backup;
 mod decide;
 mod janitor;
-mod jobs;
+pub mod jobs;
 mod links;
 mod listing;
 mod notices;

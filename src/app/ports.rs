@@ -36,7 +36,7 @@ use crate::{
     log::{
         Log,
         disk::free_bytes,
-        entry::{Action, Command, Fault, Registration, Target},
+        entry::{Command, Fault, Registration, Target},
         read_event,
         sled::SledLog,
     },
@@ -159,6 +159,14 @@ impl Reads for Instance {
         let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.hashes.iter().find(|(known, _)| *known == generation).map(|(_, hash)| hash.clone())
     }
+
+    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
+        let routes = Routes::new(self.running.live.snapshot());
+        // Who asks means it, also about what is only stored.
+        let mut event = event.clone();
+        event.extras.iter_mut().for_each(|extras| extras.stored_only = false);
+        decide(&routes, &self.evaluator, &event, body).map(|decision| decision.targets)
+    }
 }
 
 impl Ports for Instance {
@@ -223,7 +231,6 @@ impl Ports for Instance {
     }
 
     fn command_at(&self, command: Command) -> Result<Seq, String> {
-        let _turn = matches!(command.action, Action::EndJob { .. }).then(|| self.waits.turn());
         let ticket = self.running.agenda.command(&command).map_err(|error| error.to_string())?;
         ticket.wait().map_err(|error| error.to_string())
     }
@@ -321,14 +328,6 @@ impl Ports for Instance {
         let mut names: Vec<Box<str>> = self.running.live.snapshot().upstreams.keys().cloned().collect();
         names.sort();
         names
-    }
-
-    fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {
-        let routes = Routes::new(self.running.live.snapshot());
-        // Who asks means it, also about what is only stored.
-        let mut event = event.clone();
-        event.extras.iter_mut().for_each(|extras| extras.stored_only = false);
-        decide(&routes, &self.evaluator, &event, body).map(|decision| decision.targets)
     }
 
     fn trial(&self, file: Option<&Path>) -> Result<Box<dyn Trial>, Vec<String>> {

@@ -212,4 +212,8 @@ impl Reads for OfflineReads {
     fn config_hash(&self, _generation: u64) -> Option<String> {
         None
     }
+
+    fn routed(&self, _event: &Event, _body: &[u8]) -> Result<Vec<Box<str>>, String> {
+        Err("the instance does not run".to_owned())
+    }
 }

@@ -140,16 +140,23 @@ impl State {
         }
         let Some(old) = self.before(key)? else { return Ok(Some(())) };
         // What was only rehearsed has no number of its own.
-        if let Some(attempt) = attempted.attempt.as_ref().filter(|attempt| attempt.number > old.attempts)
+        let counted = attempted.attempt.as_ref().filter(|attempt| attempt.number > old.attempts);
+        if let Some(attempt) = counted
             && let Some(upstream) = self.upstream_mut(key.upstream)
         {
             upstream.note_outcome(attempt.outcome, entry.time);
         }
-        // An attempt that began before a replay: it is counted, and the replay is still due.
-        let overtaken = matches!(old.state, DeliveryState::Pending | DeliveryState::Held)
-            && attempted.replays.is_some_and(|replays| replays < old.replays);
+        // An attempt that began before a replay: it is counted, and the replay is still due. Or one that was under way when
+        // its delivery was given up: it is counted, and that stays given up.
+        let overtaken = match old.state {
+            DeliveryState::Pending | DeliveryState::Held => {
+                attempted.replays.is_some_and(|replays| replays < old.replays)
+            }
+            DeliveryState::Dead => counted.is_some(),
+            _ => false,
+        };
         let status = match old.status().change(attempted.change.clone()) {
-            Ok(_) if overtaken => old.status(),
+            _ if overtaken => old.status(),
             Ok(status) => status,
             Err(impossible) => {
                 debug!(event = key.event, upstream = %attempted.upstream, %impossible, "an entry changes nothing");
@@ -346,7 +353,14 @@ impl State {
                 self.again(entry, &targets, how, note)?;
             }
             Action::ReplayStep(step) => {
-                let ReplayStep { job, targets, created, new_key, original, interval_us } = step;
+                let ReplayStep { job, from, targets, created, new_key, original, interval_us } = step;
+                if job.is_some_and(|(job, _)| self.jobs.is_void(job, from)) {
+                    debug!(
+                        seq = entry.pos.seq,
+                        "a step of a job changes nothing: the job has ended or has come further"
+                    );
+                    return Ok(Some(()));
+                }
                 let how = Again { at, new_key, original, interval_us, first: 0, created: false };
                 self.again(entry, &targets, how, note)?;
                 self.again(entry, &created, Again { first: targets.len() as u64, created: true, ..how }, note)?;

@@ -51,6 +51,13 @@ impl Jobs {
         }
     }
 
+    /// Whether a step that was looked up when everything before `from` was done comes too late: the job has ended, or this
+    /// or another step was made since. Of a job whose beginning is not known nothing can be said.
+    pub(super) fn is_void(&self, id: Seq, from: Option<Seq>) -> bool {
+        let has_gone_on = |job: &Job| job.ended.is_some() || from.is_some_and(|from| from < job.progress.next);
+        self.0.get(&id).is_some_and(has_gone_on)
+    }
+
     /// A step of a job whose beginning is not known changes nothing here.
     pub(super) fn step(&mut self, id: Seq, progress: JobProgress) {
         if let Some(job) = self.0.get_mut(&id) {

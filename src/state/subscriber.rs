@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Closed, State, UpstreamId};
+use super::{Closed, State, Upstream, UpstreamId};
 use crate::{
     clock::Timestamp,
     event::Seq,
@@ -74,6 +74,10 @@ impl State {
         match action {
             Action::PutSubscriber { written, registration, streak } => {
                 let (name, known) = (registration.upstream(), &mut self.subscribers);
+                let is_removed = self.ids.get(&*name).and_then(|id| self.upstreams.get(*id as usize)).is_some_and(gone);
+                if written == Written::SecretRotated && is_removed {
+                    return None;
+                }
                 let is_new = Arc::make_mut(known)
                     .insert(name.clone(), Subscriber { registration: *registration, seq })
                     .is_none();
@@ -93,10 +97,18 @@ impl State {
                 self.close(&upstream, Some(closed))
             }
             Action::DisableSubscriber { upstream, why, since_ms } => {
+                // One that was removed meanwhile is more than disabled.
+                if self.id(&upstream).and_then(|id| self.upstream(id)).is_some_and(gone) {
+                    return None;
+                }
                 let since = since_ms.map_or(entry.time, Timestamp::from_millis);
                 self.close(&upstream, Some(Closed { seq, since, disabled: Some(why), actor: actor.to_owned() }))
             }
-            Action::EnableSubscriber { upstream } => self.close(&upstream, None),
+            // One that was removed meanwhile stays so: what is left for it dies.
+            Action::EnableSubscriber { upstream } => {
+                let is_removed = self.id(&upstream).and_then(|id| self.upstream(id)).is_some_and(gone);
+                if is_removed { None } else { self.close(&upstream, None) }
+            }
             _ => None,
         }
     }
@@ -136,6 +148,11 @@ impl State {
         });
         registered.chain(disabled)
     }
+}
+
+/// Whether it was removed.
+fn gone(upstream: &Upstream) -> bool {
+    upstream.closed.as_ref().is_some_and(|closed| closed.disabled.is_none())
 }
 
 #[cfg(test)]
@@ -206,7 +223,13 @@ mod tests {
         log.command(put(Written::SecretRotated, "crm"));
         assert_eq!(streak(&log), Some(3));
         log.command(Action::RemoveSubscriber { upstream: "orders/crm".into() });
+        // All of these were on their way when it was removed.
+        let why = "it failed".to_owned();
+        log.command(Action::DisableSubscriber { upstream: "orders/crm".into(), why, since_ms: None });
+        log.command(Action::EnableSubscriber { upstream: "orders/crm".into() });
+        log.command(put(Written::SecretRotated, "crm"));
         assert!(rebuilt(&log).subscribed().closed["orders/crm"].disabled.is_none());
+        assert!(rebuilt(&log).subscribed().registered.is_empty());
         log.command(put(Written::Added, "crm"));
         assert_eq!(streak(&log), None);
         assert!(rebuilt(&log).subscribed().closed.is_empty());

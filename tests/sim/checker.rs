@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stagepost::{
+    clock::Timestamp,
     event::{Change, Job, Seq},
     log::{
         Entry, Kind,
@@ -12,7 +13,7 @@ use stagepost::{
     routing::Table,
 };
 
-use crate::order::Orders;
+use crate::{closing::Closing, order::Orders, replays::Jobs};
 
 /// The model's word for a delivery's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,9 @@ pub enum Is {
     Pending,
     Held,
     Dead,
-    Settled,
+    Delivered,
+    /// Settled in another way.
+    Gone,
 }
 
 /// What the model knows of a delivery.
@@ -34,6 +37,10 @@ pub struct Known {
     pub out_of_order: bool,
     /// It is dead, and those behind it of its key were let go.
     pub let_go: bool,
+    /// It waits for its first attempt, and nobody has touched it.
+    pub waits: bool,
+    /// An operator gave it up, maybe while an attempt was under way.
+    pub expired: bool,
 }
 
 pub type Key = (Seq, String);
@@ -44,7 +51,11 @@ pub struct Checker {
     /// What senders were told: event and body.
     pub acknowledged: BTreeMap<Seq, Vec<u8>>,
     pub durable: BTreeMap<Seq, Vec<u8>>,
+    /// When its entry was written.
+    pub accepted_at: BTreeMap<Seq, Timestamp>,
     pub orders: Orders,
+    pub jobs: Jobs,
+    pub closing: Closing,
     /// Another took their place.
     pub superseded: BTreeSet<Key>,
     pub planned: BTreeSet<Seq>,
@@ -59,18 +70,44 @@ pub struct Checker {
     last_first: BTreeMap<String, Seq>,
     /// Who had a first attempt in any life.
     begun: BTreeSet<Key>,
+    /// What there was to be checked, and how often: a history without it shows nothing about it.
+    pub reached: BTreeMap<&'static str, u64>,
     /// How often a delivery had been replayed when it was handed out last.
     replays_then: BTreeMap<Key, u32>,
 }
 
-const BLANK: Known =
-    Known { is: Is::Pending, attempts: 0, replays: 0, new_keys: 0, out_of_order: false, let_go: false };
+const BLANK: Known = Known {
+    is: Is::Pending,
+    attempts: 0,
+    replays: 0,
+    new_keys: 0,
+    out_of_order: false,
+    let_go: false,
+    waits: true,
+    expired: false,
+};
+
+impl Known {
+    fn replay(&mut self, new_key: bool) {
+        (self.out_of_order, self.waits, self.expired, self.let_go) = (true, false, false, false);
+        self.is = Is::Pending;
+        self.replays += 1;
+        self.new_keys += u32::from(new_key);
+    }
+}
 
 impl Checker {
+    /// Takes note of something that is to be checked.
+    pub fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
     /// The process died: nothing is in flight any more, and what was in flight may be sent again.
     pub fn crashed(&mut self) {
+        self.jobs.crashed();
         self.in_flight.clear();
         self.last_first.clear();
+        self.closing.crashed();
     }
 
     /// A durable entry, as the agenda is given it.
@@ -80,11 +117,15 @@ impl Checker {
                 let event = entry::decode_event(entry).ok_or("an accepted entry can't be decoded")?;
                 let stagepost::event::Body::Inline(body) = event.body else { return Err("not inline".into()) };
                 self.durable.insert(entry.pos.seq, body.to_vec());
+                self.accepted_at.insert(entry.pos.seq, entry.time);
                 self.orders.sources.insert(entry.pos.seq, event.source.to_string());
             }
             Kind::Planned => self.plan(entry)?,
             Kind::Attempted => self.attempted(entry)?,
-            Kind::Command => self.command(entry)?,
+            Kind::Command => {
+                self.command(entry)?;
+                self.reconsider(None);
+            }
             _ => {}
         }
         Ok(())
@@ -134,9 +175,12 @@ impl Checker {
         }
         // What began before a replay does not settle it.
         let overtaken = attempted.replays.is_some_and(|replays| replays < known.replays);
+        known.waits = false;
+        let counts = attempted.attempt.as_ref().filter(|attempt| attempt.number > known.attempts);
         if let Some(attempt) = &attempted.attempt {
             known.attempts = attempt.number;
         }
+        let late = known.is == Is::Dead && known.expired && counts.is_some();
         let diverted = match &attempted.change {
             Change::Divert(diversion) if !overtaken && matches!(known.is, Is::Pending | Is::Held) => {
                 Some((key.0, diversion.to.to_string()))
@@ -145,17 +189,35 @@ impl Checker {
         };
         known.is = match (known.is, &attempted.change) {
             (is @ (Is::Pending | Is::Held), _) if overtaken => is,
-            (Is::Pending | Is::Held, Change::Delivered | Change::Ignore | Change::Supersede(_) | Change::Divert(_)) => {
-                Is::Settled
-            }
+            // Whatever was under way then: it stays given up.
+            (Is::Dead, _) if known.expired => Is::Dead,
+            (Is::Pending | Is::Held, Change::Delivered) => Is::Delivered,
+            (Is::Pending | Is::Held, Change::Ignore | Change::Supersede(_) | Change::Divert(_)) => Is::Gone,
             (Is::Pending | Is::Held, Change::Die(_)) => Is::Dead,
             (is @ (Is::Pending | Is::Held), Change::Retry(_) | Change::Postpone(_)) => is,
             (Is::Pending | Is::Held, Change::Hold(_)) => Is::Held,
             (is, change) => return Err(format!("{key:?} is {is:?} and was attempted: {change:?}")),
         };
+        if let Some(attempt) = counts {
+            self.closing.attempted(&key.1, attempt, entry.time);
+        }
+        let ended = match &attempted.change {
+            Change::Die(reason) => matches!(reason.code, "subscriber_disabled" | "upstream_removed"),
+            _ => false,
+        };
+        if ended && !self.closing.was_closed(&key.1) {
+            return Err(format!("{key:?} dies as if its subscriber were gone"));
+        }
+        if ended {
+            self.reach("died with its subscriber");
+        }
+        if late {
+            self.reach("was given up while under way");
+        }
+        self.reconsider(Some(&key));
         if let Some(to) = diverted {
             // Once: a second diversion finds it there, whatever became of it.
-            self.deliveries.entry(to).or_insert(Known { out_of_order: true, ..BLANK });
+            self.deliveries.entry(to).or_insert(Known { out_of_order: true, waits: false, ..BLANK });
             self.superseded.insert(key);
         }
         Ok(())
@@ -172,7 +234,7 @@ impl Checker {
                 self.holds.remove(&*upstream);
             }
             Action::Hold { targets, .. } => self.each(targets.iter().map(key), |known| {
-                known.out_of_order = true;
+                (known.out_of_order, known.waits) = (true, false);
                 if known.is == Is::Pending {
                     known.is = Is::Held;
                 }
@@ -182,21 +244,48 @@ impl Checker {
                     known.is = Is::Pending;
                 }
             }),
-            Action::Replay { targets, new_key, .. } => self.each(targets.iter().map(key), |known| {
-                known.out_of_order = true;
-                known.is = Is::Pending;
-                known.let_go = false;
-                known.replays += 1;
-                known.new_keys += u32::from(new_key);
+            Action::Replay { targets, new_key, .. } => {
+                self.each(targets.iter().map(key), |known| known.replay(new_key));
+            }
+            Action::Expire { targets, .. } => self.each(targets.iter().map(key), |known| {
+                if matches!(known.is, Is::Pending | Is::Held) {
+                    (known.is, known.expired, known.waits, known.out_of_order) = (Is::Dead, true, false, true);
+                }
             }),
+            Action::Requeue { targets } => self.each(targets.iter().map(key), |known| {
+                if known.is == Is::Pending {
+                    (known.waits, known.out_of_order) = (false, true);
+                }
+            }),
+            Action::StartJob { id: None, spec, .. } => self.begins(entry.pos.seq, spec)?,
+            Action::StartJob { .. } => return Err("nothing is carried here".to_owned()),
+            Action::EndJob { job, end, why } => self.ends(job, end, why.as_deref())?,
+            Action::ReplayStep(step) => {
+                self.steps(&step)?;
+                self.reach(if self.jobs.last_was_void { "void step" } else { "step" });
+                if !self.jobs.last_was_void {
+                    for key in step.created.iter().map(key).filter(|key| !self.deleted.contains(&key.0)) {
+                        self.deliveries.entry(key).or_insert(BLANK);
+                    }
+                    let all = step.targets.iter().chain(&step.created).map(key);
+                    self.each(all, |known| known.replay(step.new_key));
+                }
+            }
             Action::LetGo { targets } => self.each(targets.iter().map(key), |known| {
                 known.let_go |= known.is == Is::Dead;
             }),
-            Action::PutSubscriber { .. }
+            action @ (Action::PutSubscriber { .. }
             | Action::RemoveSubscriber { .. }
-            | Action::RefuseSubscriber { .. }
             | Action::DisableSubscriber { .. }
-            | Action::EnableSubscriber { .. } => return Err("nobody subscribes here".to_owned()),
+            | Action::EnableSubscriber { .. }) => {
+                self.reach(match &action {
+                    Action::DisableSubscriber { .. } => "subscriber disabled",
+                    Action::EnableSubscriber { upstream } if self.closing.is_closed(upstream) => "subscriber enabled",
+                    _ => "subscriber",
+                });
+                self.closing.command(&action, &command.actor)?;
+            }
+            Action::RefuseSubscriber { .. } => return Err("nobody is refused here".to_owned()),
             // Nothing is ever in review here: no upstream of the simulation has `accept`.
             Action::Resolve { .. } => return Err("a delivery was resolved that nobody reviewed".to_owned()),
             Action::Delete { events } => {
@@ -207,10 +296,6 @@ impl Checker {
             // Whom a target's name leads to is the engine's business.
             Action::DrainTarget { .. } | Action::UndrainTarget { .. } => {}
             Action::Rehearse { .. } | Action::EndRehearsal { .. } | Action::Noted { .. } | Action::Past { .. } => {}
-            Action::StartJob { .. } | Action::EndJob { .. } => {}
-            Action::ReplayStep(_) | Action::Expire { .. } | Action::Requeue { .. } => {
-                return Err("the simulation's operators begin no jobs, expire nothing and requeue nothing".to_owned());
-            }
         }
         Ok(())
     }
@@ -255,6 +340,9 @@ impl Checker {
         if !live {
             return Err(format!("{what}: sent to an upstream that is not configured"));
         }
+        if self.closing.is_closed(&key.1) {
+            return Err(format!("{what}: sent to a subscriber that is disabled or removed"));
+        }
         if self.holds.get(&key.1).is_some_and(|until| until.is_none_or(|until| until > now)) {
             return Err(format!("{what}: sent to an upstream that is held"));
         }
@@ -297,7 +385,8 @@ impl Checker {
             return Some(format!("event {event} is not planned"));
         }
         let open = self.deliveries.iter().find(|(_, known)| matches!(known.is, Is::Pending | Is::Held));
-        open.map(|(key, known)| format!("delivery {key:?} is {:?}", known.is))
+        let open = open.map(|(key, known)| format!("delivery {key:?} is {:?}", known.is));
+        open.or_else(|| self.unfinished_job()).or_else(|| self.closing.unfinished())
     }
 
     /// At the end: everything acknowledged is stored unaltered, and what is settled has arrived.
@@ -314,7 +403,7 @@ impl Checker {
                 return Err(format!("event {event} was acknowledged and goes nowhere"));
             }
             for (key, known) in deliveries {
-                if known.is == Is::Settled
+                if matches!(known.is, Is::Delivered | Is::Gone)
                     && !self.arrived.contains_key(key)
                     && !ignored.contains(key)
                     && !self.superseded.contains(key)

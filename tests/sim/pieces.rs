@@ -12,7 +12,7 @@ use stagepost::{
         Acked,
         entry::{Accepting, Target},
     },
-    routing::{Route, Table, TableParts},
+    routing::{Route, Table, TableParts, Upstream},
     telemetry::Metrics,
 };
 use tokio::sync::oneshot;
@@ -38,6 +38,12 @@ pub enum Sabotage {
     ForgetReturned,
     /// The agenda is told that an upstream takes nothing, whatever it takes.
     CloseWindow,
+    /// A step of a job loses its last delivery.
+    LeaveOut,
+    /// Jobs are not told that live events wait.
+    OverlookLag,
+    /// The agenda is not told that subscribers may be disabled.
+    NeverDisable,
 }
 
 /// A send whose answer is awaited.
@@ -61,12 +67,18 @@ pub struct Working {
 }
 
 /// The table that the agenda is given.
-pub fn told(forget: bool, table: &Arc<Table>) -> Arc<Table> {
-    if !forget {
+pub fn told(sabotage: Sabotage, table: &Arc<Table>) -> Arc<Table> {
+    let order = |route: &Route| route.order.clone().filter(|_| sabotage != Sabotage::ForgetOrder);
+    let disable_after = |after| if sabotage == Sabotage::NeverDisable { None } else { after };
+    if !matches!(sabotage, Sabotage::ForgetOrder | Sabotage::NeverDisable) {
         return table.clone();
     }
-    let routes = table.routes.iter().map(|route| Route { order: None, ..route.clone() }).collect();
-    let (sources, upstreams) = (table.sources.clone(), table.upstreams.clone());
+    let routes = table.routes.iter().map(|route| Route { order: order(route), ..route.clone() }).collect();
+    let upstreams = table.upstreams.iter().map(|(name, upstream)| {
+        let upstream = Upstream { disable_after: disable_after(upstream.disable_after), ..(**upstream).clone() };
+        (name.clone(), Arc::new(upstream))
+    });
+    let (sources, upstreams) = (table.sources.clone(), upstreams.collect());
     let (generation, hash, limits) = (table.generation, table.hash.clone(), table.limits.clone());
     Arc::new(Table::new(TableParts { generation, hash, sources, routes, upstreams, limits }))
 }

@@ -11,11 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stagepost::{
+    clock::Timestamp,
     event::{Change, Job},
     log::{
-        Entry, Kind,
-        entry::{self, Action},
+        Entry, Kind, NewEntry,
+        entry::{self, Action, Target},
     },
+    routing::Table,
 };
 
 use crate::checker::{Checker, Is, Key};
@@ -36,6 +38,8 @@ pub struct Starving {
     due: BTreeMap<Key, u64>,
     /// What the engine has got, as far as the agenda knows.
     hands: BTreeSet<Key>,
+    /// What the agenda settles by itself: that is on its way into the log.
+    settling: BTreeSet<Key>,
     waits: BTreeMap<Key, Wait>,
 }
 
@@ -50,7 +54,7 @@ struct Wait {
 /// The world at the end of a step.
 pub struct Around<'a> {
     pub now: u64,
-    pub live: &'a [&'static str],
+    pub table: &'a Table,
     pub windows: &'a BTreeMap<String, usize>,
     /// Upstreams for which events are being read.
     pub reading: &'a BTreeSet<String>,
@@ -62,7 +66,16 @@ impl Starving {
     /// The process died.
     pub fn crashed(&mut self) {
         self.hands.clear();
+        self.settling.clear();
         self.waits.clear();
+    }
+
+    /// The agenda has written an entry of its own.
+    pub fn settles(&mut self, entry: &NewEntry) {
+        if let Some(attempted) = Some(entry).filter(|entry| entry.kind == Kind::Attempted) {
+            let attempted = entry::decode_attempted(&attempted.payload).unwrap();
+            self.settling.insert((attempted.event, attempted.upstream.to_string()));
+        }
     }
 
     /// The engine gave a job back.
@@ -85,6 +98,7 @@ impl Starving {
                 let Some(attempted) = entry::decode_attempted(&entry.payload) else { return };
                 let key = (attempted.event, attempted.upstream.to_string());
                 self.hands.remove(&key);
+                self.settling.remove(&key);
                 let replays = checker.deliveries.get(&key).map_or(0, |known| known.replays);
                 if attempted.replays.is_some_and(|then| then < replays) {
                     // The replay is still due when it is.
@@ -102,14 +116,25 @@ impl Starving {
             }
             Kind::Command => {
                 let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return };
-                // Commands of the simulation have no steady time: what they make due is due by the log's.
                 let (targets, spread) = match command.action {
                     Action::Release { targets } => (targets, 0),
+                    Action::Requeue { mut targets } => {
+                        let is = |target: &Target| {
+                            Some(checker.deliveries.get(&(target.event, target.upstream.to_string()))?.is)
+                        };
+                        targets.retain(|target| is(target) == Some(Is::Pending));
+                        (targets, 0)
+                    }
+                    Action::ReplayStep(_) if checker.jobs.last_was_void => return,
                     Action::Replay { targets, interval_us, .. } => (targets, interval_us.unwrap_or(0)),
+                    Action::ReplayStep(step) => {
+                        (step.targets.into_iter().chain(step.created).collect(), step.interval_us.unwrap_or(0))
+                    }
                     _ => return,
                 };
+                let given = entry::command_time(&entry.payload).map_or(stored, Timestamp::as_millis);
                 for (index, target) in (0..).zip(targets) {
-                    let due = stored + spread * index / 1_000 + 1;
+                    let due = given + spread * index / 1_000 + 1;
                     self.due.insert((target.event, target.upstream.to_string()), due);
                 }
             }
@@ -177,8 +202,10 @@ impl Starving {
         let is_held = checker.holds.get(&key.1).is_some_and(|until| until.is_none_or(|until| until >= around.now));
         !is_held
             && checker.planned.contains(&key.0)
-            && around.live.contains(&&*key.1)
+            && around.table.upstreams.contains_key(&*key.1)
+            && !checker.closing.is_closed(&key.1)
             && !self.hands.contains(key)
+            && !self.settling.contains(key)
             && self.due.get(key).is_none_or(|due| *due < around.now)
     }
 }

@@ -6,18 +6,49 @@ use stagepost::{
     expr::Expr,
     routing::{
         DedupeRule, KeySelector, Limits, OnDuplicate, OnFailure, OrderKey, OrderPolicy, PathPattern, Priority, Route,
-        Source, Table, TableParts, Target, Upstream,
+        Source, Subscriber, Table, TableParts, Target, Upstream,
     },
+    state::Subscribed,
 };
 
-/// Where events come from. From the fourth on their routes may ask for an order.
-pub const SOURCES: [&str; 8] = ["one", "both", "asked", "block", "park", "skip", "newest", "slow"];
+/// Where events come from. From the fifth on their routes may ask for an order.
+pub const SOURCES: [&str; 9] = ["one", "both", "asked", "news", "block", "park", "skip", "newest", "slow"];
 
 /// The sources that never ask for an order or a priority.
-pub const PLAIN: usize = 3;
+pub const PLAIN: usize = 4;
 
-/// All upstreams; a table may lack some.
+/// All upstreams of configurations; a table may lack some.
 pub const UPSTREAMS: [&str; 3] = ["a", "b", "asked"];
+
+/// The topic that the source `news` publishes under.
+pub const TOPIC: &str = "news";
+
+/// Whoever may subscribe to it at run time, by the upstream that each is then.
+pub const SUBSCRIBERS: [&str; 2] = ["news/s", "news/t"];
+
+/// A subscriber that fails for so long is disabled.
+pub const DISABLE_AFTER: Duration = Duration::from_secs(45);
+
+/// All upstreams that there ever are.
+pub fn everybody() -> impl Iterator<Item = &'static str> {
+    UPSTREAMS.into_iter().chain(SUBSCRIBERS)
+}
+
+/// A configuration's table with those who subscribe at run time; nothing leads to the disabled ones.
+pub fn with_subscribers(base: &Table, known: &Subscribed) -> Arc<Table> {
+    let mut table = base.clone();
+    let on = known.registered.keys().map(|name| Subscriber {
+        topic: TOPIC.into(),
+        types: None,
+        when: None,
+        upstream: Arc::new(Upstream { disable_after: Some(DISABLE_AFTER), ..upstream(name) }),
+    });
+    table.subscribe(&on.collect::<Vec<_>>()).unwrap();
+    for (name, _) in known.closed.iter().filter(|(_, closed)| closed.disabled.is_some()) {
+        table.silence(name);
+    }
+    Arc::new(table)
+}
 
 /// What the routes of a table ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +67,7 @@ pub enum Mode {
 pub fn table(live: &[&str], generation: u64, mode: Mode) -> Arc<Table> {
     let slow = Expr::compile("[range(.n // 1)] | length > 0").unwrap();
     let mut routes = vec![route("one", &["a"]), route("both", &["a", "b"]), route("asked", &["asked"])];
+    routes.push(Route { topic: Some(TOPIC.into()), ..route("news", &["a"]) });
     // Only the pool can answer this one.
     routes.push(Route { name: "sometimes".into(), when: Some(slow.clone()), ..route("asked", &["b"]) });
     let order = |on_failure, newest| {
@@ -66,7 +98,7 @@ pub fn table(live: &[&str], generation: u64, mode: Mode) -> Arc<Table> {
         hash: String::new(),
         sources: SOURCES.iter().map(|name| source(name)).collect(),
         routes,
-        upstreams: live.iter().map(|name| ((*name).into(), upstream(name))).collect::<HashMap<_, _>>(),
+        upstreams: live.iter().map(|name| ((*name).into(), Arc::new(upstream(name)))).collect::<HashMap<_, _>>(),
         limits: Limits {
             max_connections: 10,
             handshake_timeout: Duration::from_secs(10),
@@ -104,6 +136,6 @@ fn source(name: &str) -> Arc<Source> {
     })
 }
 
-fn upstream(name: &str) -> Arc<Upstream> {
-    Arc::new(Upstream { concurrency: 4, ..Upstream::new(name, Target::Http("http://127.0.0.1:1".parse().unwrap())) })
+fn upstream(name: &str) -> Upstream {
+    Upstream { concurrency: 4, ..Upstream::new(name, Target::Http("http://127.0.0.1:1".parse().unwrap())) }
 }

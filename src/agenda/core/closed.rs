@@ -8,7 +8,7 @@ use super::{Core, attempted};
 use crate::{
     agenda::lane::Lease,
     clock::Timestamp,
-    event::{Change, Reason, Seq},
+    event::{Change, Outcome, Reason, Seq},
     log::{
         Entry,
         entry::{self, Action, Attempted},
@@ -24,21 +24,27 @@ const CLOSED_AT_ONCE: usize = 256;
 
 impl Core {
     /// An attempt of an upstream is over: if it is one failure too many, the upstream is disabled.
-    pub(super) fn note_failures(&mut self, id: UpstreamId, entry: &Entry, now: Timestamp) {
+    /// Both ends of the run are times of the log: a step of the wall clock, which the steady clock does not make, neither
+    /// disables an upstream early nor keeps it from being disabled.
+    pub(super) fn note_failures(&mut self, id: UpstreamId, entry: &Entry) {
         let Some(upstream) = self.state.upstream(id).filter(|upstream| upstream.closed.is_none()) else { return };
         let Some(streak) = upstream.streak.filter(|streak| streak.attempts >= FAILURES_MIN) else { return };
         let Some(limit) = self.table().upstreams.get(&*upstream.name).and_then(|known| known.disable_after) else {
             return;
         };
         let since = Timestamp::from_millis(streak.since_ms);
-        if now.since(since) < limit {
+        if entry.time.since(since) < limit {
             return;
         }
+        // What was put back or settled without an attempt is no failure.
+        let last = entry::decode_attempted(&entry.payload).and_then(|attempted| attempted.attempt);
+        let Some(last) = last.filter(|last| matches!(last.outcome, Outcome::Deferred | Outcome::Refused)) else {
+            return;
+        };
         let name: Box<str> = (&*upstream.name).into();
         let Some(lane) = self.lanes.get_mut(id as usize).filter(|lane| !lane.disabling) else { return };
         lane.disabling = true;
-        let last = entry::decode_attempted(&entry.payload).and_then(|attempted| attempted.attempt);
-        let last = last.and_then(|last| last.error.or_else(|| last.status.map(|status| status.to_string().into())));
+        let last = last.error.or_else(|| last.status.map(|status| status.to_string().into()));
         let last = last.unwrap_or_else(|| "no answer".into());
         let why = format!("{} attempts failed and none succeeded since {since}; the last: {last}", streak.attempts);
         tracing::warn!(upstream = &*name, why, "a subscriber is disabled");
@@ -57,7 +63,9 @@ impl Core {
             let open = upstream.waiting.iter().chain(&upstream.pending).filter(|event| !is_taken(event));
             let open: Vec<Seq> = open.take(CLOSED_AT_ONCE).collect();
             if open.is_empty() {
-                lane.clear();
+                // What has a plan that is on its way into the log keeps its place: the subscriber may be back by then.
+                let unplanned = self.state.unplanned();
+                lane.keep(|event| unplanned.contains(event));
                 continue;
             }
             let reason = match &closed.disabled {

@@ -162,3 +162,63 @@ fn whoever_composes_the_table_hears_of_subscribers_before_what_comes_after_is_pl
     assert_eq!(*composer.0.lock().unwrap(), [(0, false), (1, false), (1, true)]);
     agenda.stop();
 }
+
+#[test]
+fn how_long_a_subscriber_fails_is_told_by_one_clock_although_the_wall_clock_stepped() {
+    let mut rig = Rig::new(subscribed());
+    rig.log.accept("t");
+    // The wall clock, and with it the log, has been ahead of the steady one ever since.
+    let ahead = Duration::from_secs(10 * DAY);
+    for (seconds, expected) in [(0, false), (DAY, false), (DAY, false), (DAY, false), (DAY, false), (DAY + 60, true)] {
+        rig.now = rig.now.after(Duration::from_secs(seconds));
+        rig.log.at(rig.now.after(ahead));
+        rig.settle();
+        let jobs = rig.take();
+        rig.answer(&jobs, &Change::Retry(rig.now.after(Duration::from_secs(1))));
+        assert_eq!(disabled(&rig).is_some(), expected, "at {:?}", rig.now);
+    }
+}
+
+#[test]
+fn what_was_put_back_without_an_attempt_disables_nobody() {
+    let mut rig = Rig::new(subscribed());
+    rig.log.accept("t");
+    rig.settle();
+    for _ in 0..5 {
+        fail(&mut rig, 60);
+    }
+    rig.later(6 * DAY);
+    assert_eq!(rig.take().len(), 1);
+    let event = rig.log.all()[0].pos.seq;
+    let (upstream, change) = ("orders/a".into(), Change::Postpone(rig.now.after(Duration::from_secs(1))));
+    let put_back =
+        entry::Attempted { event, upstream, attempt: None, change, previous: None, replays: None, turn: None };
+    rig.log.put(Kind::Attempted, entry::encode_attempted(&put_back));
+    rig.settle();
+    assert_eq!(disabled(&rig), None, "nothing has failed for six days");
+    fail(&mut rig, 60);
+    assert!(disabled(&rig).is_some());
+}
+
+#[test]
+fn what_was_at_hand_for_a_removed_subscriber_is_sent_if_it_comes_back_before_the_plan_is_stored() {
+    let mut rig = Rig::new(subscribed());
+    let put = || Action::PutSubscriber { written: Written::Added, registration: registration_of("a"), streak: None };
+    rig.log.command(put());
+    rig.settle();
+    rig.core.window("orders/a", 0);
+    let event = rig.log.accept("t");
+    let entries = |rig: &Rig| rig.log.scan(rig.core.state().next, 1 << 20).unwrap();
+    let planned = rig.core.step(&entries(&rig), rig.now, &rig.table).unwrap().append;
+    assert_eq!(planned.len(), 1);
+    // The plan stands in the log after this.
+    rig.log.command(Action::RemoveSubscriber { upstream: "orders/a".into() });
+    let nothing = rig.core.step(&entries(&rig), rig.now, &rig.table).unwrap();
+    assert!(nothing.append.is_empty() && nothing.dispatch.is_empty());
+    rig.log.command(put());
+    let later = rig.log.accept("t");
+    rig.core.window("orders/a", 4);
+    let effects = rig.core.step(&entries(&rig), rig.now, &rig.table).unwrap();
+    let sent: Vec<Seq> = effects.dispatch.iter().map(|job| job.event.id.pos.seq).collect();
+    assert_eq!(sent, [event, later], "it keeps its place");
+}

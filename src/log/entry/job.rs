@@ -45,12 +45,15 @@ pub struct JobProgress {
 }
 
 /// Deliveries that are made due at once, alone or as a step of a job: the step and how far the job has come are one entry,
-/// so that no crash repeats or leaves out a step.
+/// so that no crash repeats or leaves out a step. A step of a job that has ended or has come further is void.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayStep {
     /// The job, and how far it has come with this step.
     #[serde(default)]
     pub job: Option<(Seq, JobProgress)>,
+    /// How far the job had come before: everything before this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Seq>,
     /// Deliveries that exist.
     pub targets: Vec<Target>,
     /// Deliveries that did not exist before: their first attempt is number 1.

@@ -39,6 +39,7 @@ fn with_a_step() -> (std::sync::Arc<TestLog>, Seq, Seq) {
     let job = log.command(started(None));
     log.command(Action::ReplayStep(ReplayStep {
         job: Some((job, progress(event + 1, 3))),
+        from: Some(0),
         targets: vec![target(event, "a"), target(event, "b")],
         created: vec![target(event, "c")],
         new_key: true,
@@ -125,4 +126,45 @@ fn what_is_requeued_is_due_now_and_what_is_given_up_is_dead_with_the_words_of_th
         assert_eq!(view.status, Status::Dead(Reason::with("operator", "too old")));
     }
     assert_eq!(status(&state, events[2], "a"), Some(Status::Delivered));
+}
+
+#[test]
+fn a_step_that_comes_after_the_end_of_its_job_or_twice_is_void() {
+    let (log, event, id) = with_a_step();
+    let step = |from: Option<Seq>, next: Seq| {
+        let (targets, created) = (vec![target(event, "a")], Vec::new());
+        let job = Some((id, progress(next, 4)));
+        let (new_key, original, interval_us) = (false, false, None);
+        Action::ReplayStep(ReplayStep { job, from, targets, created, new_key, original, interval_us })
+    };
+    let replays = |log: &TestLog| {
+        let state = rebuilt(log);
+        state.record(Key::new(event, state.id("a").unwrap())).unwrap().unwrap().replays
+    };
+    // Whoever gave it was not told that it was stored, and gave it again, or one like it.
+    log.command(step(Some(0), event + 1));
+    log.command(step(Some(0), event + 9));
+    assert_eq!(replays(&log), 1);
+    assert_eq!(rebuilt(&log).jobs().iter().next().unwrap().progress, progress(event + 1, 3));
+    log.command(step(Some(event + 1), event + 9));
+    assert_eq!(replays(&log), 2);
+    // It was on its way when an operator ended the job.
+    log.command(Action::EndJob { job: id, end: JobEnd::Cancelled, why: None });
+    log.command(step(Some(event + 9), event + 10));
+    assert_eq!(replays(&log), 2);
+}
+
+#[test]
+fn an_attempt_that_was_under_way_when_its_delivery_was_given_up_is_counted_and_changes_nothing_else() {
+    let log = TestLog::new();
+    let event = log.accept("s");
+    log.plan(event, &["a"]);
+    log.attempt(event, "a", 1, Change::Retry(s(9_000)));
+    log.command(Action::Expire { targets: vec![target(event, "a")], reason: Some("too old".into()) });
+    let last = log.attempt(event, "a", 2, Change::Delivered);
+    let state = rebuilt(&log);
+    let record = state.record(Key::new(event, state.id("a").unwrap())).unwrap().unwrap();
+    assert_eq!((record.state, record.attempts, record.last), (DeliveryState::Dead, 2, Some(last)));
+    let view = state.view(event, &|_| true).unwrap().deliveries.pop().unwrap().with_reason(&*log);
+    assert_eq!(view.status, Status::Dead(Reason::with("operator", "too old")));
 }
