@@ -80,13 +80,16 @@ struct Work {
     known: BTreeMap<Seq, Known>,
 }
 
+/// The deliveries of a step, with their attempts before it.
+type Made = Vec<(Seq, Box<str>, u32)>;
+
 /// What is remembered of a job between two steps; a restart forgets it.
 #[derive(Default)]
 struct Known {
     /// The upstreams of the step that something stood in the way of: it is selected anew when nothing does.
     blocked: Vec<Box<str>>,
-    /// The deliveries of the step before, with their attempts then.
-    made: Vec<(Seq, Box<str>, u32)>,
+    /// The step before.
+    made: Made,
     /// Not before this time (of the clock's own scale).
     not_before: Duration,
 }
@@ -168,7 +171,7 @@ impl Work {
     }
 
     /// Stores a step, unless the job has ended meanwhile. Gives its deliveries, with their attempts so far.
-    fn make(&self, job: &Job, step: ReplayStep) -> Result<Option<Vec<(Seq, Box<str>, u32)>>, String> {
+    fn make(&self, job: &Job, step: ReplayStep) -> Result<Option<Made>, String> {
         let _turn = self.instance.waits.turn();
         let jobs = self.instance.running.agenda.jobs().map_err(|error| error.to_string())?;
         if !jobs.iter().any(|known| known.id == job.id && known.ended.is_none()) {
@@ -231,7 +234,7 @@ impl Work {
         Ok(if waiting * 2 > known.made.len() { waiting } else { 0 })
     }
 
-    fn made(&self, step: &ReplayStep) -> Result<Vec<(Seq, Box<str>, u32)>, String> {
+    fn made(&self, step: &ReplayStep) -> Result<Made, String> {
         let targets: Vec<_> = all_of(step).collect();
         let mut made = Vec::with_capacity(targets.len());
         for some in targets.chunks(VIEWS_MAX) {
