@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 
 /// Faster than the system's on the way from the socket to the log, and smaller when idle; measured, see ARCHITECTURE.md.
+/// Without huge pages, which give nothing to one that is busy with small buffers.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Huge pages would triple the memory of an idle relay and give nothing to one that is busy with small buffers.
-    let _unsupported = rustix::thread::disable_transparent_huge_pages(true);
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "expr-worker") {
         return stagepost::expr::worker_main();
     }

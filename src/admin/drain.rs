@@ -13,8 +13,25 @@ use crate::log::entry::Action;
 /// Takes a target out, or in again. `caller` is recorded with it.
 ///
 /// # Errors
-/// [`ActError::Usage`], [`ActError::Refused`].
+/// [`ActError::Usage`], [`ActError::NotAllowed`], [`ActError::Refused`].
 pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draining, ActError> {
+    let meant = would_drain(ports, asked, caller)?;
+    if meant.changed {
+        let (upstream, target) = (meant.upstream.as_str().into(), meant.target.as_str().into());
+        let action = match asked.undo {
+            true => Action::UndrainTarget { upstream, target },
+            false => Action::DrainTarget { upstream, target, reason: asked.reason.clone() },
+        };
+        ports.command(caller.command(action)).map_err(ActError::Refused)?;
+    }
+    Ok(meant)
+}
+
+/// What that would mean now; nothing is done.
+///
+/// # Errors
+/// As for [`drain`].
+pub(super) fn would_drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draining, ActError> {
     let usage = |text: String| Err(ActError::Usage(text));
     if caller.scope.limits_sources() {
         return Err(ActError::NotAllowed("a target is for all sources: this token is limited to some".to_owned()));
@@ -42,20 +59,11 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draini
             others().map(|other| format!("{} is {}", other.url, other.state)).collect::<Vec<_>>().join(", ")
         ));
     }
-    let was_drained = target.state == "drained";
-    if was_drained == asked.undo {
-        let (upstream, target) = (name.as_str().into(), target.url.as_str().into());
-        let action = match asked.undo {
-            true => Action::UndrainTarget { upstream, target },
-            false => Action::DrainTarget { upstream, target, reason: asked.reason.clone() },
-        };
-        ports.command(caller.command(action)).map_err(ActError::Refused)?;
-    }
     Ok(Draining {
         upstream: name.clone(),
         target: target.url.clone(),
         drained: !asked.undo,
-        changed: was_drained == asked.undo,
+        changed: (target.state == "drained") == asked.undo,
         in_flight: target.in_flight,
         left: left as u64,
     })

@@ -32,7 +32,7 @@ pub fn export(
     emit: &mut dyn FnMut(ExportReply) -> ControlFlow<()>,
 ) -> Result<(), QueryError> {
     let log = reads.log();
-    let hidden = Hidden::new(if hide_credentials { reads.hidden_headers() } else { Vec::new() }, !hide_credentials);
+    let hidden = Hidden::new(reads, !hide_credentials);
     let mut walk = Forward::new(reads, wanted, 0, log.end(), true);
     while let Some(batch) = walk.batch()? {
         for note in batch.notes {
@@ -41,7 +41,7 @@ pub fn export(
             }
         }
         for met in batch.met {
-            let reply = match exported(reads, &*log, &met, &hidden, hide_credentials) {
+            let reply = match exported(reads, &*log, &met, &hidden) {
                 Ok(event) => ExportReply::Event(event),
                 Err(error) => ExportReply::Note(format!("{}: {error}", met.found.event.id)),
             };
@@ -57,8 +57,7 @@ fn exported(
     reads: &dyn Reads,
     log: &dyn Log,
     Met { found, firsts }: &Met,
-    hidden: &Hidden,
-    hide_credentials: bool,
+    hidden: &Hidden<'_>,
 ) -> Result<Exported, BodyError> {
     let event = &found.event;
     let sha256 = hex::encode(body_sha256(log, event)?);
@@ -70,9 +69,9 @@ fn exported(
             Ok(History { attempts: first.into_iter().collect(), damaged: None, delivered_at: None })
         }
     };
-    let shown = |delivery| Ok(shown_from(log, event, delivery, attempts(delivery)?, &sha256));
+    let shown = |delivery| Ok(shown_from(log, event, delivery, attempts(delivery)?, &sha256, hidden));
     let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, ReadError>>()?;
-    let body = body(reads, event, !hide_credentials)?;
+    let body = body(reads, event, hidden.reveals())?;
     let text = |(name, value): &(Box<str>, Box<str>)| (name.to_string(), value.to_string());
     Ok(Exported {
         format: EXPORT_FORMAT,

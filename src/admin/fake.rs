@@ -12,6 +12,7 @@ use super::{
     access::{Role, Scope, Token, Tokens},
     logins::LoginLimit,
     ports::{DeliveryView, EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter},
+    privacy::HiddenNames,
     wire,
 };
 pub(crate) use crate::event::{Reason, Status};
@@ -115,6 +116,7 @@ pub(crate) struct Fake {
     pub(crate) jobs: Mutex<Vec<wire::Job>>,
     pub(crate) quarantine: Option<Arc<Quarantine>>,
     metrics: Arc<crate::telemetry::Metrics>,
+    questions: super::quiet::Questions,
     /// How many were asked for.
     secrets: std::sync::atomic::AtomicU8,
     /// The state can't be read now.
@@ -276,6 +278,12 @@ impl Reads for Fake {
             deliveries: planned
                 .upstreams
                 .iter()
+                .chain(
+                    records
+                        .keys()
+                        .filter(|key| planned.upstreams.is_empty() && key.0 == planned.event)
+                        .map(|key| &key.1),
+                )
                 .map(|name| {
                     let key = (planned.event, name.clone());
                     records.get(&key).cloned().unwrap_or_else(|| delivery(name, Status::Delivered))
@@ -327,6 +335,7 @@ impl Reads for Fake {
         let expression = expression.to_owned();
         Ok(Box::new(move |_, body| match expression.as_str() {
             "error" => Err("cannot index".into()),
+            "slow" => Err(crate::expr::EvalError::TooSlow(250).to_string()),
             text => Ok(body == text.as_bytes()),
         }))
     }
@@ -336,8 +345,8 @@ impl Reads for Fake {
     fn decoded(&self, _: &Event, body: Bytes) -> Bytes {
         body
     }
-    fn hidden_headers(&self) -> Vec<HeaderName> {
-        Vec::new()
+    fn hidden_names(&self) -> HiddenNames {
+        HiddenNames { headers: vec![HeaderName::from_static("x-customer")], parameters: vec!["customer".into()] }
     }
     fn masked(&self, _: &Event, body: Bytes) -> Result<Bytes, String> {
         match &body[..] {
@@ -345,6 +354,9 @@ impl Reads for Fake {
             b"undecodable" => Err("it can't be decoded".into()),
             _ => Ok(body),
         }
+    }
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
+        (body != "sesame" && body != "undecodable").then_some(body)
     }
     fn quarantine(&self) -> Arc<Quarantine> {
         let empty = || Arc::new(Quarantine::open_for_reading(std::path::Path::new("/nowhere")));
@@ -376,6 +388,9 @@ impl Ports for Fake {
     }
     fn metered(&self) -> Arc<crate::telemetry::Metrics> {
         self.metrics.clone()
+    }
+    fn questions(&self) -> &super::quiet::Questions {
+        &self.questions
     }
     fn steady(&self) -> Timestamp {
         self.clock()

@@ -133,7 +133,7 @@ pub(super) fn find_stored(reads: &dyn Reads, id: EventId) -> Result<Event, FindE
     if view.deleted { Err(FindError::NoSuch(id)) } else { Ok(event) }
 }
 
-fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, FindError> {
+pub(super) fn carried_copy(reads: &dyn Reads, log: &dyn Log, seq: Seq) -> Result<Option<(Seq, Entry)>, FindError> {
     let Some(at) = reads.stored_at(seq).map_err(FindError::State)? else { return Ok(None) };
     Ok(Some((at, log.read(at)?)))
 }

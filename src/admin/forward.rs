@@ -11,6 +11,7 @@ use super::{
     find::{Found, Plan, carried_plan, plans},
     list::last_status,
     ports::{DeliveryView, PlannedFor, QueryError, Reads},
+    quiet::breathe,
 };
 use crate::{
     clock::Timestamp,
@@ -72,6 +73,8 @@ pub(super) struct Forward<'a> {
     attempts: bool,
     read: u64,
     at_end: bool,
+    /// Where the log ended when the walk had come past `before`: what comes later is not waited for.
+    until: Option<Seq>,
     waiting: VecDeque<Waiting>,
     /// Stretches that went from the log before the walk came to them: what counted of them was carried.
     gone: Vec<(Seq, Seq)>,
@@ -93,6 +96,7 @@ impl<'a> Forward<'a> {
             attempts,
             read: 0,
             at_end: false,
+            until: None,
             waiting: VecDeque::new(),
             gone: Vec::new(),
             notes: Vec::new(),
@@ -131,6 +135,11 @@ impl<'a> Forward<'a> {
     }
 
     fn scan(&mut self) -> Result<(), QueryError> {
+        let is_past = self.next >= self.before && self.next >= *self.until.get_or_insert_with(|| self.log.end());
+        if is_past || breathe(&*self.log).is_break() {
+            self.at_end = true;
+            return Ok(());
+        }
         let entries = match self.log.scan(self.next, SCAN_BYTES) {
             Err(ReadError::Damaged { file, first, last }) if last >= self.next => {
                 self.next = last.saturating_add(1);
@@ -302,6 +311,21 @@ mod tests {
         assert_eq!(all.last(), Some(&ids[0]));
         assert!(!all.contains(&ids[2]) && !all.contains(&ids[5]) && all.contains(&ids[7]));
         assert_eq!(notes.len(), 1);
+    }
+
+    #[test]
+    fn the_walk_ends_where_the_log_ended_when_the_last_event_was_met() {
+        let fake = Fake::default();
+        let id = fake.accept("a", b"x");
+        let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+        let mut walk = Forward::new(&fake, &wanted, 0, fake.log().end(), true);
+        let (mut met, mut rounds) = (Vec::new(), 0);
+        while let Some(batch) = walk.batch().unwrap() {
+            met.extend(batch.met.into_iter().map(|met| met.found.event.id));
+            fake.accept("a", b"later");
+            rounds += 1;
+        }
+        assert_eq!((met, rounds), (vec![id], 1));
     }
 
     #[test]

@@ -6,17 +6,19 @@
 //! stand.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
 };
 
 use super::{
     filter::{Compiled, recorded},
-    find::{Found, Plan, carried_plan, planned_after, plans},
+    find::{Found, Plan, carried_copy, carried_plan, planned_after, plans},
     ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
+    quiet::breathe,
 };
 use crate::{
-    event::{DeliveryState, Event, Seq},
+    event::{DeliveryState, Event, EventId, Seq},
+    expr::is_too_slow,
     log::{
         Kind, Log, ReadError,
         entry::{self, Entry},
@@ -37,11 +39,17 @@ const PAGE_ENTRIES_MAX: usize = 1_000_000;
 /// Events in a state that keeps records that are remembered for one listing; with more of them the whole log is gone through.
 const RECORDED_MAX: usize = 1_000_000;
 
-/// Records asked for at once.
-const RECORDS_AT_ONCE: usize = 10_000;
+/// Records asked for at once: of each upstream, on the agenda's thread.
+const RECORDS_AT_ONCE: usize = 1_000;
+
+/// So many events whose expression runs for too long end a listing: the rest would take as long.
+const SLOW_MAX: u32 = 20;
 
 /// Read at once when following.
 const FOLLOW_BYTES: usize = 1024 * 1024;
+
+/// Read at once behind an event that is asked for by its id: its plan stands there, and often the next event.
+const NEAR_BYTES: usize = 64 * 1024;
 
 /// What a listing gives.
 #[derive(Debug)]
@@ -102,6 +110,9 @@ fn back(
             // Late enough for its plan.
             end = end.min(next.saturating_add(1 + TRAIL_ENTRIES));
         }
+        if breathe(&*log).is_break() {
+            return Ok(None);
+        }
         let entries = match log.scan_back(end) {
             Err(ReadError::Damaged { file, first, last }) if first < end => {
                 end = first;
@@ -151,7 +162,8 @@ fn back(
     }
 }
 
-/// Shows the events from `from` on that are meant, oldest first, as far as the log reaches now; gives where to go on.
+/// Shows the events from `from` on that are meant, oldest first, until what stands at `until` or later is reached; gives
+/// where to go on.
 ///
 /// # Errors
 /// What can't be stepped over.
@@ -159,12 +171,16 @@ pub fn follow_once(
     reads: &dyn Reads,
     wanted: &Compiled,
     from: Seq,
+    until: Seq,
     emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
 ) -> Result<Seq, QueryError> {
     let log = reads.log();
     let mut walk = Walk::new(reads, wanted, &*log, None);
     let mut next = from;
     loop {
+        if next >= until || breathe(&*log).is_break() {
+            return Ok(next);
+        }
         let entries = match log.scan(next, FOLLOW_BYTES) {
             Err(ReadError::Damaged { file, first, last }) if last >= next => {
                 next = last.saturating_add(1);
@@ -185,6 +201,51 @@ pub fn follow_once(
     }
 }
 
+/// Shows these events as they are now, oldest first, if they are stored and meant. What stands in a damaged place is left out.
+///
+/// # Errors
+/// What can't be stepped over.
+pub(super) fn these(
+    reads: &dyn Reads,
+    wanted: &Compiled,
+    ids: &[EventId],
+    emit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), QueryError> {
+    let log = reads.log();
+    let mut walk = Walk::new(reads, wanted, &*log, None);
+    let asked: BTreeMap<Seq, EventId> = ids.iter().map(|id| (id.pos.seq, *id)).collect();
+    let mut found: BTreeMap<Seq, (Seq, Event)> = BTreeMap::new();
+    let mut next = 0;
+    for seq in asked.keys() {
+        if found.contains_key(seq) && walk.plans.contains_key(seq) {
+            continue;
+        }
+        let entries = match log.scan(next.max(*seq), NEAR_BYTES) {
+            Err(ReadError::Damaged { .. }) => continue,
+            read => read?,
+        };
+        let Some(last) = entries.last() else { continue };
+        next = last.pos.seq.saturating_add(1);
+        walk.plans.extend(entries.iter().flat_map(plans).filter(|(event, _)| asked.contains_key(event)));
+        let accepted =
+            entries.iter().filter(|entry| entry.kind == Kind::Accepted && asked.contains_key(&entry.pos.seq));
+        found.extend(accepted.filter_map(|entry| Some((entry.pos.seq, (entry.pos.seq, entry::decode_event(entry)?)))));
+    }
+    for seq in asked.keys().filter(|seq| !found.contains_key(seq)).copied().collect::<Vec<_>>() {
+        let Some((at, entry)) = carried_copy(reads, &*log, seq).ok().flatten() else { continue };
+        walk.plans.extend(carried_plan(&entry).map(|plan| (seq, plan)));
+        found.extend(entry::decode_event(&entry).map(|event| (seq, (at, event))));
+    }
+    let meant = |event: &Event| asked.get(&event.id.pos.seq) == Some(&event.id) && wanted.takes_event(event);
+    let events = found.into_values().filter(|(_, event)| meant(event));
+    let events = events.map(|(at, event)| {
+        let plan = walk.plans.remove(&event.id.pos.seq);
+        (at, event, plan)
+    });
+    let events: Vec<_> = events.collect();
+    walk.show(events, emit).map(|_| ())
+}
+
 /// The newest answer status of each delivery of an event.
 type Statuses = Vec<(Box<str>, Option<u16>)>;
 
@@ -196,6 +257,8 @@ struct Walk<'a> {
     plans: HashMap<Seq, Plan>,
     /// Newest answer statuses of deliveries, kept only if they are asked for.
     statuses: HashMap<Seq, Statuses>,
+    /// Events whose expression ran for too long.
+    slow: u32,
     /// No others can be meant.
     only: Option<BTreeSet<Seq>>,
 }
@@ -222,7 +285,7 @@ fn only_these(reads: &dyn Reads, wanted: &Compiled) -> Result<Option<BTreeSet<Se
 
 impl<'a> Walk<'a> {
     fn new(reads: &'a dyn Reads, wanted: &'a Compiled, log: &'a dyn Log, only: Option<BTreeSet<Seq>>) -> Self {
-        Self { reads, wanted, log, plans: HashMap::new(), statuses: HashMap::new(), only }
+        Self { reads, wanted, log, plans: HashMap::new(), statuses: HashMap::new(), slow: 0, only }
     }
 
     /// Whether an event can be meant at all.
@@ -300,8 +363,11 @@ impl<'a> Walk<'a> {
                 if plan.is_none() && view.planned && !view.deleted && !event.method.is_safe() {
                     (plan, view) = self.planned_far_away(&event, view)?;
                 }
-                if self.show_one(stored_at, event, plan, view, emit).is_break() {
+                if breathe(self.log).is_break() || self.show_one(stored_at, event, plan, view, emit).is_break() {
                     return Ok(ControlFlow::Break(()));
+                }
+                if self.slow >= SLOW_MAX {
+                    return Err(QueryError::TooSlow(SLOW_MAX));
                 }
             }
         }
@@ -312,6 +378,9 @@ impl<'a> Walk<'a> {
     fn may_be_meant(&mut self, event: &Event) -> bool {
         if !self.wanted.asks_text_only() {
             return true;
+        }
+        if breathe(self.log).is_break() {
+            return false;
         }
         let body = || read_body(self.log, event).map_err(|error| error.to_string());
         let may_be = self.wanted.takes_content(event, &body, self.reads).unwrap_or(true);
@@ -346,7 +415,10 @@ impl<'a> Walk<'a> {
         match self.meant(&found, &statuses) {
             Ok(false) => ControlFlow::Continue(()),
             Ok(true) => emit(Item::Event(Box::new(found))),
-            Err(note) => emit(Item::Note(format!("{}: {note}", found.event.id))),
+            Err(note) => {
+                self.slow += u32::from(is_too_slow(&note));
+                emit(Item::Note(format!("{}: {note}", found.event.id)))
+            }
         }
     }
 
@@ -375,7 +447,7 @@ pub(super) fn last_status(log: &dyn Log, delivery: &DeliveryView) -> Option<u16>
 #[cfg(test)]
 mod tests {
     use super::{super::fake::*, *};
-    use crate::{admin::wire::Filters, event::EventId};
+    use crate::admin::wire::Filters;
 
     fn ids(fake: &Fake, change: impl FnOnce(&mut Filters)) -> Vec<String> {
         let mut filters = Filters::default();
@@ -503,6 +575,40 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_that_runs_for_too_long_each_time_ends_the_listing() {
+        let (fake, _) = filled(50);
+        let mut seen = 0;
+        let mut listed = |expression: &str| {
+            seen = 0;
+            let filters = Filters { expression: Some(expression.into()), ..Filters::default() };
+            let ended = newest(&fake, &Compiled::new(filters, &fake).unwrap(), Seq::MAX, &mut |_| {
+                seen += 1;
+                ControlFlow::Continue(())
+            });
+            (ended.map_err(|error| error.to_string()), seen)
+        };
+        let (ended, seen) = listed("slow");
+        assert!(ended.unwrap_err().contains("too long on 20 events"));
+        assert_eq!(seen, 20);
+        assert_eq!(listed("error"), (Ok(()), 50), "others may be of another form");
+    }
+
+    #[test]
+    fn following_ends_where_the_log_ended_when_it_began() {
+        let fake = Fake::default();
+        let first = fake.accept("stripe", b"{}");
+        let end = fake.log().end();
+        let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+        let mut count = 0;
+        let next = follow_once(&fake, &wanted, first.pos.seq, end, &mut |_| {
+            count += 1;
+            fake.accept("stripe", b"{}");
+            ControlFlow::Continue(())
+        });
+        assert_eq!((next.unwrap(), count), (end, 1));
+    }
+
+    #[test]
     fn following_goes_on_where_it_stopped() {
         let (fake, _) = filled(2);
         let wanted = Compiled::new(Filters::default(), &fake).unwrap();
@@ -511,9 +617,35 @@ mod tests {
             count += 1;
             ControlFlow::Continue(())
         };
-        let next = follow_once(&fake, &wanted, 0, &mut emit).unwrap();
+        let next = follow_once(&fake, &wanted, 0, Seq::MAX, &mut emit).unwrap();
         fake.accept("stripe", b"{}");
-        let after = follow_once(&fake, &wanted, next, &mut emit).unwrap();
+        let after = follow_once(&fake, &wanted, next, Seq::MAX, &mut emit).unwrap();
         assert_eq!((count, after > next), (3, true));
+    }
+
+    #[test]
+    fn events_that_are_asked_for_are_shown_as_they_are_now_wherever_they_stand() {
+        let (fake, all) = filled(9);
+        let (lone, gone) = (fake.accept("even", b"lone"), fake.accept("even", b"gone"));
+        fake.carry(all[1], &["billing"]);
+        fake.delete(gone);
+        fake.set(all[4], delivery("billing", Status::Held(Reason::new("operator"))));
+        fake.damage(all[8].pos.seq);
+        let shown = |ids: &[EventId]| {
+            let wanted = Compiled::new(Filters::default(), &fake).unwrap();
+            let mut shown = Vec::new();
+            these(&fake, &wanted, ids, &mut |item| {
+                let Item::Event(found) = item else { panic!("{item:?}") };
+                shown.push((found.event.id, found.state().as_str()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+            shown
+        };
+        let expected = [(all[0], "delivered"), (all[1], "delivered"), (all[4], "held"), (lone, "pending")];
+        assert_eq!(shown(&[lone, all[4], gone, all[0], all[8], all[1]]), expected);
+        // An id is more than its number.
+        let other = EventId { time: fake.clock().before(std::time::Duration::from_secs(1)), ..all[0] };
+        assert_eq!(shown(&[other]), []);
     }
 }

@@ -55,10 +55,11 @@ pub use ports::{
     Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, QueueCount, Reads, RouteFilter, Trial,
     VIEWS_MAX,
 };
-pub use privacy::{BodyError, Hidden, body};
+pub use privacy::{BodyError, Hidden, HiddenNames, body};
 #[cfg(test)]
 pub(crate) use quarantine::tests as quarantine_tests;
 pub use quarantine::{KeptBodyError, QUARANTINED, Wanted, kept_listed, quarantined_body, quarantined_show};
+pub use quiet::Questions;
 pub use reload::reload_by_signal;
 pub use show::show;
 pub use socket::{SocketError, bind, user_name};

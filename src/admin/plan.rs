@@ -10,6 +10,7 @@ use super::{
     find::Found,
     list::{Item, newest},
     ports::{Compared, Ports, Trial},
+    privacy::Hidden,
     wire::{Difference, PlanAsk, PlanEvent, PlanReply, PlanSummary},
 };
 use crate::{event::Seq, log::read_body};
@@ -67,7 +68,7 @@ fn one(
         Ok(body) => body,
         Err(error) => return emit(PlanReply::Note(format!("{}: {error}", event.id))),
     };
-    let Compared { differences, unverified } = match trial.compare(event, &body) {
+    let Compared { mut differences, unverified } = match trial.compare(event, &body) {
         Ok(compared) => compared,
         Err(why) => return emit(PlanReply::Note(format!("{}: {why}", event.id))),
     };
@@ -75,12 +76,31 @@ fn one(
     if differences.is_empty() {
         return ControlFlow::Continue(());
     }
+    let hidden = Hidden::new(ports, false);
+    differences.iter_mut().for_each(|difference| hide(&hidden, difference));
     emit(PlanReply::Event(PlanEvent {
         id: event.id.to_string(),
         source: event.source.to_string(),
         received_at: event.received_at,
         differences,
     }))
+}
+
+/// What is hidden when the request is shown is hidden in what would be sent.
+fn hide(hidden: &Hidden<'_>, difference: &mut Difference) {
+    match difference {
+        Difference::Target { before, after, .. } => {
+            for url in [before, after] {
+                *url = hidden.sent(url);
+            }
+        }
+        Difference::Body { before, after, .. } => {
+            for body in [before, after] {
+                *body = hidden.beginning(body.bytes().into_owned().into());
+            }
+        }
+        _ => {}
+    }
 }
 
 fn count(summary: &mut PlanSummary, differences: &[Difference], unverified: bool) {

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::HeaderName;
-
 use super::{
     access::{Scope, Tokens, WHOLE},
+    privacy::HiddenNames,
+    quiet::Questions,
     wire,
 };
 use crate::{
@@ -27,6 +26,7 @@ use crate::{
     state::Subscribed,
     telemetry::Metrics,
 };
+use bytes::Bytes;
 
 /// The most events in one question for their states.
 pub const VIEWS_MAX: usize = 500;
@@ -40,6 +40,11 @@ pub enum QueryError {
     /// The state of deliveries can't be read.
     #[error("the state of deliveries can't be read: {0}")]
     State(String),
+    /// The expression ran for too long on so many events.
+    #[error(
+        "the expression ran for too long on {0} events: narrow the search by source, type or time, or write it shorter"
+    )]
+    TooSlow(u32),
 }
 
 /// Whether an expression or a route takes an event with this body (as received).
@@ -174,14 +179,18 @@ pub trait Reads: Send + Sync {
     /// The body without its `Content-Encoding`, for searching; as it is if it can't be decoded within the limits.
     fn decoded(&self, event: &Event, body: Bytes) -> Bytes;
 
-    /// Header names, lower case, that are hidden besides the built-in list.
-    fn hidden_headers(&self) -> Vec<HeaderName>;
+    /// What is hidden besides the built-in lists.
+    fn hidden_names(&self) -> HiddenNames;
 
     /// A body without what the configuration hides in bodies.
     ///
     /// # Errors
     /// It can't be decoded, in words: what is in it is not known.
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String>;
+
+    /// A text without headers, or its beginning, without what the configuration hides in bodies. None: something is
+    /// hidden, and it can't be told what that is here, since it is no JSON or was cut.
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes>;
 
     /// The refused requests that are kept.
     fn quarantine(&self) -> Arc<Quarantine>;
@@ -228,6 +237,9 @@ pub trait Ports: Reads + 'static {
 
     /// Where requests are counted. Never blocks.
     fn metered(&self) -> Arc<Metrics>;
+
+    /// The questions that are being answered. Never blocks.
+    fn questions(&self) -> &Questions;
 
     /// Steady time. Never blocks.
     fn steady(&self) -> Timestamp;

@@ -154,7 +154,9 @@ pub(super) fn kept_listed_before(
 pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<wire::Show, KeptError> {
     let kept = read(reads, id)?;
     let event = &kept.event;
-    let (headers, hidden) = Hidden::new(reads.hidden_headers(), reveal).headers(&event.headers);
+    let hides = Hidden::new(reads, reveal);
+    let (headers, mut hidden) = hides.headers(&event.headers);
+    let query = event.query.as_deref().map(|query| hides.query(query, &mut hidden).into_owned());
     let line = line(&kept);
     Ok(wire::Show {
         event: wire::Line {
@@ -175,7 +177,7 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
             violation: None,
             tags: Vec::new(),
         },
-        query: event.query.as_deref().map(str::to_owned),
+        query,
         headers,
         client: line.client,
         verification: wire::Verification {
@@ -270,25 +272,33 @@ pub(super) fn recheck(
 ) {
     let purpose = if admit { Purpose::Admit } else { Purpose::Recheck };
     let quarantine = ports.quarantine();
-    let _no_other_admits = admit.then(|| quarantine.one_admits());
     let mut admitted = 0_u64;
     selected.each(ports, &mut |picked| match picked {
         Picked::Missing(id) => emit(QuarantineReply::Missing(id)),
         Picked::Note(_, note) => emit(QuarantineReply::Note(note)),
         Picked::Kept(kept) => {
+            // Not for longer than this one: whoever reads the answer may be slow.
+            let no_other_admits = admit.then(|| quarantine.one_admits());
+            if admit && matches!(quarantine.read(kept.event.id), Err(KeptError::NoSuch(_))) {
+                return emit(QuarantineReply::Missing(kept.event.id.to_string()));
+            }
             let judgement = match ports.judge(&kept.event, purpose) {
                 Ok(judgement) => judgement,
                 Err(error) => {
+                    drop(no_other_admits);
                     let _ended = emit(QuarantineReply::Failed(error));
                     return ControlFlow::Break(());
                 }
             };
+            let mut stays = None;
             if matches!(judgement, Judgement::Admitted(_) | Judgement::Duplicate(_)) {
                 admitted += 1;
-                if let Err(error) = quarantine.remove(&[kept.event.id]) {
-                    let note = format!("{}: it is in the log, but stays in quarantine as well: {error}", kept.event.id);
-                    emit(QuarantineReply::Note(note))?;
-                }
+                stays = quarantine.remove(&[kept.event.id]).err();
+            }
+            drop(no_other_admits);
+            if let Some(error) = stays {
+                let note = format!("{}: it is in the log, but stays in quarantine as well: {error}", kept.event.id);
+                emit(QuarantineReply::Note(note))?;
             }
             emit(QuarantineReply::Judged(rechecked(&kept, judgement)))
         }

@@ -16,6 +16,8 @@ use super::{
     access::{Caller, Role, Scope, Tokens},
     find::find,
     ports::{EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Trial},
+    privacy::HiddenNames,
+    quiet::Questions,
     wire,
 };
 use crate::{
@@ -122,12 +124,16 @@ impl Reads for Scoped {
         self.ports.decoded(event, body)
     }
 
-    fn hidden_headers(&self) -> Vec<http::HeaderName> {
-        self.ports.hidden_headers()
+    fn hidden_names(&self) -> HiddenNames {
+        self.ports.hidden_names()
     }
 
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
         self.ports.masked(event, body)
+    }
+
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
+        self.ports.masked_beginning(body)
     }
 
     fn quarantine(&self) -> Arc<Quarantine> {
@@ -150,6 +156,10 @@ impl Ports for Scoped {
 
     fn metered(&self) -> Arc<Metrics> {
         self.ports.metered()
+    }
+
+    fn questions(&self) -> &Questions {
+        self.ports.questions()
     }
 
     fn steady(&self) -> Timestamp {

@@ -22,9 +22,9 @@ use crate::{
 pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show, ReadError> {
     let (log, event) = (reads.log(), &found.event);
     let sha256 = hex::encode(body_sha256(&*log, event)?);
-    let shown = |delivery| shown(&*log, found, delivery, &sha256);
+    let hidden = Hidden::new(reads, reveal);
+    let shown = |delivery| shown(&*log, found, delivery, &sha256, &hidden);
     let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, _>>()?;
-    let hidden = Hidden::new(reads.hidden_headers(), reveal);
     let answered = answered(&*log, event)?.to_owned();
     Ok(account(reads, found, head(found, sha256.clone(), deliveries), &hidden, Some(answered)))
 }
@@ -34,15 +34,16 @@ pub(super) fn account(
     reads: &dyn Reads,
     found: &Found,
     line: wire::Line<wire::ShownDelivery>,
-    hidden: &Hidden,
+    hidden: &Hidden<'_>,
     answered: Option<String>,
 ) -> wire::Show {
     let event = &found.event;
-    let (headers, hidden) = hidden.headers(&event.headers);
+    let (headers, mut names) = hidden.headers(&event.headers);
+    let query = event.query.as_deref().map(|query| hidden.query(query, &mut names).into_owned());
     let unverified = &*event.verification.scheme == "none";
     wire::Show {
         event: line,
-        query: event.query.as_deref().map(str::to_owned),
+        query,
         headers,
         client: event.client.to_string(),
         verification: wire::Verification {
@@ -60,7 +61,7 @@ pub(super) fn account(
         config: reads.config_hash(event.config_generation),
         scheme: event.scheme.as_str().to_owned(),
         planned: found.plan.is_some(),
-        hidden,
+        hidden: names,
     }
 }
 
@@ -85,10 +86,11 @@ fn shown(
     found: &Found,
     delivery: &DeliveryView,
     own_sha256: &str,
+    hidden: &Hidden<'_>,
 ) -> Result<wire::ShownDelivery, ReadError> {
     let history = history(log, found.event.id.pos.seq, found.stored_at, delivery)?;
     let published = history.delivered_at.and_then(|seq| published(log, seq, found.event.id));
-    let shown = shown_from(log, &found.event, delivery, history, own_sha256);
+    let shown = shown_from(log, &found.event, delivery, history, own_sha256, hidden);
     Ok(wire::ShownDelivery { published: published.map(|id| id.to_string()), ..shown })
 }
 
@@ -99,6 +101,7 @@ pub(super) fn shown_from(
     delivery: &DeliveryView,
     history: History,
     own_sha256: &str,
+    hidden: &Hidden<'_>,
 ) -> wire::ShownDelivery {
     let attempts = history.attempts.into_iter().filter_map(|attempted| attempted.attempt);
     wire::ShownDelivery {
@@ -109,7 +112,7 @@ pub(super) fn shown_from(
         in_flight: delivery.in_flight,
         waits_for: delivery.waits_for.map(|event| event.to_string()),
         attempts_total: delivery.attempts,
-        attempts: attempts.map(|attempt| tried(attempt, own_sha256)).collect(),
+        attempts: attempts.map(|attempt| tried(attempt, own_sha256, hidden)).collect(),
         damaged: history.damaged,
         published: None,
     }
@@ -124,7 +127,7 @@ fn published(log: &dyn Log, settled_at: Seq, parent: EventId) -> Option<EventId>
     (named == Some(parent.to_string().as_str())).then_some(event.id)
 }
 
-fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {
+fn tried(attempt: Attempt, own_sha256: &str, hidden: &Hidden<'_>) -> wire::Attempt {
     wire::Attempt {
         number: attempt.number,
         at: attempt.at,
@@ -132,9 +135,9 @@ fn tried(attempt: Attempt, own_sha256: &str) -> wire::Attempt {
         status: attempt.status,
         error: attempt.error.map(Into::into),
         latency_ms: attempt.latency_ms,
-        excerpt: wire::Text::new(&attempt.excerpt),
+        excerpt: hidden.beginning(attempt.excerpt),
         sent: wire::Sent {
-            url: attempt.sent.url.into(),
+            url: hidden.sent(&attempt.sent.url),
             sha256: attempt.sent.sha256.map_or_else(|| own_sha256.to_owned(), hex::encode),
             signed: attempt
                 .sent

@@ -149,7 +149,7 @@ pub struct Show {
     pub scheme: String,
     /// Routing has decided where it goes.
     pub planned: bool,
-    /// Headers whose values are not shown.
+    /// Headers, and with a question mark parameters of the query, whose values are not shown.
     pub hidden: Vec<String>,
 }
 

@@ -77,6 +77,9 @@ struct Offered {
     answer: oneshot::Receiver<Acked>,
 }
 
+/// What died, of which entry and when (wall time).
+type Deaths = VecDeque<(Key, Seq, Timestamp)>;
+
 /// Everything the thread works with.
 pub(super) struct Run {
     shared: Arc<Shared>,
@@ -135,8 +138,8 @@ fn catch_up(
     state: &mut State,
     died_from: Seq,
     died_since: Timestamp,
-) -> Result<Option<VecDeque<(Key, Seq, Timestamp)>>, StateError> {
-    let (from, mut died) = (state.next, VecDeque::new());
+) -> Result<Option<Deaths>, StateError> {
+    let (from, mut died) = (state.next, Deaths::new());
     loop {
         let mut tell = |entry: &Entry, note| {
             if let Note::Died(key, seq) = note
@@ -384,8 +387,7 @@ impl Work {
     /// Tells whoever collects spans how long it took until it was known where an event goes.
     fn trace(&self, event: &Event) {
         let deps = &self.shared.deps;
-        let traceparent = event.headers.get("traceparent").map(http::HeaderValue::as_bytes);
-        let Some(standing) = deps.metrics.traces.standing(Some(event.id), traceparent) else { return };
+        let Some(standing) = deps.metrics.traces.standing_of(event) else { return };
         let now = deps.clock.now();
         let (end_ms, began) = (now.as_millis(), now.since(event.id.time));
         let stretch = Stretch { end_ms, began, ended: Duration::ZERO };

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     baseline::Counts,
     notice::{Alert, News, Notice},
+    outbox::{Outbox, Taken, Told},
     rules::{Rule, Settings, Severity},
     watch::{Level, PartWatch, SourceWatch, SpaceWatch, UpstreamWatch, counted},
 };
@@ -94,11 +95,13 @@ pub struct Saved {
     standing: Vec<Standing>,
     upstreams: BTreeMap<Box<str>, UpstreamWatch>,
     sources: BTreeMap<Box<str>, SourceWatch>,
+    outbox: Outbox,
 }
 
-/// The rules, what they have learned, and what stands.
+/// The rules, what they have learned, what stands, and what is to be told of it.
 pub struct Engine {
     settings: Settings,
+    outbox: Outbox,
     /// By index of [`Rule`].
     standing: [BTreeMap<Box<str>, Standing>; Rule::ALL.len()],
     upstreams: BTreeMap<Box<str>, UpstreamWatch>,
@@ -111,7 +114,7 @@ impl Engine {
     /// Begins with what an earlier process left. Times are steady ones.
     #[must_use]
     pub fn new(settings: Settings, saved: Saved, now: Timestamp) -> Self {
-        let Saved { at, standing, upstreams, mut sources } = saved;
+        let Saved { at, standing, upstreams, mut sources, outbox } = saved;
         let stopped = at.min(now);
         sources.values_mut().for_each(|source| source.resume(stopped, now));
         let mut by_rule: [BTreeMap<_, _>; Rule::ALL.len()] = Default::default();
@@ -122,6 +125,7 @@ impl Engine {
         }
         Self {
             settings,
+            outbox,
             standing: by_rule,
             upstreams,
             sources,
@@ -137,7 +141,7 @@ impl Engine {
 
     /// Looks at the figures of a moment.
     pub fn step(&mut self, now: Timestamp, figures: &Figures) -> Vec<Notice> {
-        let Settings { repeat, settle, rules } = &self.settings;
+        let Settings { repeat, settle, rules, .. } = &self.settings;
         let mut desk = Desk { now, repeat: *repeat, settle: *settle, standing: &mut self.standing, told: Vec::new() };
         for upstream in &figures.upstreams {
             let name = &*upstream.name;
@@ -177,6 +181,27 @@ impl Engine {
         told
     }
 
+    /// Takes what is to be told, as far as the limit goes.
+    pub fn tell(&mut self, now: Timestamp, notices: Vec<Notice>) -> Taken {
+        self.outbox.take(now, self.settings.max_per_hour, notices)
+    }
+
+    /// What is told and not published yet, oldest first.
+    #[must_use]
+    pub fn untold(&self) -> Vec<Told> {
+        self.outbox.waiting()
+    }
+
+    /// The oldest so many of it are published.
+    pub fn published(&mut self, count: usize) {
+        self.outbox.published(count);
+    }
+
+    /// There is nobody to be told.
+    pub fn tell_nobody(&mut self) {
+        self.outbox = Outbox::default();
+    }
+
     /// What stands, the worst first.
     #[must_use]
     pub fn standing(&self) -> Vec<Alert> {
@@ -201,9 +226,11 @@ impl Engine {
             standing: Vec<&'a Standing>,
             upstreams: &'a BTreeMap<Box<str>, UpstreamWatch>,
             sources: &'a BTreeMap<Box<str>, SourceWatch>,
+            outbox: &'a Outbox,
         }
         let standing = self.standing.iter().flat_map(BTreeMap::values).collect();
-        let saving = Saving { at: now, standing, upstreams: &self.upstreams, sources: &self.sources };
+        let (upstreams, sources, outbox) = (&self.upstreams, &self.sources, &self.outbox);
+        let saving = Saving { at: now, standing, upstreams, sources, outbox };
         serde_json::to_vec(&saving).ok()
     }
 }

@@ -1,5 +1,7 @@
 //! Owns what is said about an alert: the notice as an event.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::rules::{Rule, Severity, Subjects};
@@ -21,7 +23,8 @@ pub struct Alert {
 }
 
 /// What happened to an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum News {
     /// It is new.
     Raised,
@@ -47,7 +50,7 @@ impl News {
 }
 
 /// Something to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Notice {
     /// What happened.
     pub news: News,
@@ -112,6 +115,55 @@ impl Notice {
                 "node": node,
                 "to": to,
                 "text": format!("test on {node}: alerts for {to} arrive here"),
+            }
+        })
+    }
+}
+
+/// How many notices of one severity there were in an hour besides those that were told.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Withheld {
+    /// Of which severity.
+    pub severity: Severity,
+    /// How many, by rule.
+    pub rules: BTreeMap<Rule, u64>,
+    /// When the hour began.
+    pub since: Timestamp,
+    /// When it was over.
+    pub at: Timestamp,
+}
+
+impl Withheld {
+    /// The type of the event.
+    pub const TYPE: &'static str = "alert.withheld";
+
+    pub(super) fn key(&self) -> String {
+        format!("{} {} {}", Self::TYPE, self.severity.as_str(), self.since)
+    }
+
+    pub(super) fn payload(&self, node: &str) -> Value {
+        let Self { severity, rules, since, at } = self;
+        let count: u64 = rules.values().sum();
+        let severity = severity.as_str();
+        let told: Vec<String> = rules.iter().map(|(rule, count)| format!("{count} {}", rule.as_str())).collect();
+        let told = told.join(", ");
+        json!({
+            "type": Self::TYPE,
+            "timestamp": at,
+            "data": {
+                "rule": null,
+                "state": "withheld",
+                "severity": severity,
+                "subject": "",
+                "upstream": null,
+                "source": null,
+                "since": since,
+                "node": node,
+                "count": count,
+                "rules": rules,
+                "text": format!(
+                    "[{severity}] withheld on {node}: {count} more in an hour ({told}); `stagepost alerts` lists what stands"
+                ),
             }
         })
     }

@@ -134,6 +134,8 @@ pub struct Settings {
     pub repeat: Duration,
     /// For how long it must be calm before an alert is resolved.
     pub settle: Duration,
+    /// The most notices of one severity in an hour.
+    pub max_per_hour: u64,
     /// The rules.
     pub rules: Rules,
 }

@@ -21,6 +21,7 @@ fn settings() -> Settings {
     Settings {
         repeat: 4 * HOUR,
         settle: 2 * MINUTE,
+        max_per_hour: 60,
         rules: Rules {
             failures: counted(5),
             dead: Some(Counted { severity: warning, threshold: 1, window: DAY }),

@@ -1,12 +1,12 @@
 //! Owns the watch over the relay's own figures: looks every few seconds, lets the rules of `alert` judge, and publishes
 //! what they say.
 //!
-//! Promises that a notice is published once, in order, and again until the log takes it (at most [`UNTOLD_MAX`] wait);
-//! and that what stands and what was learned is in a file that is replaced whole. Deliberately absent: delivery, which
-//! is that of any event, and judging.
+//! Promises that a notice is published in order and again until the log takes it; once, also if the process dies, since
+//! what is to be told is in the file before it is published, and what was published already is a duplicate; and that what
+//! stands and what was learned is in that file, which is replaced whole. Deliberately absent: delivery, which is that of
+//! any event, judging and the limit of notices.
 
 use std::{
-    collections::VecDeque,
     fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +19,9 @@ use http::{HeaderMap, HeaderValue, header};
 use super::{ports::Instance, reload::Running};
 use crate::{
     admin::wire,
-    alert::{Engine, Figures, News, Notice, Saved, Severity, SourceFigures, Space, Subjects, TOPIC, UpstreamFigures},
+    alert::{
+        Engine, Figures, News, Notice, Saved, Severity, SourceFigures, Space, Subjects, TOPIC, Taken, UpstreamFigures,
+    },
     clock::Timestamp,
     config::{AlertSettings, StoreSettings, WhenFull},
     event::{Extras, Outcome},
@@ -31,9 +33,6 @@ use crate::{
     state::UpstreamStats,
     telemetry::{Counter, Metrics, RequestResult},
 };
-
-/// Notices that wait for the log; beyond it the oldest is given up and counted.
-const UNTOLD_MAX: usize = 256;
 
 /// What was learned is written so often, besides whenever something was told.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
@@ -61,7 +60,6 @@ struct Watch {
     engine: Engine,
     /// What the rules were last, to see that they are others.
     settings: AlertSettings,
-    untold: VecDeque<Notice>,
     saved: Timestamp,
 }
 
@@ -80,7 +78,7 @@ impl Alerts {
             }
         };
         let engine = Engine::new(settings.engine.clone(), saved, now);
-        Self { file, watch: Mutex::new(Watch { engine, settings, untold: VecDeque::new(), saved: now }) }
+        Self { file, watch: Mutex::new(Watch { engine, settings, saved: now }) }
     }
 
     /// Looks once, and tells. Blocks on the agenda and on the log. Gives when to look again.
@@ -103,29 +101,27 @@ impl Alerts {
         gauges.for_each(|(gauge, count)| gauge.set(i64::try_from(count).unwrap_or(i64::MAX)));
         told.iter().for_each(log);
         let has_news = !told.is_empty();
-        watch.untold.extend(told);
-        let goes_out = table.topic(TOPIC).is_some();
-        if !goes_out {
-            watch.untold.clear();
+        let taken = match table.topic(TOPIC) {
+            Some(_) => watch.engine.tell(now, told),
+            None => {
+                watch.engine.tell_nobody();
+                Taken::default()
+            }
+        };
+        running.metrics.alerts_dropped.add(taken.dropped);
+        running.metrics.alerts_withheld.add(taken.withheld);
+        if has_news || taken.told > 0 || now.since(watch.saved) >= SAVE_EVERY {
+            self.save(&mut watch, now);
         }
-        while watch.untold.len() > UNTOLD_MAX {
-            watch.untold.pop_front();
-            running.metrics.alerts_dropped.inc();
-        }
-        let waiting: Vec<Notice> = watch.untold.iter().cloned().collect();
+        let waiting = watch.engine.untold();
         // The log is waited for without the lock: what stands can be asked for meanwhile.
         drop(watch);
-        let published = waiting.iter().take_while(|notice| {
-            let body = notice.payload(&instance.node);
-            let sent = send(running, &table, notice.news.event_type(), body, Some(notice.key()));
+        let published = waiting.iter().take_while(|told| {
+            let sent = send(running, &table, told.event_type(), told.payload(&instance.node), Some(told.key()));
             sent.inspect_err(|error| tracing::warn!(error, "an alert can't be published yet")).is_ok()
         });
         let published = published.count();
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        watch.untold.drain(..published.min(waiting.len()));
-        if has_news || now.since(watch.saved) >= SAVE_EVERY {
-            self.save(&mut watch, now);
-        }
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner).engine.published(published);
         every
     }
 

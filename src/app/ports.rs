@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderName;
 
 use super::{
     alerts::{self, Alerts},
@@ -23,14 +22,15 @@ use super::{
 };
 use crate::{
     admin::{
-        EventView, PlannedFor, Ports, Predicate, QueueCount, Reads, RouteFilter, Tokens, Trial, jobs::shown, wire,
+        EventView, HiddenNames, PlannedFor, Ports, Predicate, Questions, QueueCount, Reads, RouteFilter, Tokens, Trial,
+        jobs::shown, wire,
     },
     agenda::{Blocked, core::key_text, plan::Routes},
     clock::Timestamp,
     config,
     delivery::TargetView,
     event::{DeliveryState, Event, Seq},
-    expr::Evaluator,
+    expr::{Evaluator, Mask},
     ingress::{Gaps, Gate, Ingress},
     jitter::secret_bytes,
     log::{
@@ -40,7 +40,7 @@ use crate::{
         sled::SledLog,
     },
     quarantine::{Judgement, Purpose, Quarantine},
-    routing::topic_of,
+    routing::{Privacy, topic_of},
     state::{Drained, Subscribed, UpstreamStats},
     telemetry::Metrics,
 };
@@ -64,6 +64,13 @@ pub(super) struct Instance {
     /// What jobs wait for.
     pub(super) waits: Waits,
     pub(super) alerts: Alerts,
+    pub(super) questions: Questions,
+}
+
+impl Instance {
+    fn privacy(&self) -> Privacy {
+        self.running.current.lock().unwrap_or_else(PoisonError::into_inner).config.privacy.clone()
+    }
 }
 
 impl Reads for Instance {
@@ -127,17 +134,16 @@ impl Reads for Instance {
         reads::decoded(event, body)
     }
 
-    fn hidden_headers(&self) -> Vec<HeaderName> {
-        let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.config.privacy.hide_headers.clone()
+    fn hidden_names(&self) -> HiddenNames {
+        reads::hidden_names(&self.privacy())
     }
 
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
-        let hide = {
-            let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
-            current.config.privacy.hide.clone()
-        };
-        reads::masked(&hide, event, body)
+        reads::masked(&self.privacy().hide, event, body)
+    }
+
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
+        Mask::apply_to_json(&self.privacy().hide, body)
     }
 
     fn quarantine(&self) -> Arc<Quarantine> {
@@ -161,6 +167,10 @@ impl Ports for Instance {
 
     fn metered(&self) -> Arc<Metrics> {
         self.running.metrics.clone()
+    }
+
+    fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     fn steady(&self) -> Timestamp {

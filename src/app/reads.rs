@@ -6,10 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderName;
 
 use crate::{
-    admin::{DeliveryView, EventView, PlannedFor, Predicate, QueueCount, Reads, RouteFilter},
+    admin::{DeliveryView, EventView, HiddenNames, PlannedFor, Predicate, QueueCount, Reads, RouteFilter},
     agenda::plan,
     clock::{Clock, Timestamp},
     config::Config,
@@ -17,7 +16,7 @@ use crate::{
     expr::{Evaluator, Expr, Mask, decode_body},
     log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
-    routing::{Route, Table},
+    routing::{Privacy, Route, Table},
     state::{self, Offline, State},
 };
 
@@ -63,6 +62,11 @@ pub(super) fn decoded(event: &Event, body: Bytes) -> Bytes {
         Ok(std::borrow::Cow::Owned(decoded)) => decoded.into(),
         _ => body,
     }
+}
+
+/// What is hidden besides the built-in lists.
+pub(super) fn hidden_names(privacy: &Privacy) -> HiddenNames {
+    HiddenNames { headers: privacy.hide_headers.clone(), parameters: privacy.hide_query.clone() }
 }
 
 /// A body without what is to be hidden in it.
@@ -182,13 +186,18 @@ impl Reads for OfflineReads {
         decoded(event, body)
     }
 
-    fn hidden_headers(&self) -> Vec<HeaderName> {
-        self.config.as_ref().map(|(config, _)| config.privacy.hide_headers.clone()).unwrap_or_default()
+    fn hidden_names(&self) -> HiddenNames {
+        self.config.as_ref().map(|(config, _)| hidden_names(&config.privacy)).unwrap_or_default()
     }
 
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
         let hide = self.config.as_ref().map_or(&[][..], |(config, _)| &config.privacy.hide);
         masked(hide, event, body)
+    }
+
+    fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
+        let hide = self.config.as_ref().map_or(&[][..], |(config, _)| &config.privacy.hide);
+        Mask::apply_to_json(hide, body)
     }
 
     fn quarantine(&self) -> Arc<Quarantine> {

@@ -244,6 +244,7 @@ impl App {
             node,
             waits: Waits::default(),
             alerts,
+            questions: admin::Questions::default(),
         });
         let mut admin = vec![tokio::spawn(admin::server::serve_socket(admin_socket, instance.clone()))];
         if let Some(address) = admin_address {
@@ -363,6 +364,7 @@ impl App {
             tracing::warn!(connections = drained.cut_off, "connections were cut off at the end of shutdown_timeout");
         }
         self.running.engine.drain(shutdown.timeout).await;
+        self.instance.questions.close().await;
         let (agenda, log, janitor, jobs) = (self.running.agenda.clone(), self.log.clone(), self.janitor, self.jobs);
         let instance = self.instance.clone();
         let _done = tokio::task::spawn_blocking(move || {

@@ -65,6 +65,7 @@ impl Alerts {
         }
         let repeat = positive(&section, "repeat", "4h");
         let settle = section.duration("settle", "2m");
+        let max_per_hour = section.count("max_per_hour", 60, 1..=10_000);
         let rules = rules(section.section("rule"));
         let named = section.named_sections("to");
         if named.len() > DESTINATIONS_MAX {
@@ -78,7 +79,7 @@ impl Alerts {
         }
         section.finish();
         let rules = if enabled { rules } else { Rules::default() };
-        let settings = AlertSettings { every, engine: Settings { repeat, settle, rules } };
+        let settings = AlertSettings { every, engine: Settings { repeat, settle, max_per_hour, rules } };
         Self { settings, destinations }
     }
 
@@ -260,6 +261,8 @@ fn filter(name: &str, section: &Section<'_>) -> (String, Vec<(&'static str, Box<
         let words: Vec<String> = words.iter().map(|word| format!(".data.{field} == {}", quoted(word))).collect();
         format!("({})", words.join(" or "))
     };
+    // What says how many were withheld is about none of them alone.
+    let or_withheld = |words: &str| format!("(.data.state == \"withheld\" or {words})");
     let mut all = vec![format!(".data.upstream != {}", quoted(&subscriber_name(TOPIC, name)))];
     if let Some(words) = section.words("rules") {
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -272,7 +275,7 @@ fn filter(name: &str, section: &Section<'_>) -> (String, Vec<(&'static str, Box<
             section.problem("rules", "is empty, so that nothing goes there; leave it out to get every rule");
         }
         section.print_words("rules", &words);
-        all.push(any("rule", &words));
+        all.push(or_withheld(&any("rule", &words)));
     }
     let least = severity(section, "severity", "info");
     let words: Vec<&str> =
@@ -291,7 +294,7 @@ fn filter(name: &str, section: &Section<'_>) -> (String, Vec<(&'static str, Box<
         }
     }
     if !either.is_empty() {
-        all.push(format!("({})", either.join(" or ")));
+        all.push(or_withheld(&either.join(" or ")));
     }
     let test = format!(".data.to == {}", quoted(name));
     (format!("{test} or (.data.to == null and {})", all.join(" and ")), about)

@@ -165,11 +165,21 @@ pub(super) fn privacy(section: Section<'_>) -> Privacy {
     let hide_headers: Vec<HeaderName> =
         words.iter().filter_map(|(word, _)| header_name(&section, "hide_headers", word)).collect();
     section.print_words("hide_headers", hide_headers.iter().map(HeaderName::as_str));
+    let words = section.words("hide_query").unwrap_or_default();
+    let hide_query: Vec<Box<str>> = words.iter().filter_map(|(word, _)| parameter_name(&section, word)).collect();
+    section.print_words("hide_query", &hide_query);
     let words = section.words("hide").unwrap_or_default();
     let hide: Vec<Mask> = words.iter().filter_map(|(word, _)| section.accept("hide", Mask::parse(word))).collect();
     section.print_words("hide", hide.iter().map(ToString::to_string));
     section.finish();
-    Privacy { hide_headers, hide }
+    Privacy { hide_headers, hide_query, hide }
+}
+
+/// The name of a parameter of a query: letters and digits tell it from others.
+fn parameter_name(section: &Section<'_>, name: &str) -> Option<Box<str>> {
+    let is_name = name.bytes().any(|byte| byte.is_ascii_alphanumeric()) && !name.contains(['=', '&', ';', '?', '%']);
+    let wrong = || format!("\"{name}\" is no name of a parameter, such as \"customer_id\"");
+    section.accept("hide_query", is_name.then(|| name.into()).ok_or_else(wrong))
 }
 
 /// A header's name, in any case.

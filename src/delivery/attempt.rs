@@ -194,8 +194,7 @@ impl Lane {
     /// Tells whoever collects spans about an attempt.
     pub(super) fn trace(&self, job: &Job, attempt: &Attempt) {
         let traces = &self.env.metrics.traces;
-        let traceparent = job.event.headers.get("traceparent").map(http::HeaderValue::as_bytes);
-        let Some(standing) = traces.standing(Some(job.event.id), traceparent) else { return };
+        let Some(standing) = traces.standing_of(&job.event) else { return };
         let latency = Duration::from_millis(attempt.latency_ms.into());
         let stretch = Stretch { end_ms: attempt.at.after(latency).as_millis(), began: latency, ended: Duration::ZERO };
         let mut attributes = vec![

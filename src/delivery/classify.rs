@@ -148,8 +148,12 @@ fn words(status: StatusCode, headers: &HeaderMap) -> Box<str> {
     if status.is_redirection()
         && let Some(location) = headers.get(header::LOCATION)
     {
+        // A query that is sent on may hold the sender's credentials.
+        let location = String::from_utf8_lossy(location.as_bytes());
+        let place = location.split_inclusive(['?', '#']).next().unwrap_or_default();
         words.push_str(", Location: ");
-        words.extend(String::from_utf8_lossy(location.as_bytes()).chars().take(LOCATION_CHARS_MAX));
+        words.extend(place.chars().take(LOCATION_CHARS_MAX));
+        words.push_str(if place.ends_with(['?', '#']) { "…" } else { "" });
     }
     words.into()
 }
@@ -243,6 +247,15 @@ mod tests {
     fn a_redirect_is_refused_and_shows_where_it_points() {
         let judged = judge(302, &[("location", "https://elsewhere/")], RULES);
         assert_eq!(judged.reason().to_string(), "redirect: 302 Found, Location: https://elsewhere/");
+    }
+
+    #[test]
+    fn what_a_redirect_says_of_a_query_is_not_repeated() {
+        for (location, expected) in [("/x?token=sesame", "/x?…"), ("/x#access_token=sesame", "/x#…"), ("/x?", "/x?…")]
+        {
+            let judged = judge(302, &[("location", location)], RULES);
+            assert_eq!(judged.reason().to_string(), format!("redirect: 302 Found, Location: {expected}"));
+        }
     }
 
     #[test]

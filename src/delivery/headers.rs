@@ -8,7 +8,7 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
-    event::{EventId, Job, RELAY, Step, TraceParent, own_trace, span_of},
+    event::{Job, RELAY, Step, TraceParent, own_trace, received_with, span_of},
     routing::HeaderEdit,
 };
 
@@ -141,13 +141,13 @@ fn add_own(job: &Job, headers: &mut HeaderMap) {
         }
     }
     headers.append(header::VIA, VIA);
-    let traceparent = trace(event.id, &job.upstream, job.number, headers.get(TRACEPARENT));
+    let traceparent = trace(job, headers.get(TRACEPARENT));
     insert(headers, TRACEPARENT, traceparent);
 }
 
 /// Lets what follows from an attempt go on with the attempt's trace.
 pub(crate) fn continue_trace(job: &Job, headers: &mut HeaderMap) {
-    insert(headers, TRACEPARENT, trace(job.event.id, &job.upstream, job.number, job.event.headers.get(TRACEPARENT)));
+    insert(headers, TRACEPARENT, trace(job, job.event.headers.get(TRACEPARENT)));
 }
 
 /// Appends a value to the list that a header is, on one line.
@@ -171,12 +171,13 @@ fn text(write: impl FnOnce(&mut String) -> std::fmt::Result) -> Option<HeaderVal
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
-/// `traceparent`: the sender's trace with a span of ours, or a trace made of the event's id. Both are the same for the same
+/// `traceparent`: the sender's trace with a span of ours, or a trace made of the id of the event or its batch. Both are the same for the same
 /// attempt, so that nothing needs to be stored.
-fn trace(id: EventId, upstream: &str, number: u32, received: Option<&HeaderValue>) -> Option<HeaderValue> {
-    let span = span_of(id, Step::Attempt { upstream, number });
+fn trace(job: &Job, received: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let span = span_of(job.event.id, Step::Attempt { upstream: &job.upstream, number: job.number });
     let parent = received.and_then(|value| TraceParent::parse(value.as_bytes()));
-    let (trace, flags) = parent.map_or((own_trace(id), 1), |parent| (parent.trace, parent.flags));
+    let (trace, flags) =
+        parent.map_or_else(|| (own_trace(received_with(&job.event)), 1), |parent| (parent.trace, parent.flags));
     text(|out| write!(out, "00-{trace:032x}-{span:016x}-{flags:02x}"))
 }
 

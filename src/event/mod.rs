@@ -14,5 +14,5 @@ pub use delivery::{Change, DeliveryState, Diversion, EventState, Impossible, Out
 pub use id::{BATCH_PARTITION, EventId, IdError, Pos, QUARANTINE, Seq};
 pub use published::{DEAD_MORE_TYPE, DEAD_TYPE, RELAY, topic_of_source, topic_source};
 pub use record::{Attempt, Body, Cached, Event, Extras, Job, Proxy, Scheme, Sent, Verification};
-pub use trace::{Step, TraceParent, own_trace, span_of};
+pub use trace::{Step, TraceParent, own_trace, received_with, span_of};
 pub use turn::{Turn, Version};

@@ -7,7 +7,7 @@ use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher13;
 
-use super::EventId;
+use super::{Event, EventId};
 
 /// A `traceparent` as it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,15 @@ pub enum Step<'a> {
     },
 }
 
-/// The trace of an event that came without one.
+/// The id that stands for the request an event came in with: of an item the batch's, else its own.
+#[must_use]
+pub fn received_with(event: &Event) -> EventId {
+    let of_item = event.extras.as_deref().filter(|extras| extras.item.is_some());
+    let batch = of_item.and_then(|extras| extras.parent.as_deref()).and_then(|parent| parent.parse().ok());
+    batch.unwrap_or(event.id)
+}
+
+/// The trace of an event, or of a batch, that came without one.
 #[must_use]
 pub fn own_trace(id: EventId) -> u128 {
     let bits = (u128::from(id.time.as_millis() & 0xFFFF_FFFF_FFFF) << 80)

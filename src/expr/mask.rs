@@ -72,6 +72,17 @@ impl Mask {
         drop(decoded);
         Ok(masked.unwrap_or(body))
     }
+
+    /// The same for a text that comes without headers. None if it is no JSON, so that it can't be told where the masks
+    /// lead in it.
+    #[must_use]
+    pub fn apply_to_json(masks: &[Self], text: Bytes) -> Option<Bytes> {
+        if masks.is_empty() || text.is_empty() {
+            return Some(text);
+        }
+        serde_json::from_slice::<&RawValue>(&text).ok()?;
+        Some(in_json(masks, &text).map_or(text, Bytes::from))
+    }
 }
 
 fn steps(text: &str) -> Option<Vec<Step>> {
@@ -251,6 +262,20 @@ mod tests {
         ] {
             assert_eq!(shown(paths, body), expected, "{paths:?}");
         }
+    }
+
+    #[test]
+    fn in_a_text_that_is_no_json_or_was_cut_nobody_knows_what_to_hide() {
+        let masks = [Mask::parse(".token").unwrap()];
+        let shown =
+            |masks: &[Mask], text: &'static str| Mask::apply_to_json(masks, Bytes::from_static(text.as_bytes()));
+        assert_eq!(shown(&masks, r#"{"token":1,"a":2}"#).unwrap(), r#"{"token":"[hidden]","a":2}"#);
+        assert_eq!(shown(&masks, r#" {"a":1} "#).unwrap(), r#" {"a":1} "#);
+        for text in [r#"{"a":{"token":1},"token":"se"#, "token=sesame", "ok"] {
+            assert_eq!(shown(&masks, text), None, "{text}");
+            assert_eq!(shown(&[], text).unwrap(), text);
+        }
+        assert_eq!(shown(&masks, "").unwrap(), "");
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Gate {
         let declared = declared_length(&head.headers, source.max_body)?;
         is_not_grpc(&head.headers)?;
 
-        progress.marks.checking = ingress.mark();
+        progress.marks.set(ingress, |steps| &mut steps.checking);
         let (path, query) = (head.uri.path(), head.uri.query());
         let about = Head { method: &head.method, path, query, headers: &head.headers };
         let mut check = match by_path {
@@ -143,7 +143,7 @@ impl Gate {
             let verified = check.finish(&[]);
             (verified.map_err(|refusal| Left::unverified(&received, received_at, refusal))?, received)
         };
-        progress.marks.checked = ingress.mark();
+        progress.marks.set(ingress, |steps| &mut steps.checked);
         let rehearsing = caller.again().is_some_and(|again| again.purpose == Purpose::Recheck);
         if rehearsing && source.schema.is_none() {
             return Ok(Taken::Rehearsed);
@@ -201,7 +201,11 @@ impl Gate {
         let input = Ask { head, body: &whole, captures: &captures, source, received_at, now, item: None };
         if source.split.is_some() || source.schema.is_some() {
             match Box::pin(self.look_into(doors, &input, &mut admitted, rehearsing)).await? {
-                Looked::Items(taken) => return Ok(taken),
+                Looked::Items(split) => {
+                    progress.marks.batch(ingress, split.batch, split.appending);
+                    return Ok(split.taken);
+                }
+                Looked::Rehearsed => return Ok(Taken::Rehearsed),
                 Looked::Whole if rehearsing => return Ok(Taken::Rehearsed),
                 Looked::Whole => {}
             }
@@ -225,12 +229,12 @@ impl Gate {
             self.prepare(policy, dedupe, looked.as_ref(), &mut admitted);
         }
         let kind = event_type.as_deref();
-        progress.marks.appending = ingress.mark();
+        progress.marks.set(ingress, |steps| &mut steps.appending);
         let stored = match &source.tenants {
             None => self.store(&input, kind, dedupe, &admitted).await?,
             Some(rule) => Box::pin(self.store_charged(doors, rule, &input, kind, dedupe, &mut admitted)).await?,
         };
-        progress.marks.appended = ingress.mark();
+        progress.marks.set(ingress, |steps| &mut steps.appended);
         match stored {
             Appended::Duplicate { first, body_differs } => match &source.wait {
                 None => Ok(self.known(doors, source, first, body_differs, admitted.is_cut())),

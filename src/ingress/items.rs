@@ -16,6 +16,7 @@ use super::{
     door::Doors,
     limits::give_back,
     reply::{Refusal, Taken},
+    traced::Mark,
 };
 use crate::{
     event::{EventId, Extras},
@@ -45,9 +46,20 @@ const UNSPLIT: &str = "unsplit";
 /// What a look into a body led to.
 pub(super) enum Looked {
     /// It was a batch: its items are stored.
-    Items(Taken),
+    Items(Box<Split>),
+    /// It would be one.
+    Rehearsed,
     /// It is to be stored as it is; what was found is among its extras.
     Whole,
+}
+
+/// A batch whose items are stored.
+pub(super) struct Split {
+    pub(super) taken: Taken,
+    /// The batch's id.
+    pub(super) batch: EventId,
+    /// When they began to be stored.
+    pub(super) appending: Mark,
 }
 
 /// What stands in a body.
@@ -92,9 +104,11 @@ impl Gate {
             Found::Items(items) => {
                 judge(doors, input, items.iter().filter_map(|item| item.violation.as_ref()), rehearsing)?;
                 if rehearsing {
-                    return Ok(Looked::Items(Taken::Rehearsed));
+                    return Ok(Looked::Rehearsed);
                 }
-                self.take_items(doors, input, admitted, items, &extras).await.map(Looked::Items)
+                self.take_items(doors, input, admitted, items, &extras)
+                    .await
+                    .map(|split| Looked::Items(Box::new(split)))
             }
             Found::Whole(violation) => {
                 judge(doors, input, violation.iter(), rehearsing)?;
@@ -117,14 +131,14 @@ impl Gate {
         admitted: &mut Admitted<'_>,
         items: Vec<Item>,
         extras: &Extras,
-    ) -> Result<Taken, Refusal> {
+    ) -> Result<Split, Refusal> {
         let ingress = &*self.ingress;
         let Some(rule) = &input.source.split else { return Err(Refusal::TooManyItems) };
         let bytes: usize = items.iter().map(|item| item.body.len()).sum();
         admitted.body.charge(2 * bytes as u64 + items.len() as u64 * header_bytes(input.head))?;
         let head = head_of_items(input.head);
-        let parent = EventId::of_batch(input.received_at, ingress.jitter.next_u64()).to_string();
-        let base = Extras { parent: Some(parent.into()), ..extras.clone() };
+        let batch = EventId::of_batch(input.received_at, ingress.jitter.next_u64());
+        let base = Extras { parent: Some(batch.to_string().into()), ..extras.clone() };
         let keys = self.item_keys(doors, input, &head, rule, &items).await?;
         let in_parts = bytes > INLINE_BATCH_BYTES;
 
@@ -134,6 +148,7 @@ impl Gate {
             gathered.items.into_iter().for_each(|item| give_back(doors, input.source, item.receipt));
             return Err(refusal);
         }
+        let appending = ingress.mark();
         ingress.log.append_all(gathered.appends);
 
         let (mut first, mut stored, mut failed) = (gathered.known, None, None);
@@ -158,7 +173,8 @@ impl Gate {
             return Err(refusal);
         }
         // A batch has at least one item, so that there is one or the other.
-        stored.or(first).ok_or(Refusal::Append(AppendError::Closed))
+        let taken = stored.or(first).ok_or(Refusal::Append(AppendError::Closed))?;
+        Ok(Split { taken, batch, appending })
     }
 
     /// Makes an append of each item that is not known yet, and charges its tenant.

@@ -1,4 +1,5 @@
-//! Owns which refused requests go into quarantine, and reading what was refused before its body came.
+//! Owns which refused requests go into quarantine, which are genuine but for their time, and reading what was refused
+//! before its body came.
 //!
 //! Promises that a request that is taken never gets here; that a body is read for this only within the rate of its
 //! client and up to `quarantine.max_body`; and that the answer is the same as without.
@@ -29,7 +30,8 @@ use crate::{
 };
 
 impl Gate {
-    /// Puts a refused request into quarantine if it is of a kind that is kept. Never waits for the disk.
+    /// Puts a refused request into quarantine if it is of a kind that is kept, and counts it if only its time is wrong.
+    /// Never waits for the disk.
     pub(super) async fn set_aside<B>(
         &self,
         doors: &Doors,
@@ -44,11 +46,20 @@ impl Gate {
     {
         let (ingress, table) = (&*self.ingress, &doors.table);
         let policy = &table.limits.quarantine;
+        let is_kept = is_kept(refusal, head, progress.source.as_ref(), table);
+        if !is_kept && !is_dated(refusal, progress.source.as_ref()) {
+            return;
+        }
         let (quarantine, now) = (&ingress.quarantine, ingress.clock.steady());
         let bounds = Bounds { max_size: policy.max_size, rate: policy.rate, total_rate: policy.total_rate };
         let (client, scheme) = caller.client(&head.headers, &table.limits.trusted_proxies);
+        let drop = |why| {
+            if is_kept {
+                quarantine.dropped(why)
+            }
+        };
         if !quarantine.takes(&client, &bounds, now) {
-            return;
+            return drop(QuarantineDrop::Rate);
         }
         let fits = |bytes: &&Bytes| bytes.len() as u64 <= policy.max_body;
         let (received_at, body) = match refusal {
@@ -57,23 +68,24 @@ impl Gate {
             }
             // `100 Continue` is for those whose path, method and length are accepted.
             Refusal::NotFound | Refusal::PathSecret if head.headers.contains_key(header::EXPECT) => {
-                return quarantine.dropped(QuarantineDrop::Unread);
+                return drop(QuarantineDrop::Unread);
             }
             _ => {
                 let received_at = ingress.clock.now();
                 (received_at, self.read_refused(table, head, body, progress, received_at).await)
             }
         };
-        let Some(body) = body else { return quarantine.dropped(QuarantineDrop::Unread) };
-        if let (Some(source), Refusal::Unverified(verify::Refusal::Stale | verify::Refusal::Future, _)) =
-            (&progress.source, refusal)
-        {
+        let Some(body) = body else { return drop(QuarantineDrop::Unread) };
+        if let Some(source) = progress.source.as_ref().filter(|source| is_dated(refusal, Some(source))) {
             let (path, query) = (head.uri.path(), head.uri.query());
             let about = Head { method: &head.method, path, query, headers: &head.headers };
             let request = Captured { head: about, body: &body, at: received_at };
             if let Some(door) = doors.door(source).filter(|_| source.verifier.is_genuine_but_for_its_time(&request)) {
                 door.metrics.stale.inc();
             }
+        }
+        if !is_kept {
+            return;
         }
         let source = progress.source.as_deref();
         let mut captures = match host(head).map(|host| table.find(host, head.uri.path())) {
@@ -145,8 +157,14 @@ impl Gate {
     }
 }
 
+/// Whether a request was refused for its time alone as far as is known, by a scheme that can tell whether it is genuine.
+fn is_dated(refusal: &Refusal, source: Option<&Arc<Source>>) -> bool {
+    matches!(refusal, Refusal::Unverified(verify::Refusal::Stale | verify::Refusal::Future, _))
+        && source.is_some_and(|source| source.verifier.is_recipe())
+}
+
 /// Whether a refusal is of a kind that is kept: somebody may have meant it well. Safe methods never become events.
-pub(super) fn is_kept(refusal: &Refusal, head: &Parts, source: Option<&Arc<Source>>, table: &Table) -> bool {
+fn is_kept(refusal: &Refusal, head: &Parts, source: Option<&Arc<Source>>, table: &Table) -> bool {
     let is_wanted = match refusal {
         // A sender that signs nothing, or twice, is none that a secret or a tolerance would make welcome.
         Refusal::Unverified(

@@ -305,9 +305,7 @@ impl Gate {
         B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        if kept::is_kept(&refusal, head, progress.source.as_ref(), &doors.table) {
-            self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
-        }
+        self.set_aside(doors, caller, head, body, &mut progress, &refusal).await;
         let close = refusal.ends_connection() || progress.leaves_much(head, body.is_end_stream());
         self.record(doors, caller, head, &progress, &refusal);
         let scheme = progress.source.as_ref().map_or("", |source| source.verifier.scheme());

@@ -14,16 +14,38 @@ use crate::{
     telemetry::{SpanText, Stretch},
 };
 
-/// A moment by the clock's own scale, in microseconds: every request has room for four of them.
+/// A moment by the clock's own scale, in microseconds.
 pub(super) type Mark = Option<NonZeroU64>;
 
-/// When the steps of a request began and ended.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Marks {
+/// When the steps of a request began and ended; nothing unless spans are wanted.
+#[derive(Default)]
+pub(super) struct Marks(Option<Box<Steps>>);
+
+#[derive(Default)]
+pub(super) struct Steps {
     pub(super) checking: Mark,
     pub(super) checked: Mark,
     pub(super) appending: Mark,
     pub(super) appended: Mark,
+    /// The batch that it was: its items stand in one trace.
+    pub(super) batch: Option<EventId>,
+}
+
+impl Marks {
+    /// Notes that a step begins or ends now.
+    pub(super) fn set(&mut self, ingress: &Ingress, step: fn(&mut Steps) -> &mut Mark) {
+        if let Some(now) = ingress.mark() {
+            *step(self.0.get_or_insert_default()) = Some(now);
+        }
+    }
+
+    /// Notes that it was a batch whose items are stored now.
+    pub(super) fn batch(&mut self, ingress: &Ingress, batch: EventId, appending: Mark) {
+        self.set(ingress, |steps| &mut steps.appended);
+        if let Some(steps) = &mut self.0 {
+            (steps.batch, steps.appending) = (Some(batch), appending);
+        }
+    }
 }
 
 impl Ingress {
@@ -60,7 +82,9 @@ impl Ingress {
     ) {
         let traces = &self.metrics.traces;
         let traceparent = head.headers.get("traceparent").map(http::HeaderValue::as_bytes);
-        let Some(standing) = traces.standing(id, traceparent) else { return };
+        let marks = progress.marks.0.as_deref();
+        let received = marks.and_then(|marks| marks.batch).or(id);
+        let Some(standing) = traces.standing(received, traceparent) else { return };
         let (now, end_ms) = (self.clock.elapsed(), self.clock.now().as_millis());
         let stretch = |began: Duration, ended: Duration| Stretch {
             end_ms,
@@ -81,11 +105,8 @@ impl Ingress {
             attributes.push(("http.response.status_code", SpanText::Number(status.as_u16().into())));
         }
         traces.tell(&standing, Step::Receive, stretch(begun, now), refused.is_some(), attributes);
-        let marks = &progress.marks;
         let at = |mark: NonZeroU64| Duration::from_micros(mark.get());
-        if id.is_none() {
-            return;
-        }
+        let (Some(marks), Some(_)) = (marks, received) else { return };
         if let (Some(began), Some(ended)) = (marks.checking, marks.checked) {
             traces.tell(&standing, Step::Verify, stretch(at(began), at(ended)), false, Vec::new());
         }

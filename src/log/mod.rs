@@ -27,7 +27,7 @@ pub use answer::{find_answer, read_answer};
 use bytes::Bytes;
 pub use entry::{Entry, Kind};
 pub use queue::QueueLimits;
-pub use threads::{run_when_idle, yield_to_others};
+pub use threads::yield_to_others;
 
 use crate::{
     clock::Timestamp,

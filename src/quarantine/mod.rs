@@ -193,14 +193,9 @@ impl Quarantine {
         }
     }
 
-    /// Whether one more request of this client may be kept; counts it. If not, that is counted as dropped. `now` is
-    /// steady time.
+    /// Whether one more request of this client may be looked at, to be kept or not; counts it. `now` is steady time.
     pub fn takes(&self, client: &str, bounds: &Bounds, now: Timestamp) -> bool {
-        let takes = lock(&self.clients).takes(client, bounds.rate, now);
-        if !takes {
-            self.dropped(QuarantineDrop::Rate);
-        }
-        takes
+        lock(&self.clients).takes(client, bounds.rate, now)
     }
 
     /// Keeps a request, unless all clients together are too fast or the thread is behind; then it is dropped and

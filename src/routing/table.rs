@@ -430,6 +430,8 @@ pub struct Limits {
 pub struct Privacy {
     /// Header names, lower case, besides the built-in list.
     pub hide_headers: Vec<HeaderName>,
+    /// Names of parameters in queries, besides the built-in list.
+    pub hide_query: Vec<Box<str>>,
     /// What is hidden in bodies.
     pub hide: Vec<Mask>,
 }

@@ -107,6 +107,8 @@ pub struct Metrics {
     pub alerts: [Gauge; ALERT_RULES.len()],
     /// Notices of alerts that could not be published and were given up.
     pub alerts_dropped: Counter,
+    /// Notices of alerts beyond the limit of an hour.
+    pub alerts_withheld: Counter,
     /// Spans on their way out.
     pub traces: Traces,
     /// Expressions killed at a limit.

@@ -132,6 +132,8 @@ impl Metrics {
         }
         let dropped = "Notices of alerts that could not be published and were given up.";
         out.single("stagepost_alerts_dropped_total", "counter", dropped, self.alerts_dropped.get());
+        let withheld = "Notices of alerts beyond the limit of an hour, told of as one.";
+        out.single("stagepost_alerts_withheld_total", "counter", withheld, self.alerts_withheld.get());
         out.single(
             "stagepost_expressions_killed_total",
             "counter",

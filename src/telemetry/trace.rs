@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use siphasher::sip::SipHasher13;
 use tokio::sync::mpsc;
 
 use super::Counter;
-use crate::event::{EventId, Step, TraceParent, own_trace, span_of};
+use crate::event::{Event, EventId, RELAY, Step, TraceParent, own_trace, received_with, span_of};
 
 /// A stretch of time in a trace.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +104,8 @@ pub struct Standing {
     /// The sender's span.
     parent: Option<u64>,
     id: Option<EventId>,
-    fallback: u64,
+    /// The span that all steps are parts of; None: there is none of ours.
+    receipt: Option<u64>,
 }
 
 impl Traces {
@@ -119,8 +121,20 @@ impl Traces {
         self.queue.get().is_some()
     }
 
-    /// Where an event, or a request that became none, stands. None if it is not sampled: a sender who samples decides,
-    /// else the share does, the same for every span of a trace.
+    /// Where an event stands that is stored: with all items of a batch in the trace of the request they came in with.
+    /// None if it is not sampled.
+    #[must_use]
+    pub fn standing_of(&self, event: &Event) -> Option<Standing> {
+        self.queue.get()?;
+        let received = received_with(event);
+        let standing = self.standing(Some(received), event.headers.get("traceparent").map(HeaderValue::as_bytes))?;
+        // What the relay published itself came in with no request.
+        let receipt = if *event.client == *RELAY { standing.parent } else { standing.receipt };
+        Some(Standing { id: Some(event.id), receipt, ..standing })
+    }
+
+    /// Where a request stands that became an event or a batch with this id, or neither. None if it is not sampled: a
+    /// sender who samples decides, else the share does, the same for every span of a trace.
     #[must_use]
     pub fn standing(&self, id: Option<EventId>, traceparent: Option<&[u8]>) -> Option<Standing> {
         let queue = self.queue.get()?;
@@ -137,7 +151,8 @@ impl Traces {
             Some(parent) => parent.flags & 1 == 1,
             None => (hash(&[trace as u64, (trace >> 64) as u64]) as f64) < queue.sample * u64::MAX as f64,
         };
-        is_sampled.then_some(Standing { trace, parent: parent.map(|parent| parent.span), id, fallback: fallback | 1 })
+        let receipt = id.map_or(fallback | 1, |id| span_of(id, Step::Receive));
+        is_sampled.then_some(Standing { trace, parent: parent.map(|parent| parent.span), id, receipt: Some(receipt) })
     }
 
     /// Hands a span on.
@@ -150,7 +165,6 @@ impl Traces {
         attributes: Vec<(&'static str, Text)>,
     ) {
         let Some(queue) = self.queue.get() else { return };
-        let of = |step| standing.id.map_or(standing.fallback, |id| span_of(id, step));
         let (name, kind) = match step {
             Step::Receive => ("receive", SpanKind::Server),
             Step::Verify => ("verify", SpanKind::Internal),
@@ -158,9 +172,13 @@ impl Traces {
             Step::Plan => ("plan", SpanKind::Internal),
             Step::Attempt { .. } => ("attempt", SpanKind::Client),
         };
-        let parent = if step == Step::Receive { standing.parent } else { Some(of(Step::Receive)) };
         let (start_ns, end_ns) = stretch.nanos();
-        let (trace, span) = (standing.trace, of(step));
+        let (own, trace) = (standing.id.map(|id| span_of(id, step)), standing.trace);
+        let (span, parent) = match step {
+            Step::Receive => (standing.receipt.or(own), standing.parent),
+            _ => (own.or(standing.receipt), standing.receipt),
+        };
+        let Some(span) = span else { return };
         let span = Span { trace, span, parent, name, kind, start_ns, end_ns, is_error, attributes };
         if queue.sender.try_send(span).is_err() {
             self.overflowed.inc();

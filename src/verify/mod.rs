@@ -309,6 +309,12 @@ impl Verifier {
         }
     }
 
+    /// Whether its scheme is data: what such a scheme refuses for its time can be judged as of then.
+    #[must_use]
+    pub const fn is_recipe(&self) -> bool {
+        matches!(self.0, Kind::Recipe(_))
+    }
+
     /// Whether nothing is checked at all.
     #[must_use]
     pub const fn is_open(&self) -> bool {

@@ -98,3 +98,31 @@ fn a_command_gets_the_alert_on_standard_input_and_is_tried_again_if_it_fails() {
     let wrong = relay.cli(&["alerts", "test", "nobody"]);
     assert!(wrong.code != 0 && wrong.err.contains("there are: pager"), "{wrong:?}");
 }
+
+#[test]
+fn a_burst_is_cut_off_for_those_who_are_told_and_for_nobody_who_asks_and_a_crash_tells_nothing_twice() {
+    let (app, other, ops) = (Upstream::start(), Upstream::start(), Upstream::start());
+    for upstream in [&app, &other] {
+        upstream.answer(Answer::Status(500));
+    }
+    let fast = FAST.replace("[alerts]\n", "[alerts]\nmax_per_hour = 1\n");
+    let mut relay = Relay::start(&format!(
+        "{fast}\n[source.app]\npath = \"/*\"\nto = [\"app\", \"other\"]\n[upstream.app]\nurl = \"{}\"\n\
+         [upstream.other]\nurl = \"{}\"\n[alerts.rule.failures]\nthreshold = 1\n[alerts.to.ops]\nurl = \"{}/alerts\"\n",
+        app.url(),
+        other.url(),
+        ops.url(),
+    ));
+    relay.accept("/a", "1");
+    wait_until("both alerts are listed", || relay.cli(&["alerts", "--json"]).done().lines().len() == 2);
+    wait_until("one is withheld", || relay.metric("stagepost_alerts_withheld_total") > 0.5);
+    ops.wait_for_requests(1);
+    relay.kill();
+    relay.run();
+    relay.cli(&["alerts", "test", "ops"]).done();
+    wait_until("the test", || !of_type(&told(&ops), "alert.test").is_empty());
+    // A delivery may be made twice after a crash; an event is none the more.
+    let events = relay.events();
+    assert_eq!(events.iter().filter(|event| event["type"] == "alert.raised").count(), 1, "{events:#?}");
+    assert_eq!(relay.cli(&["alerts", "--json"]).done().lines().len(), 2);
+}

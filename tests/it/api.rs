@@ -182,6 +182,45 @@ fn what_the_configuration_hides_is_hidden_until_an_operator_reveals_it() {
 }
 
 #[test]
+fn credentials_in_queries_and_hidden_paths_of_answers_are_shown_to_nobody_who_does_not_reveal_them() {
+    let upstream = Upstream::start();
+    upstream.answer(Answer::With(200, Vec::new(), r#"{"card":{"number":"4111","cvc":1.10}}"#));
+    let hide = "[privacy]\nhide = [\".card.number\"]\nhide_query = [\"Customer\"]\n";
+    let api = Api::start("", &format!("{hide}{}", all_to(&upstream)));
+    let path = "/x?a=1&access_token=sesame-1&CUSTOMER=sesame-2&X-Amz-Signature=sesame-3";
+    let id = api.relay.accept(path, "x");
+    api.relay.wait_for_state(&id, "delivered");
+    assert_eq!(upstream.wait_for_requests(1)[0].target, path, "what is sent is what came");
+    let shown = api.get(OPS, &format!("/v1/events/{id}")).json();
+    assert_eq!(shown["query"], "a=1&access_token=[hidden]&CUSTOMER=[hidden]&X-Amz-Signature=[hidden]");
+    assert_eq!(shown["deliveries"][0]["attempts"][0]["excerpt"], json!(r#"{"card":{"number":"[hidden]","cvc":1.10}}"#));
+    let hides = |text: &str| !text.contains("sesame") && !text.contains("4111");
+    for path in ["", "/explain"] {
+        let text = api.get(EYES, &format!("/v1/events/{id}{path}")).text();
+        assert!(hides(&text), "{path}: {text}");
+    }
+    for arguments in
+        [&["show", &id][..], &["show", &id, "--http"], &["show", &id, "--curl"], &["explain", &id], &["log"]]
+    {
+        let told = api.relay.cli(arguments).done().out;
+        assert!(hides(&told), "{arguments:?}: {told}");
+    }
+    assert_eq!(api.get(EYES, "/v1/events?grep=sesame").json()["events"], json!([]));
+    assert_eq!(api.get(EYES, &format!("/v1/events/{id}?reveal=true")).status, 403);
+    let revealed = api.get(OPS, &format!("/v1/events/{id}?reveal=true")).text();
+    for part in ["sesame-1", "sesame-2", "sesame-3", "4111"] {
+        assert!(revealed.contains(part), "{part}: {revealed}");
+    }
+    let told = api.relay.cli(&["audit", "--action", "reveal", "--json"]).done().json();
+    assert_eq!((&told["actor"], &told["targets"]), (&json!("token ops"), &json!([id])));
+    let exported = api.relay.cli(&["export"]).done().out;
+    assert!(exported.contains("sesame-1") && exported.contains("4111"), "an export is faithful: {exported}");
+    let without = api.relay.cli(&["export", "--hide-credentials"]).done().out;
+    assert!(hides(&without), "{without}");
+    assert!(!api.relay.diagnostics().contains("sesame"));
+}
+
+#[test]
 fn every_deed_is_in_the_audit_trail_also_after_a_restart_and_of_a_stopped_instance() {
     let upstream = Upstream::start();
     let mut relay = Relay::start(&all_to(&upstream));

@@ -36,6 +36,7 @@ mod operator;
 mod order;
 mod pace;
 mod page;
+mod page_actions;
 mod permission;
 mod plan;
 mod quarantine;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::harness::{Answer, Browser, Relay, Request, Scripts, Upstream, free_port, wait_until};
 
-const OPS: &str = "a token of the operators";
+pub const OPS: &str = "a token of the operators";
 const EYES: &str = "a token of those who look";
 
 /// A body that wants to be more than text.
@@ -12,29 +12,25 @@ const MARKUP: &str = "{\"note\":\"<script>window.pwned=1</script><img src=x oner
                       \"more\":\"</pre></td><svg onload=window.pwned=1></svg>\u{202e}\"}";
 
 /// A relay, an upstream that says no at first, and somebody in front of the page.
-struct Desk {
-    relay: Relay,
-    upstream: Upstream,
-    browser: Browser,
+pub struct Desk {
+    pub relay: Relay,
+    pub upstream: Upstream,
+    pub browser: Browser,
+    /// What the relay was started with.
+    pub config: String,
     at: String,
 }
 
 impl Desk {
     fn new(scripts: Scripts) -> Self {
-        let (upstream, port) = (Upstream::start(), free_port());
+        let upstream = Upstream::start();
         upstream.script(|request| match request.text().contains("wrong") || request.text().contains("<script>") {
             true => Answer::With(422, Vec::new(), "<b>no such customer</b>"),
             false => Answer::Status(200),
         });
         let url = upstream.url();
-        let relay = Relay::start(&format!(
+        let config = format!(
             r#"
-            [admin]
-            address = "127.0.0.1:{port}"
-            [admin.token]
-            ops = {{ role = "operate", secret = "literal:{OPS}" }}
-            eyes = {{ role = "view", secret = "literal:{EYES}" }}
-
             [source.app]
             path = "/*"
             type = ".type"
@@ -50,15 +46,32 @@ impl Desk {
             [upstream.crm]
             url = "{url}"
             "#
-        ));
-        Self { relay, upstream, browser: Browser::start(scripts), at: format!("http://127.0.0.1:{port}") }
+        );
+        Self::before(scripts, upstream, &config)
     }
 
-    fn go(&self, path: &str) {
+    /// Before a relay with this configuration, to which the tokens are added.
+    pub fn before(scripts: Scripts, upstream: Upstream, config: &str) -> Self {
+        let port = free_port();
+        let config = format!(
+            r#"
+            [admin]
+            address = "127.0.0.1:{port}"
+            [admin.token]
+            ops = {{ role = "operate", secret = "literal:{OPS}" }}
+            eyes = {{ role = "view", secret = "literal:{EYES}" }}
+            {config}
+            "#
+        );
+        let (relay, browser) = (Relay::start(&config), Browser::start(scripts));
+        Self { relay, upstream, browser, config, at: format!("http://127.0.0.1:{port}") }
+    }
+
+    pub fn go(&self, path: &str) {
         self.browser.go(&format!("{}{path}", self.at));
     }
 
-    fn login(&self, token: &str) {
+    pub fn login(&self, token: &str) {
         self.go("/login");
         self.browser.type_into("#token", token);
         self.browser.click("main button[type=submit]");

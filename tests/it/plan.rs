@@ -97,6 +97,21 @@ fn a_plan_says_what_would_be_refused_routed_and_sent_otherwise_and_changes_nothi
 }
 
 #[test]
+fn a_plan_shows_nothing_that_is_hidden_when_the_request_is_shown() {
+    let upstream = Upstream::start();
+    let today = configuration(&upstream);
+    let relay = Relay::start(&format!("[privacy]\nhide = [\".amount\"]\n{today}"));
+    let id = relay.accept("/hooks/a?a=1&token=sesame", r#"{"id":1,"type":"paid","amount":"sesame"}"#);
+    relay.wait_for_state(&id, "delivered");
+    let changed = today
+        .replace("'{id, type}'", "'{id, type, amount}'")
+        .replace("[upstream.other]", "path = \"/elsewhere\"\n\n[upstream.other]");
+    let told = plan(&relay, &changed, &["--json"]).done().out;
+    assert!(told.contains("/elsewhere?a=1&token=[hidden]"), "{told}");
+    assert!(told.contains("amount") && !told.contains("sesame"), "{told}");
+}
+
+#[test]
 fn a_configuration_on_probation_goes_back_by_itself_when_requests_are_refused() {
     let upstream = Upstream::start();
     let today = configuration(&upstream);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::harness::{Relay, Request, Upstream, all_to, free_port, wait_for, wait_until};
+use crate::harness::{Received, Relay, Request, Upstream, all_to, free_port, wait_for, wait_until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -37,7 +37,8 @@ fn a_collector_gets_the_spans_of_an_event_from_receipt_to_delivery_under_one_tra
     relay.environment("COLLECTOR_KEY", "sesame");
     relay.run();
     let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
-    let request = Request::post("/x", "{}").header("traceparent", parent.clone()).header("tracestate", "a=b");
+    let request =
+        Request::post("/x?token=s3cr3t", "{}").header("traceparent", parent.clone()).header("tracestate", "a=b");
     assert_eq!(relay.send(&request).status, 202);
     let found = of_trace(&collector, TRACE, 5);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
@@ -46,6 +47,7 @@ fn a_collector_gets_the_spans_of_an_event_from_receipt_to_delivery_under_one_tra
     for name in ["append", "attempt", "plan", "verify"] {
         assert_eq!(found[name]["parentSpanId"], found["receive"]["spanId"], "{name}");
     }
+    assert!(!spans(&collector).iter().any(|span| span.to_string().contains("s3cr3t")), "a credential went out");
     let got = app.wait_for_requests(1).remove(0);
     let span = found["attempt"]["spanId"].as_str().unwrap();
     assert_eq!(got.header("traceparent"), Some(format!("00-{TRACE}-{span}-01").as_str()));
@@ -90,4 +92,45 @@ fn a_dead_collector_costs_its_spans_and_nothing_else() {
     wait_until("spans are dropped and counted", || dropped("overflowed") > 0.0 && dropped("refused") > 0.0);
     assert!(dropped("exported") < 0.5);
     relay.wait_for_diagnostics("the collector takes no spans");
+}
+
+#[test]
+fn all_items_of_a_batch_stand_in_the_trace_of_the_request_they_came_in_with() {
+    let (app, collector) = (Upstream::start(), Upstream::start());
+    let relay = Relay::start(&format!(
+        "[source.s]\npath = \"/in\"\nto = [\"app\"]\nsplit = true\n[upstream.app]\nurl = \"{}\"\n\
+         [traces]\nendpoint = \"{}/v1/traces\"\n",
+        app.url(),
+        collector.url()
+    ));
+    // One receipt with its parts, and of each item the way to its upstream.
+    let whole = |trace: &str| -> Vec<Value> {
+        wait_for("the spans of a batch", || {
+            let found: Vec<Value> = spans(&collector).into_iter().filter(|span| span["traceId"] == trace).collect();
+            (found.len() >= 3 + 2 * 3).then_some(found)
+        })
+    };
+    let is_whole = |spans: &[Value], sent: &[Received]| {
+        let named = |name: &str| -> Vec<&Value> { spans.iter().filter(|span| span["name"] == name).collect() };
+        assert_eq!(["receive", "verify", "append", "plan", "attempt"].map(|name| named(name).len()), [1, 1, 1, 3, 3]);
+        let receipt = &named("receive")[0]["spanId"];
+        for span in spans.iter().filter(|span| span["name"] != "receive") {
+            assert_eq!(&span["parentSpanId"], receipt, "{span}");
+        }
+        let mut seen: Vec<&str> = sent.iter().map(|got| &got.header("traceparent").unwrap()[36..52]).collect();
+        let mut told: Vec<&str> = named("attempt").iter().map(|span| span["spanId"].as_str().unwrap()).collect();
+        seen.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(seen, told, "what an upstream sees is what is told of");
+    };
+    // In the sender's trace …
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let batch = r#"[{"id":1},{"id":2},{"id":3}]"#;
+    assert_eq!(relay.send(&Request::post("/in", batch).header("traceparent", parent)).status, 202);
+    is_whole(&whole(TRACE), &app.wait_for_requests(3));
+    // … and in one of the request's own.
+    assert_eq!(relay.send(&Request::post("/in", batch)).status, 202);
+    let sent = app.wait_for_requests(6).split_off(3);
+    let trace = sent[0].header("traceparent").unwrap()[3..35].to_owned();
+    is_whole(&whole(&trace), &sent);
 }

@@ -14,6 +14,7 @@ use hyper::body::{Body, Frame};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::call::Call;
 use crate::{
     admin::{
         act::ActError,
@@ -114,6 +115,7 @@ impl From<QueryError> for Refusal {
         match error {
             QueryError::Read(error) => error.into(),
             QueryError::State(_) => Self::unavailable(error.to_string()),
+            QueryError::TooSlow(_) => Self::bad(error.to_string()),
         }
     }
 }
@@ -206,13 +208,15 @@ pub(in crate::admin) fn typed(status: StatusCode, kind: &'static str, body: Byte
 /// An answer of one JSON object a line, made on a thread of its own while it is read.
 ///
 /// # Errors
-/// 503 if there is no thread to be had: an answer without lines would say that there is nothing.
+/// 503 if it can't be made now: an answer without lines would say that there is nothing.
 pub(in crate::admin) fn streamed(
+    call: &Call,
     lines_max: usize,
     work: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static,
 ) -> Result<Answer, Refusal> {
     let (sender, receiver) = mpsc::channel(lines_max);
-    start(move || work(&sender)).map_err(|error| Refusal::unavailable(format!("no thread is to be had: {error}")))?;
+    let reader = sender.clone();
+    start(&*call.ports, move || reader.is_closed(), move || work(&sender)).map_err(Refusal::unavailable)?;
     Ok(lines(receiver))
 }
 

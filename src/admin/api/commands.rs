@@ -47,7 +47,7 @@ fn planned(call: &Call) -> Result<Answer, Refusal> {
     // It shows bodies as they are, hidden values included.
     call.note("plan", trial.hash())?;
     let ports = call.ports.clone();
-    streamed(LINES_MAX, move |lines| plan(&*ports, &*trial, &wanted, ask.limit, &mut |reply| send(lines, &reply)))
+    streamed(call, LINES_MAX, move |lines| plan(&*ports, &*trial, &wanted, ask.limit, &mut |reply| send(lines, &reply)))
 }
 
 fn rehearsed(call: &Call) -> Result<Answer, Refusal> {

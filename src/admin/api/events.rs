@@ -135,7 +135,8 @@ async fn produce(ports: Arc<dyn Ports>, wanted: Arc<Compiled>, query: Query, sen
     let first = {
         let (ports, wanted, sender) = (ports.clone(), wanted.clone(), sender.clone());
         let before = next;
-        quietly(move || match query.follow {
+        let asked = ports.clone();
+        quietly(&asked, move || match query.follow {
             true => send_all(&sender, oldest_first(&*ports, &wanted, before, limit)),
             false => send_newest(&*ports, &wanted, limit, &sender),
         })
@@ -153,7 +154,8 @@ async fn produce(ports: Arc<dyn Ports>, wanted: Arc<Compiled>, query: Query, sen
         if ports.log().end() > next {
             let (ports, wanted, lines) = (ports.clone(), wanted.clone(), sender.clone());
             let from = next;
-            match quietly(move || send_following(&*ports, &wanted, from, &lines)).await.flatten() {
+            let asked = ports.clone();
+            match quietly(&asked, move || send_following(&*ports, &wanted, from, &lines)).await.flatten() {
                 Some(reached) => next = reached,
                 None => return,
             }
@@ -194,7 +196,7 @@ fn send_all(sender: &mpsc::Sender<Bytes>, replies: Vec<Reply>) {
 
 fn send_following(reads: &dyn Ports, wanted: &Compiled, from: Seq, sender: &mpsc::Sender<Bytes>) -> Option<Seq> {
     let log = reads.log();
-    match follow_once(reads, wanted, from, &mut |item| send(sender, &reply(&*log, item))) {
+    match follow_once(reads, wanted, from, log.end(), &mut |item| send(sender, &reply(&*log, item))) {
         Ok(next) => Some(next),
         Err(error) => {
             let _gone = send(sender, &Reply::Failed(error.to_string()));

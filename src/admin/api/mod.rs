@@ -284,7 +284,8 @@ pub(super) async fn answer(
         }
     }
     let failed = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be finished");
+    let ports = call.ports.clone();
     let work = move || (route.handler)(&call);
-    let answered = if route.at_leisure { quietly(work).await } else { spawn_blocking(work).await.ok() };
+    let answered = if route.at_leisure { quietly(&ports, work).await } else { spawn_blocking(work).await.ok() };
     answered.unwrap_or_else(|| Err(failed())).unwrap_or_else(Refusal::answer)
 }

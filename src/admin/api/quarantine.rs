@@ -63,7 +63,7 @@ fn listed(call: &Call) -> Result<Answer, Refusal> {
     let query: Query = call.json()?;
     let wanted = Wanted::new(query.filters, &*call.ports)?;
     let (ports, limit) = (call.ports.clone(), usize::try_from(query.limit).unwrap_or(usize::MAX));
-    streamed(LINES_MAX, move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply)))
+    streamed(call, LINES_MAX, move |lines| kept_listed(&*ports, &wanted, limit, &mut |reply| send(lines, &reply)))
 }
 
 fn again(call: &Call) -> Result<Answer, Refusal> {
@@ -72,7 +72,7 @@ fn again(call: &Call) -> Result<Answer, Refusal> {
     let what = if asked.admit { "quarantine_admit" } else { "quarantine_recheck" };
     call.ports.command(recorded(&call.caller, what, &asked.pick)).map_err(Refusal::unavailable)?;
     let (ports, caller) = (call.ports.clone(), call.caller.clone());
-    streamed(LINES_MAX, move |lines| {
+    streamed(call, LINES_MAX, move |lines| {
         recheck(&*ports, selected, asked.admit, &caller, &mut |reply| send(lines, &reply));
     })
 }

@@ -69,7 +69,7 @@ fn exported(call: &Call) -> Result<Answer, Refusal> {
     let wanted = Compiled::new(filters, &*call.ports)?;
     call.note("export", if hide { "without credentials" } else { "with credentials" })?;
     let ports = call.ports.clone();
-    streamed(EXPORT_LINES, move |lines| {
+    streamed(call, EXPORT_LINES, move |lines| {
         if let Err(error) = export(&*ports, &wanted, hide, &mut |reply| send(lines, &reply)) {
             let _gone = send(lines, &ExportReply::Failed(error.to_string()));
         }

@@ -98,6 +98,8 @@ pub(super) struct Ask {
     pub(super) caller: Caller,
     /// The session; None on pages for everybody.
     pub(super) held: Option<Held>,
+    /// A script asks, and shows parts of the page only.
+    pub(super) is_refresh: bool,
     pub(super) variables: Vec<String>,
     pub(super) query: Pairs,
     pub(super) form: Pairs,

@@ -81,6 +81,17 @@ fn pieces(values: &[Option<f64>], highest: f64) -> Vec<String> {
     pieces
 }
 
+/// Which of so many samples a line is drawn through, so that it has the points it may have, and where it begins: ten minutes
+/// at first, then an hour.
+pub(super) fn picked<T>(samples: &[T]) -> (Vec<&[T]>, &'static str) {
+    let (step, since) = if samples.len() <= POINTS + 1 { (1, "10 min ago") } else { (6, "1 h ago") };
+    // Each step from its first sample to its last, which is the first of the next; the newest is the last of all.
+    let skipped = samples.len().saturating_sub(1) % step;
+    let steps = samples.get(skipped..).unwrap_or_default().windows(step + 1).step_by(step).collect::<Vec<_>>();
+    let left_out = steps.len().saturating_sub(POINTS);
+    (steps.into_iter().skip(left_out).collect(), since)
+}
+
 /// A latency in words.
 pub(super) fn latency(seconds: f64) -> String {
     match seconds {
@@ -111,6 +122,22 @@ mod tests {
         assert_eq!(drawn.matches("<polyline").count(), 2, "a gap is a gap: {drawn}");
         assert!(!drawn.contains("style="), "{drawn}");
         assert!(chart("Nothing", "1 h ago", &[Line { name: "x", values: Vec::new() }], latency).0.contains("x now –"));
+    }
+
+    #[test]
+    fn a_line_is_drawn_through_steps_that_end_with_the_newest_sample() {
+        let drawn = |count: u32| {
+            let samples: Vec<u32> = (0..count).collect();
+            let (steps, since) = picked(&samples);
+            let ends: Vec<(u32, u32)> = steps.iter().map(|step| (step[0], *step.last().unwrap())).collect();
+            (ends.len(), ends.first().copied(), ends.last().copied(), since)
+        };
+        assert_eq!(drawn(0), (0, None, None, "10 min ago"));
+        assert_eq!(drawn(1), (0, None, None, "10 min ago"));
+        assert_eq!(drawn(3), (2, Some((0, 1)), Some((1, 2)), "10 min ago"));
+        assert_eq!(drawn(121), (120, Some((0, 1)), Some((119, 120)), "10 min ago"));
+        assert_eq!(drawn(123), (20, Some((2, 8)), Some((116, 122)), "1 h ago"));
+        assert_eq!(drawn(722), (120, Some((1, 7)), Some((715, 721)), "1 h ago"));
     }
 
     #[test]

@@ -256,7 +256,7 @@ fn headers(ask: &Ask, show: &Show, revealed: bool) -> Markup {
         section aria-labelledby="headers" {
             h2 id="headers" { "Headers" }
             @if revealed { p.note { "Credentials are shown. This was recorded." } }
-            @else if ask.operates() && !show.hidden.is_empty() {
+            @else if ask.operates() {
                 form method="post" action={ "/events/" (show.event.id) } {
                     (marks(ask, &format!("/events/{}", show.event.id)))
                     button type="submit" { "Show what is hidden (is recorded)" }

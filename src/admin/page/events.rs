@@ -1,32 +1,36 @@
 //! Owns the list of events: filters, older pages, and what comes while one looks.
 //!
-//! Promises at most [`ROWS`] events on a page; that no body is read unless a filter asks for it; and that one look at what
-//! came reads at most [`LAG_MAX`] entries of the log, however many there are.
+//! Promises at most [`ROWS`] events on a page; that no body is read unless a filter asks for it; that one look at what came
+//! reads at most [`LAG_MAX`] entries of the log, however many there are, and one look at what became of those that are listed
+//! asks for at most [`AGAIN_MAX`].
 
-use std::ops::ControlFlow;
+use std::{collections::VecDeque, ops::ControlFlow};
 
 use maud::{Markup, html};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Page,
     ask::{Ask, FILTERS},
+    body::pre,
     frame::Reply,
     parts::{choice, event_link, field, hidden, marks, moment, older, scroll, size, state},
-    visible::visible,
+    visible::{is_hidden, visible},
 };
 use crate::{
     admin::{
         api::Refusal,
         filter::Compiled,
         find::Found,
-        list::{Item, follow_once, page},
+        list::{Item, follow_once, page, these},
+        wire::Filters,
     },
     clock::Timestamp,
-    event::Seq,
+    event::{EventId, Seq},
 };
 
-pub(super) const PAGES: &[Page] = &[Page::get("/events", list), Page::get("/tail/events", tail)];
+pub(super) const PAGES: &[Page] =
+    &[Page::get("/events", list), Page::get("/tail/events", tail), Page::get("/tail/rows", again)];
 
 /// Events on a page.
 const ROWS: usize = 50;
@@ -36,6 +40,9 @@ const NOTES: usize = 20;
 
 /// Entries that are read to see what came. What came before them is left out and said so.
 const LAG_MAX: u64 = 2_000;
+
+/// Events whose rows are drawn again at once.
+const AGAIN_MAX: usize = 25;
 
 /// Columns of the table.
 const COLUMNS: [(&str, &str); 7] = [
@@ -88,6 +95,7 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
         }
         (older(ask, "/events", next, if stopped.is_some() { "Look further back" } else { "Older events" }))
         @if ask.operates() && is_filtered && !listed.found.is_empty() { (bulk(ask)) }
+        @if ask.operates() && ask.caller.scope.is_whole() && !listed.found.is_empty() { (export(wanted.filters())) }
     };
     Ok(Reply::page("Events", "/events", main))
 }
@@ -112,7 +120,7 @@ fn table(ask: &Ask, found: &[Found], now: Timestamp, tail: Option<&str>) -> Mark
         table.events {
             caption { "Newest first" @if !ask.query.has("after") { "" } @else { ", continued" } }
             thead { tr { @for (name, class) in COLUMNS { th scope="col" class=[(!class.is_empty()).then_some(class)] { (name) } } } }
-            tbody data-tail=[tail] { @for found in found { (row(found, now)) } }
+            tbody data-tail=[tail] data-again=[tail.map(|_| AGAIN_MAX)] { @for found in found { (row(found, now)) } }
         }
     }
 }
@@ -195,35 +203,115 @@ fn bulk(ask: &Ask) -> Markup {
     }
 }
 
-/// What came since, for our script: rows, and where to go on. An event that is not settled is shown again the next time.
+/// The command that writes all that the filters mean into a file.
+fn export(filters: &Filters) -> Markup {
+    html! {
+        details {
+            summary { "Export these" }
+            @match export_command(filters) {
+                Some(command) => {
+                    p { "On the host of the relay, as its user, this writes them as NDJSON; it is recorded in the audit trail." }
+                    (pre("The command that exports these", &command))
+                    p.calm {
+                        "The file is as secret as the data directory. " code { "--hide-credentials" } " leaves credentials out; what is "
+                        "exported so can't be imported."
+                    }
+                }
+                None => { p.note { "The filters have characters that can't be seen: write the command by hand." } }
+            }
+        }
+    }
+}
+
+/// For a shell, exactly as it is shown; None if that can't be.
+fn export_command(filters: &Filters) -> Option<String> {
+    let given = serde_json::to_value(filters).ok()?;
+    let mut command = "stagepost export".to_owned();
+    for name in FILTERS {
+        let Some(value) = given.get(name).and_then(|value| value.as_str()) else { continue };
+        command.push_str(&format!(" --{name}={}", for_shell(value)));
+    }
+    command.push_str(" > events.ndjson");
+    (!command.chars().any(|letter| letter.is_control() || is_hidden(letter))).then_some(command)
+}
+
+/// A word of a POSIX shell, whatever is in it (POSIX.1-2024, Shell Command Language, section 2.2.2).
+fn for_shell(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.,:/@%+".contains(&byte);
+    if text.bytes().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// What came since, for our script: rows, and where to go on.
 fn tail(ask: &Ask) -> Result<Reply, Refusal> {
-    let now = ask.ports.now();
-    let wanted = Compiled::new(ask.query.filters(now)?, &*ask.ports)?;
+    let wanted = Compiled::new(ask.query.filters(ask.ports.now())?, &*ask.ports)?;
     let end = ask.ports.log().end();
     let parse = |text: &str| Seq::from_str_radix(text, 16).map_err(|_| Refusal::bad("from: no page begins there"));
     let from = ask.query.get("from").map(parse).transpose()?.unwrap_or(end);
     let first = end.saturating_sub(LAG_MAX);
-    let left_out = from < first;
-    let mut rows: Vec<Found> = Vec::new();
-    let reached = follow_once(&*ask.ports, &wanted, from.max(first), &mut |item| {
+    let mut rows: VecDeque<Found> = VecDeque::new();
+    let mut left_out = from < first;
+    let next = follow_once(&*ask.ports, &wanted, from.max(first), end, &mut |item| {
         if let Item::Event(found) = item {
-            rows.push(*found);
+            left_out |= rows.len() >= ROWS && rows.pop_front().is_some();
+            rows.push_back(*found);
         }
         ControlFlow::Continue(())
     })?;
-    let skipped = rows.len().saturating_sub(ROWS);
-    let rows: Vec<Found> = rows.into_iter().skip(skipped).collect();
-    let unsettled = rows.iter().find(|found| found.state().as_str() == "pending").map(|found| found.event.id.pos.seq);
-    let next = unsettled.unwrap_or(reached).min(reached).max(first);
-    let drawn: Vec<_> = rows
-        .iter()
-        .map(|found| json!({"id": found.event.id.to_string(), "html": visible(row(found, now).0)}))
-        .collect();
     let address = ask.query.with("from", Some(&format!("{next:x}"))).address("/tail/events");
-    Ok(Reply::Json(json!({
-        "rows": drawn,
-        "max": ROWS,
-        "left_out": left_out || skipped > 0,
-        "next": address,
-    })))
+    let rows = drawn(ask, rows);
+    Ok(Reply::Json(json!({ "rows": rows, "max": ROWS, "left_out": left_out, "next": address })))
+}
+
+/// What became of some events that are listed, for our script: their rows, less those that are not stored any more. They stay
+/// listed whatever the filters say of them now.
+fn again(ask: &Ask) -> Result<Reply, Refusal> {
+    let ids: Vec<EventId> = ask.query.all("id").map(str::parse).collect::<Result<_, _>>()?;
+    if ids.len() > AGAIN_MAX {
+        return Err(Refusal::bad(format!("id: at most {AGAIN_MAX} at once")));
+    }
+    let wanted = Compiled::new(Filters::default(), &*ask.ports)?;
+    let mut rows = VecDeque::new();
+    these(&*ask.ports, &wanted, &ids, &mut |item| {
+        if let Item::Event(found) = item {
+            rows.push_back(*found);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Reply::Json(json!({ "rows": drawn(ask, rows) })))
+}
+
+/// Rows for our script.
+fn drawn(ask: &Ask, found: VecDeque<Found>) -> Vec<Value> {
+    let now = ask.ports.now();
+    let one = |found: Found| json!({"id": found.event.id.to_string(), "html": visible(row(&found, now).0)});
+    found.into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_exported_is_a_command_that_a_shell_reads_as_it_is_meant() {
+        let filters = Filters {
+            source: Some("stripe".into()),
+            since: Timestamp::parse_rfc3339("2026-01-02T03:04:05Z"),
+            grep: Some("it's $(rm -rf ~) `x`; -a".into()),
+            expression: Some(r#".a > 1 and .b == "\\""#.into()),
+            ..Filters::default()
+        };
+        assert_eq!(
+            export_command(&filters).unwrap(),
+            r#"stagepost export --source=stripe --since=2026-01-02T03:04:05.000Z --grep='it'\''s $(rm -rf ~) `x`; -a' --where='.a > 1 and .b == "\\"' > events.ndjson"#
+        );
+        assert_eq!(export_command(&Filters::default()).unwrap(), "stagepost export > events.ndjson");
+        for hidden in ["a\nb", "a\tb", "a\u{1b}[2Jb", "a\u{202e}b", "a\u{200b}b"] {
+            assert_eq!(
+                export_command(&Filters { grep: Some(hidden.into()), ..Filters::default() }),
+                None,
+                "{hidden:?}"
+            );
+        }
+        assert_eq!((for_shell(""), for_shell("~"), for_shell("a=b")), ("".into(), "'~'".into(), "'a=b'".into()));
+    }
 }

@@ -157,7 +157,9 @@ fn guarded(mut answer: Answer) -> Answer {
 /// A page in its frame; without a visitor it leads nowhere.
 pub(super) fn framed(ask: Option<&Ask>, title: &str, place: &str, main: &Markup) -> Markup {
     let session = ask.and_then(|ask| Some((ask, ask.held.as_ref()?)));
-    let told = session.map(|(ask, held)| ask.guest.site.sessions.told(held)).unwrap_or_default();
+    // What is to be told waits for a page that shows it.
+    let told = session.filter(|(ask, _)| !ask.is_refresh);
+    let told = told.map(|(ask, held)| ask.guest.site.sessions.told(held)).unwrap_or_default();
     html! {
         (DOCTYPE)
         html lang="en" {

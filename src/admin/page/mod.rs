@@ -24,6 +24,7 @@ mod quarantine;
 mod samples;
 mod session;
 mod subscribers;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod upstreams;
@@ -69,6 +70,7 @@ const GROUPS: &[&[Page]] = &[
     letters::PAGES,
     act::PAGES,
     upstreams::PAGES,
+    targets::PAGES,
     instance::PAGES,
     audit::PAGES,
     quarantine::PAGES,
@@ -177,9 +179,10 @@ pub(super) async fn answer(found: Lookup, ports: Arc<dyn Ports>, guest: Guest, r
     let asked = Asked { query: Pairs::parse(head.uri.query().unwrap_or_default().as_bytes()), uri: head.uri, form };
     let headers = head.headers;
     let way = found.page.way;
+    let asked_of = ports.clone();
     let draw = move || respond(&found, ports, &guest, &headers, asked);
     let drawn = match way {
-        Way::Get => quietly(draw).await,
+        Way::Get => quietly(&asked_of, draw).await,
         Way::Post => spawn_blocking(draw).await.ok(),
     };
     drawn.unwrap_or_else(|| {
@@ -241,6 +244,7 @@ fn respond(found: &Lookup, ports: Arc<dyn Ports>, guest: &Guest, headers: &Heade
         guest: guest.clone(),
         caller,
         held,
+        is_refresh: is_refresh(headers),
         variables: found.variables.clone(),
         query: asked.query,
         form: asked.form,
@@ -261,8 +265,7 @@ fn session(guest: &Guest, headers: &HeaderMap, ports: &Arc<dyn Ports>, page: &Pa
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
     let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut shown = pairs.filter(|(given, _)| *given == name).map(|(_, value)| value);
-    // What scripts ask for by themselves keeps no session alive.
-    let keeps = !headers.contains_key("stagepost-refresh");
+    let keeps = !is_refresh(headers);
     let held = shown.find_map(|value| guest.site.sessions.find(value, tokens.session_timeout(), now, keeps))?;
     let Some(token) = tokens.by_digest(&held.token) else {
         guest.site.sessions.end(&held);
@@ -270,6 +273,11 @@ fn session(guest: &Guest, headers: &HeaderMap, ports: &Arc<dyn Ports>, page: &Pa
     };
     guest.is_known();
     Some((held, token.caller(guest.origin())))
+}
+
+/// Whether a script asks by itself: that keeps no session alive.
+fn is_refresh(headers: &HeaderMap) -> bool {
+    headers.contains_key("stagepost-refresh")
 }
 
 /// What the browser says about where a request comes from.

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::{
     Page,
     ask::Ask,
-    chart::{Line, POINTS, chart, latency, latency_of},
+    chart::{Line, chart, latency, latency_of, picked},
     frame::Reply,
     parts::{age, count, counted, rate, size, span},
     samples::Sample,
@@ -138,11 +138,8 @@ fn whole(ask: &Ask, status: &Status, now: Timestamp) -> Markup {
 }
 
 fn charts(samples: &[Sample]) -> Markup {
-    // As many steps as a line has points: ten minutes at first, then an hour.
-    let (step, since) = if samples.len() <= POINTS + 1 { (1, "10 min ago") } else { (6, "1 h ago") };
-    let mut picked: Vec<&Sample> = samples.iter().rev().step_by(step).take(POINTS + 1).collect();
-    picked.reverse();
-    let pairs = || picked.windows(2).filter_map(|pair| Some((*pair.first()?, *pair.last()?)));
+    let (steps, since) = picked(samples);
+    let pairs = || steps.iter().filter_map(|step| Some((step.first()?, step.last()?)));
     let rates = |name, counter: fn(&Sample) -> u64| Line {
         name,
         values: pairs().map(|(before, now)| Some(now.rate(before, counter))).collect(),

@@ -1,11 +1,12 @@
 //! Owns the figures of the last hour that are drawn: a sample of the counters every few seconds.
 //!
-//! Promises bounded memory: at most [`SAMPLES_MAX`] samples of a fixed size. What a sample holds are sums over all sources
-//! and upstreams, so that it is shown to visitors without limits only. After a restart there are none.
+//! Promises bounded memory: at most [`SAMPLES_MAX`] samples of a fixed size, of the whole and of each of [`UPSTREAMS_MAX`]
+//! upstreams. What a sample of the whole holds are sums over all sources and upstreams, so that it is shown to visitors
+//! without limits only. After a restart there are none.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,11 +14,14 @@ use crate::{
     admin::ports::Ports,
     clock::Timestamp,
     event::Outcome,
-    telemetry::{BUCKETS_US, Counter, Histogram, Metrics, RequestResult},
+    telemetry::{BUCKETS_US, Counter, Histogram, Metrics, RequestResult, UpstreamMetrics},
 };
 
 /// An hour of samples, [`super::SAMPLE_EVERY`] apart.
 const SAMPLES_MAX: usize = 721;
+
+/// Upstreams with samples of their own, those that come first: each takes 30 KiB, all of them 2 MiB.
+pub(super) const UPSTREAMS_MAX: usize = 64;
 
 /// Counts of a histogram of latencies; they wrap, and only differences are looked at.
 type Buckets = [u32; BUCKETS_US.len() + 1];
@@ -41,25 +45,88 @@ pub(super) struct Sample {
     delivery: Buckets,
 }
 
+/// The counters of one upstream at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UpstreamSample {
+    /// Steady time.
+    pub(super) at: Timestamp,
+    pub(super) delivered: u64,
+    pub(super) failed: u64,
+    pub(super) pending: i64,
+    /// Below this took 99 % of the attempts since the sample before, in seconds. None if there were none.
+    pub(super) attempt_p99: Option<f32>,
+}
+
 /// The samples of the last hour.
 #[derive(Default)]
-pub(super) struct Samples(Mutex<VecDeque<Sample>>);
+pub(super) struct Samples(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    whole: VecDeque<Sample>,
+    upstreams: BTreeMap<Box<str>, UpstreamSamples>,
+}
+
+/// The samples of one upstream.
+#[derive(Default)]
+struct UpstreamSamples {
+    all: VecDeque<UpstreamSample>,
+    /// How its attempts had been when the last one was taken.
+    attempts: Buckets,
+}
 
 impl Samples {
     /// Takes a sample.
     pub(super) fn take(&self, ports: &dyn Ports) {
-        let sample = Sample::of(&ports.metered(), ports.steady());
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() >= SAMPLES_MAX {
-            samples.pop_front();
+        let (metrics, now) = (ports.metered(), ports.steady());
+        let (whole, upstreams) = (Sample::of(&metrics, now), metrics.all_upstreams());
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        push(&mut kept.whole, whole);
+        // Those of run time are counted together, and have no page as such.
+        for (name, metrics) in upstreams.into_iter().filter(|(name, _)| !name.ends_with("/*")) {
+            if kept.upstreams.len() < UPSTREAMS_MAX || kept.upstreams.contains_key(&name) {
+                kept.upstreams.entry(name).or_default().take(&metrics, now);
+            }
         }
-        samples.push_back(sample);
     }
 
-    /// All of them, oldest first.
+    /// Those of the whole, oldest first.
     pub(super) fn all(&self) -> Vec<Sample> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).whole.iter().cloned().collect()
     }
+
+    /// Those of an upstream, oldest first. None if none are kept of it.
+    pub(super) fn of_upstream(&self, name: &str) -> Option<Vec<UpstreamSample>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = kept.upstreams.get(name).map(|samples| samples.all.iter().copied().collect());
+        own.or_else(|| kept.whole.is_empty().then(Vec::new))
+    }
+}
+
+impl UpstreamSamples {
+    fn take(&mut self, metrics: &Arc<UpstreamMetrics>, at: Timestamp) {
+        let mut attempts = Buckets::default();
+        add(&mut attempts, &metrics.attempt);
+        let p99 = quantile(&grown(&attempts, &self.attempts), 0.99);
+        self.attempts = attempts;
+        let (delivered, failed) = outcomes(metrics);
+        let attempt_p99 = p99.map(|found| found.as_secs_f32());
+        push(&mut self.all, UpstreamSample { at, delivered, failed, pending: metrics.pending.get(), attempt_p99 });
+    }
+}
+
+/// Adds the newest; the oldest goes if there are too many.
+fn push<T>(samples: &mut VecDeque<T>, newest: T) {
+    if samples.len() >= SAMPLES_MAX {
+        samples.pop_front();
+    }
+    samples.push_back(newest);
+}
+
+/// Attempts that delivered, and those that did not.
+fn outcomes(upstream: &UpstreamMetrics) -> (u64, u64) {
+    let of = |outcome: Outcome| count(upstream.attempts.get(outcome as usize));
+    (of(Outcome::Delivered), of(Outcome::Deferred) + of(Outcome::Refused) + of(Outcome::Degraded))
 }
 
 fn count(counter: Option<&Counter>) -> u64 {
@@ -91,9 +158,9 @@ impl Sample {
         }
         sample.refused += metrics.unmatched.iter().map(Counter::get).sum::<u64>();
         for (_, upstream) in metrics.all_upstreams() {
-            let of = |outcome: Outcome| count(upstream.attempts.get(outcome as usize));
-            sample.delivered += of(Outcome::Delivered);
-            sample.failed += of(Outcome::Deferred) + of(Outcome::Refused) + of(Outcome::Degraded);
+            let (delivered, failed) = outcomes(&upstream);
+            sample.delivered += delivered;
+            sample.failed += failed;
             sample.pending += upstream.pending.get();
             add(&mut sample.delivery, &upstream.delivery);
         }
@@ -173,10 +240,33 @@ mod tests {
     #[test]
     fn an_hour_is_kept_and_no_more() {
         let (samples, fake) = (Samples::default(), Fake::default());
+        fake.metered().upstream("u").delivery.observe(Duration::ZERO);
         for _ in 0..SAMPLES_MAX + 10 {
             samples.take(&fake);
         }
         assert_eq!(samples.all().len(), SAMPLES_MAX);
+        assert_eq!(samples.of_upstream("u").unwrap().len(), SAMPLES_MAX);
+        assert!(SAMPLES_MAX * UPSTREAMS_MAX * size_of::<UpstreamSample>() <= 2 * 1024 * 1024);
+    }
+
+    #[test]
+    fn some_upstreams_have_samples_of_their_own_and_the_first_keep_them() {
+        let (samples, fake) = (Samples::default(), Fake::default());
+        assert!(samples.of_upstream("m0").unwrap().is_empty(), "there are none yet");
+        for number in 0..UPSTREAMS_MAX {
+            fake.metered().upstream(&format!("m{number}")).pending.set(1);
+        }
+        samples.take(&fake);
+        fake.metered().upstream("a late one").pending.set(1);
+        fake.metered().upstream("m0").attempts[Outcome::Degraded as usize].add(7);
+        fake.metered().upstream("m0").attempt.observe(Duration::from_millis(80));
+        samples.take(&fake);
+        samples.take(&fake);
+        assert!(samples.of_upstream("a late one").is_none());
+        let own = samples.of_upstream("m0").unwrap();
+        assert_eq!(own.iter().map(|sample| sample.failed).collect::<Vec<_>>(), [0, 7, 7]);
+        let slow: Vec<bool> = own.iter().map(|sample| sample.attempt_p99.is_some_and(|p99| p99 > 0.05)).collect();
+        assert_eq!(slow, [false, true, false], "each tells of its own time only");
     }
 
     #[test]

@@ -186,6 +186,9 @@ async fn a_form_without_the_mark_of_its_session_or_of_another_site_does_nothing(
     assert_eq!(desk.changes(), 1);
     let command = desk.fake.commands().pop().unwrap();
     assert_eq!((&*command.actor, command.origin.as_deref()), ("token ops", Some("127.0.0.1")));
+    let refresh = format!("Cookie: {cookie}\r\nStagepost-Refresh: 1\r\n");
+    let refreshed = desk.ask("GET", "/letters", &refresh, None).await.body;
+    assert!(!refreshed.contains("Replayed 1 delivery."), "a script shows parts of a page only");
     assert!(desk.get("/letters", &cookie).await.body.contains("Replayed 1 delivery."), "it is told once");
     assert!(!desk.get("/letters", &cookie).await.body.contains("Replayed 1 delivery."));
 }
@@ -208,6 +211,59 @@ async fn what_is_confirmed_says_how_much_it_is_and_changes_nothing_yet() {
         assert_eq!(shown.status, 400, "{form}: {}", shown.body);
     }
     assert_eq!(desk.changes(), 0);
+}
+
+#[tokio::test]
+async fn the_last_target_that_works_is_drained_only_on_purpose() {
+    let desk = Desk::new().await;
+    let (cookie, mark) = desk.login("ops").await;
+    let page = desk.get("/upstreams/crm", &cookie).await.body;
+    assert!(page.contains("drain http://b:1") && page.contains("undrain http://c:1"), "{page}");
+    let form = format!("mark={mark}&do=drain&upstream=crm&target=http://b:1&back=/upstreams/crm");
+    let shown = desk.post("/targets/confirm", &cookie, &form).await;
+    assert!(shown.status == 200 && shown.body.contains("No other target works"), "{}", shown.body);
+    assert_eq!(desk.post("/targets", &cookie, &form).await.status, 400);
+    assert_eq!(desk.changes(), 0);
+    let shown = desk.post("/targets", &cookie, &format!("{form}&force=yes&reason_text=kernel")).await;
+    assert_eq!((shown.status, shown.header("location")), (303, Some("/upstreams/crm")));
+    let command = desk.fake.commands().pop().unwrap();
+    assert!(matches!(&command.action, Action::DrainTarget { reason: Some(why), .. } if why == "kernel"), "{command:?}");
+    assert_eq!(&*command.actor, "token ops");
+    let undo = format!("mark={mark}&do=undrain&upstream=crm&target=http://c:1&back=/upstreams/crm");
+    assert_eq!(desk.post("/targets", &cookie, &undo).await.status, 303);
+    assert_eq!(desk.changes(), 2);
+    // A target is for all sources, and the other upstream is none of theirs.
+    let (cookie, mark) = desk.login("part").await;
+    let form = format!("mark={mark}&do=drain&upstream=crm&target=http://b:1&force=yes");
+    assert!(matches!(desk.post("/targets", &cookie, &form).await.status, 400 | 403));
+    assert_eq!(desk.changes(), 2);
+}
+
+#[tokio::test]
+async fn a_subscriber_is_registered_by_the_rules_of_the_api_and_its_secret_shown_once() {
+    let desk = Desk::new().await;
+    let (cookie, mark) = desk.login("ops").await;
+    let form = |url: &str, secret: &str| {
+        format!("mark={mark}&topic=orders&name=crm&url={url}&types=invoice.*,+order&rate=&secret={secret}")
+    };
+    // What was refused is there to be put right, less what was to be a secret.
+    let shown = desk.post("/subscribers/new", &cookie, &form("http://10.0.0.1/%22%3E%3Cimg", "")).await;
+    assert_eq!(shown.status, 400);
+    assert!(
+        shown.body.contains("leads to 10.0.0.1") && shown.body.contains("value=\"http://10.0.0.1/&quot;&gt;&lt;img\"")
+    );
+    let shown = desk.post("/subscribers/new", &cookie, &form("https://a.example", "literal:hunter2")).await;
+    assert!(shown.status == 400 && !shown.body.contains("hunter2"), "{}", shown.body);
+    let shown = desk.post("/subscribers/new", &cookie, &form("https://a.example", "")).await;
+    assert!(shown.status == 200 && shown.body.contains("whsec_"), "{}", shown.body);
+    let put = desk.fake.commands().into_iter().find_map(|command| match command.action {
+        Action::PutSubscriber { registration, .. } => Some((registration, command.actor)),
+        _ => None,
+    });
+    let (registration, actor) = put.unwrap();
+    let types: Vec<&str> = registration.types.iter().map(|one| &**one).collect();
+    assert_eq!((types, &*actor, registration.rate), (vec!["invoice.*", "order"], "token ops", None));
+    assert!(!desk.get("/subscribers", &cookie).await.body.contains("whsec_"));
 }
 
 #[tokio::test]
@@ -318,9 +374,41 @@ async fn the_tail_gives_what_came_and_where_to_go_on() {
     let next = none["next"].as_str().unwrap().to_owned();
     let one = news(&desk.get(&next, &cookie).await.body);
     assert_eq!(one["rows"][0]["id"], id.as_str());
-    // It is not planned yet: it comes again.
-    let again = news(&desk.get(one["next"].as_str().unwrap(), &cookie).await.body);
-    assert_eq!(again["rows"][0]["id"], id.as_str());
+    let after = news(&desk.get(one["next"].as_str().unwrap(), &cookie).await.body);
+    assert_eq!(after["rows"].as_array().unwrap().len(), 0, "it came once");
+}
+
+#[tokio::test]
+async fn rows_that_are_listed_are_drawn_again_a_bounded_number_at_once_and_only_to_those_who_may_see_them() {
+    let desk = Desk::new().await;
+    let (cookie, _) = desk.login("eyes").await;
+    let id = desk.fake.accept("stripe", b"{}");
+    let other = desk.fake.accept("other", b"{}");
+    let path = format!("/tail/rows?id={id}&id={other}&id=01M7XP4BQR0000000000010001");
+    let rows = |shown: &Shown| serde_json::from_str::<serde_json::Value>(&shown.body).unwrap()["rows"].clone();
+    let before = rows(&desk.get(&path, &cookie).await);
+    assert_eq!((before.as_array().unwrap().len(), &before[0]["id"]), (2, &id.to_string().into()));
+    assert!(before[0]["html"].as_str().unwrap().contains("pending"), "it is not planned yet: {before}");
+    desk.fake.plan(&[(id, &["billing"])]);
+    desk.fake.set(id, delivery("billing", Status::Dead(Reason::with("given_up", "<b>bold</b>"))));
+    let row = rows(&desk.get(&path, &cookie).await)[0]["html"].as_str().unwrap().to_owned();
+    assert!(row.contains("dead") && row.contains("&lt;b&gt;bold"), "{row}");
+    let (part, _) = desk.login("glimpse").await;
+    assert_eq!(rows(&desk.get(&path, &part).await).as_array().unwrap().len(), 1);
+    let many = vec![format!("id={id}"); 26].join("&");
+    assert_eq!(desk.get(&format!("/tail/rows?{many}"), &cookie).await.status, 400);
+    assert_eq!(desk.get("/tail/rows?id=x", &cookie).await.status, 400);
+}
+
+#[tokio::test]
+async fn the_command_that_exports_is_shown_to_those_who_could_run_it() {
+    let desk = Desk::new().await;
+    for (who, sees) in [("ops", true), ("eyes", false), ("part", false)] {
+        let (cookie, _) = desk.login(who).await;
+        let page = desk.get("/events?source=stripe&grep=%3Cscript%3E", &cookie).await.body;
+        let command = "stagepost export --source=stripe --grep='&lt;script&gt;' &gt; events.ndjson";
+        assert_eq!(page.contains(command), sees, "{who}: {page}");
+    }
 }
 
 #[test]

@@ -7,17 +7,15 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     Page,
     ask::Ask,
-    chart::latency_of,
+    chart::{Line, chart, latency, latency_of, picked},
     frame::Reply,
     overview::until,
     parts::{age, count, hidden, marks, rate, scroll, state},
-    samples::quantile,
+    samples::{UPSTREAMS_MAX, UpstreamSample, quantile},
+    targets::targets,
 };
 use crate::{
-    admin::{
-        api::Refusal,
-        wire::{Upstream, UpstreamTarget},
-    },
+    admin::{api::Refusal, wire::Upstream},
     clock::Timestamp,
 };
 
@@ -33,7 +31,7 @@ fn list(ask: &Ask) -> Result<Reply, Refusal> {
 }
 
 /// Where the page of an upstream is.
-fn address(name: &str) -> String {
+pub(super) fn address(name: &str) -> String {
     format!("/upstreams/{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
@@ -90,7 +88,11 @@ fn row(upstream: &Upstream, now: Timestamp) -> Markup {
 fn notes(upstream: &Upstream, now: Timestamp) -> Markup {
     html! {
         @if upstream.held_since.is_some() {
-            div { (state("held")) " " @match upstream.held_until { Some(end) => (until(end, now)), None => "until it is released" } @if let Some(reason) = &upstream.held_reason { ": " (reason) } }
+            div {
+                (state("held")) " "
+                @match upstream.held_until { Some(end) => (until(end, now)), None => "until it is released" }
+                @if let Some(reason) = &upstream.held_reason { ": " (reason) }
+            }
         }
         @if let Some(end) = upstream.throttled_until.filter(|end| *end > now) {
             div { "throttled until " (age(end, now)) @if let Some(by) = &upstream.throttled_by { " (" (by) ")" } }
@@ -112,7 +114,8 @@ fn one(ask: &Ask) -> Result<Reply, Refusal> {
         div data-live="upstream" {
             (table(std::slice::from_ref(upstream), now))
             (latencies(ask, upstream))
-            @if !upstream.targets.is_empty() { (targets(&upstream.targets, now)) }
+            (charts(ask.guest.site.samples.of_upstream(name)))
+            @if !upstream.targets.is_empty() { (targets(ask, upstream, now)) }
         }
         @if ask.operates() { (actions(ask, upstream)) }
         p { a href=(super::Pairs::default().with("upstream", Some(name)).address("/events")) { "Its events" } }
@@ -137,24 +140,40 @@ fn latencies(ask: &Ask, upstream: &Upstream) -> Markup {
     }
 }
 
-fn targets(targets: &[UpstreamTarget], now: Timestamp) -> Markup {
-    let table = html! {
-        table {
-            caption { "Targets" }
-            thead { tr { th scope="col" { "Url" } th scope="col" { "State" } th.number scope="col" { "In flight" } th scope="col" { "Back" } } }
-            tbody {
-                @for target in targets {
-                    tr {
-                        th scope="row" { (target.url) }
-                        td { (state(&target.state)) }
-                        td.number { (target.in_flight) }
-                        td { @if let Some(end) = target.ejected_until { (age(end, now)) } @else { "–" } }
-                    }
-                }
+/// What it did lately, if that is known.
+fn charts(samples: Option<Vec<UpstreamSample>>) -> Markup {
+    let Some(samples) = samples else {
+        return html! {
+            p.calm { "There are no charts of it: figures are kept of " (UPSTREAMS_MAX) " upstreams of the configuration." }
+        };
+    };
+    let (steps, since) = picked(&samples);
+    let line = |name, value: &dyn Fn(&[UpstreamSample]) -> Option<f64>| Line {
+        name,
+        values: steps.iter().map(|step| value(step)).collect(),
+    };
+    let per_second = |step: &[UpstreamSample], counter: fn(&UpstreamSample) -> u64| {
+        let (before, now) = (step.first()?, step.last()?);
+        let seconds = now.at.since(before.at).as_secs_f64();
+        (seconds > 0.0).then(|| counter(now).saturating_sub(counter(before)) as f64 / seconds)
+    };
+    let delivered = line("delivered", &|step| per_second(step, |sample| sample.delivered));
+    let failed = line("failed attempts", &|step| per_second(step, |sample| sample.failed));
+    let pending = line("pending", &|step| Some(step.last()?.pending.max(0) as f64));
+    // The worst of a step; its first sample tells of the step before.
+    let slowest =
+        |step: &[UpstreamSample]| step.iter().skip(1).filter_map(|sample| sample.attempt_p99).reduce(f32::max);
+    let took = line("attempts", &|step| slowest(step).map(f64::from));
+    html! {
+        section aria-labelledby="lately" {
+            h2 id="lately" { "Lately" }
+            div.charts {
+                (chart("Deliveries", since, &[delivered, failed], |value| format!("{}/s", rate(value))))
+                (chart("Backlog", since, &[pending], |value| count(value.clamp(0.0, 1e15) as u64)))
+                (chart("Latency, p99", since, &[took], latency))
             }
         }
-    };
-    scroll("Targets", &table)
+    }
 }
 
 fn actions(ask: &Ask, upstream: &Upstream) -> Markup {

@@ -22,7 +22,7 @@ pub(super) fn visible(page: String) -> String {
 }
 
 /// Whether a character is not seen as what it is. Joiners are not among them: scripts and emoji are written with them.
-const fn is_hidden(letter: char) -> bool {
+pub(super) const fn is_hidden(letter: char) -> bool {
     match letter {
         '\n' | '\t' => false,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => true,

@@ -113,6 +113,17 @@ fn tokens_change_with_a_reload_and_the_address_does_not() {
 }
 
 #[test]
+fn parameters_that_are_hidden_are_names() {
+    let loaded = loaded(&format!("{MINIMAL}\n[privacy]\nhide_query = ['customer_id', 'k']"));
+    assert_eq!(loaded.config.privacy.hide_query.len(), 2);
+    for name in ["=", "a=b", "a&b", "--"] {
+        let problems = Directory::with(&format!("{MINIMAL}\n[privacy]\nhide_query = ['{name}']")).load().err().unwrap();
+        let expected = format!("\"{name}\" is no name of a parameter, such as \"customer_id\"");
+        assert_eq!(problems.0[0].message, expected);
+    }
+}
+
+#[test]
 fn paths_that_are_hidden_are_plain_paths() {
     let loaded = loaded(&format!("{MINIMAL}\n[privacy]\nhide = ['.card.number', '.items[].token']"));
     assert_eq!(loaded.config.privacy.hide.len(), 2);

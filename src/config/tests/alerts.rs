@@ -45,7 +45,7 @@ fn a_destination_is_an_upstream_with_a_route_from_the_topic_of_alerts() {
     let route = loaded.table.routes.iter().find(|route| &*route.name == "alerts:ops").unwrap();
     assert_eq!(
         route.when.as_ref().unwrap().text(),
-        r#".data.to == "ops" or (.data.to == null and .data.upstream != "stagepost.alerts/ops" and (.data.rule == "dead" or .data.rule == "disk") and (.data.severity == "warning" or .data.severity == "critical") and ((.data.upstream == "billing") or (.data.source == "app")))"#
+        r#".data.to == "ops" or (.data.to == null and .data.upstream != "stagepost.alerts/ops" and (.data.state == "withheld" or (.data.rule == "dead" or .data.rule == "disk")) and (.data.severity == "warning" or .data.severity == "critical") and (.data.state == "withheld" or (.data.upstream == "billing") or (.data.source == "app")))"#
     );
     assert_eq!(loaded.table.topics.len(), 1);
     let printed = effective(&loaded.config);
@@ -72,6 +72,7 @@ fn what_can_not_work_is_refused_with_its_key_and_the_remedy() {
         ("[alerts.rule.errors]\nminimum = 0\n", "alerts.rule.errors.minimum: takes a whole number from 1"),
         ("[alerts.rule.latency]\nfactor = 1\n", "alerts.rule.latency.factor: takes a number from 1.1"),
         ("[alerts.rule.silence]\nfactor = 0\n", "alerts.rule.silence.factor: takes a number from 1"),
+        ("[alerts]\nmax_per_hour = 0\n", "alerts.max_per_hour: takes a whole number from 1 to 10000"),
         ("[alerts.rule.hold]\nage = '0s'\n", "alerts.rule.hold.age: must be longer than zero"),
         (
             "[alerts.rule.disk]\ninfo = 0.9\n",

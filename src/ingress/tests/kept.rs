@@ -145,6 +145,26 @@ async fn a_stale_a_future_and_an_unreadable_one_are_read_and_kept() {
 }
 
 #[tokio::test]
+async fn what_is_genuine_but_for_its_time_is_counted_whether_it_is_kept_or_not() {
+    let door = Door::keeping(|limits| limits.quarantine.rate = 1);
+    let stale = |door: &Door| door.metrics.source("app").stale.get();
+    for (quarantine, expected) in [(true, 2), (false, 4)] {
+        door.use_source(Source { quarantine, ..source(OLD) }, |limits| limits.quarantine.rate = 1);
+        for (secret, at) in [(OLD, START_S - 100), (OLD, START_S + 100), (NEW, START_S - 100), (NEW, START_S)] {
+            assert_eq!(door.ask(signed(secret, "{}", at)).await.status, 401);
+        }
+        assert_eq!(stale(&door), expected, "forged ones are none, and neither are others in time");
+    }
+    // No more is read of a client than could be kept of it.
+    for _ in 0..2 * BURST_S {
+        assert_eq!(door.ask(signed(OLD, "{}", START_S - 100)).await.status, 401);
+    }
+    assert_eq!((door.read(), stale(&door)), (0, 4 + BURST_S - 7));
+    assert_eq!(door.drops(QuarantineDrop::Rate), 0, "what is not wanted is not counted");
+    assert_eq!(door.kept().len(), 4);
+}
+
+#[tokio::test]
 async fn a_client_above_its_rate_is_not_even_read() {
     let door = Door::keeping(|limits| limits.quarantine.rate = 1);
     for _ in 0..2 * BURST_S {

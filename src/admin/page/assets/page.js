@@ -17,30 +17,36 @@
     setTimeout(turn, ms);
   };
 
-  // New events, above those that are there. What is not settled comes again and takes its own place.
+  // What somebody is at is left alone.
+  const inUse = (part) => part.contains(document.activeElement) || part.querySelector("details[open]") ||
+    (getSelection().anchorNode && part.contains(getSelection().anchorNode) && !getSelection().isCollapsed);
+
+  // New events, above those that are there; and what became of those, some at a time.
   const tail = document.querySelector("[data-tail]");
   if (tail) {
-    let address = tail.dataset.tail, count = 0;
+    let address = tail.dataset.tail, count = 0, turn = 0;
+    const atOnce = Number(tail.dataset.again);
     const told = document.querySelector("[data-told]");
-    every(EVERY_MS, async () => {
-      const news = await (await ask(address)).json();
-      address = news.next;
-      let fresh = 0;
-      for (const { id, html } of news.rows) {
-        const template = document.createElement("template");
-        template.innerHTML = html;
-        const row = template.content.querySelector("tr");
-        const known = tail.querySelector('[data-id="' + CSS.escape(id) + '"]');
-        if (known) {
-          if (!known.contains(document.activeElement)) known.replaceWith(row);
-          continue;
-        }
-        fresh += 1;
+    // Draws a row; true if there was none of this event.
+    const put = ({ id, html }) => {
+      const template = document.createElement("template");
+      template.innerHTML = html;
+      const row = template.content.querySelector("tr");
+      const known = tail.querySelector('[data-id="' + CSS.escape(id) + '"]');
+      if (!known) {
         row.classList.add("new");
         setTimeout(() => row.classList.remove("new"), 4000);
         tail.prepend(row);
-        if (tail.rows.length > 4 * news.max) tail.lastElementChild.remove();
+      } else if (known.innerHTML !== row.innerHTML && !inUse(known)) {
+        known.replaceChildren(...row.childNodes);
       }
+      return !known;
+    };
+    every(EVERY_MS, async () => {
+      const news = await (await ask(address)).json();
+      address = news.next;
+      const fresh = news.rows.filter(put).length;
+      while (tail.rows.length > 4 * news.max) tail.lastElementChild.remove();
       if (fresh > 0) {
         count += fresh;
         told.textContent = count + (count === 1 ? " event has" : " events have") + " come since you opened this page." +
@@ -48,6 +54,11 @@
         const empty = document.querySelector("main .empty");
         if (empty) empty.remove();
       }
+      if (turn >= tail.rows.length) turn = 0;
+      const ids = [...tail.rows].slice(turn, turn + atOnce).map((row) => ["id", row.dataset.id]);
+      turn += atOnce;
+      // One that is gone stays as it was.
+      if (ids.length > 0) (await (await ask("/tail/rows?" + new URLSearchParams(ids))).json()).rows.forEach(put);
     });
   }
 
@@ -58,9 +69,7 @@
       const page = new DOMParser().parseFromString(await (await ask(location.href)).text(), "text/html");
       for (const part of document.querySelectorAll("[data-live]")) {
         const other = page.querySelector('[data-live="' + CSS.escape(part.dataset.live) + '"]');
-        const inUse = part.contains(document.activeElement) || part.querySelector("details[open]") ||
-          (getSelection().anchorNode && part.contains(getSelection().anchorNode) && !getSelection().isCollapsed);
-        if (other && !inUse && part.innerHTML !== other.innerHTML) part.replaceWith(other);
+        if (other && !inUse(part) && part.innerHTML !== other.innerHTML) part.replaceWith(other);
       }
     });
   }
