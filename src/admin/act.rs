@@ -20,7 +20,7 @@ use super::{
 use crate::{
     event::{DeliveryState, EventId, Seq},
     log::{
-        Log,
+        Log, ReadError,
         entry::{Action, Command, ReplayStep, Target},
         read_body, read_event,
     },
@@ -370,7 +370,11 @@ impl<'a> Selection<'a> {
                         break;
                     }
                 }
-                Err(FindError::Read(error)) => return Err(QueryError::Read(error).into()),
+                Err(FindError::Read(error)) => {
+                    if !self.take_lost_id(text, &error)? {
+                        return Err(QueryError::Read(error).into());
+                    }
+                }
                 Err(FindError::State(error)) => return Err(QueryError::State(error).into()),
                 Err(FindError::Id(error)) => return Err(ActError::Usage(error.to_string())),
                 Err(FindError::NoSuch(_)) => {
@@ -503,7 +507,9 @@ impl<'a> Selection<'a> {
         let event = match read_event(&*log, stored_at) {
             Ok(event) => event,
             Err(error) => {
-                self.skip(error.to_string());
+                if !self.take_lost(format!("sequence {}", planned.event), planned.event, &view, &error) {
+                    self.skip(error.to_string());
+                }
                 return Ok(ControlFlow::Continue(()));
             }
         };
@@ -513,6 +519,48 @@ impl<'a> Selection<'a> {
             return Ok(ControlFlow::Continue(()));
         }
         self.take(&found, wanted, Some(state.as_str()))
+    }
+
+    /// The same as [`Self::take_lost`], of an event that is named.
+    fn take_lost_id(&mut self, text: &str, error: &ReadError) -> Result<bool, ActError> {
+        let Ok(id) = text.parse::<EventId>() else { return Ok(false) };
+        let asked = PlannedFor { event: id.pos.seq, upstreams: Vec::new() };
+        let view = self.ports.views(&[asked]).map_err(QueryError::State)?.pop().unwrap_or_default();
+        Ok(self.take_lost(text.to_owned(), id.pos.seq, &view, error))
+    }
+
+    /// Takes what is known of an event whose stored bytes are damaged, for a command that needs no more than that. Whether
+    /// it did.
+    fn take_lost(&mut self, name: String, event: Seq, view: &EventView, error: &ReadError) -> bool {
+        let (verb, filters) = (self.asked.verb, &self.asked.filters);
+        let needs_more = !Filters { upstream: None, state: None, ..filters.clone() }.is_empty();
+        let may_pass = matches!(error, ReadError::Io { .. });
+        // Whose it is can't be told.
+        let is_limited = self.ports.scope().limits_sources();
+        if needs_more || may_pass || is_limited || view.deleted || !matches!(verb, Verb::Delete | Verb::Expire) {
+            return false;
+        }
+        let is_meant = |delivery: &&DeliveryView| {
+            changes(verb, delivery, true)
+                && filters.upstream.as_deref().is_none_or(|name| name == &*delivery.upstream)
+                && filters.state.as_deref().is_none_or(|state| state == delivery.status.state().as_str())
+        };
+        let mut upstreams: Vec<Box<str>> =
+            view.deliveries.iter().filter(is_meant).map(|delivery| delivery.upstream.clone()).collect();
+        if verb == Verb::Delete && !upstreams.is_empty() {
+            upstreams = vec![Box::default()];
+        }
+        self.acted.events += u64::from(!upstreams.is_empty());
+        self.acted.count += upstreams.len() as u64;
+        let taken = !upstreams.is_empty();
+        for upstream in upstreams {
+            if self.acted.sample.len() < SAMPLE {
+                let named = Some(upstream.to_string()).filter(|upstream| !upstream.is_empty());
+                self.acted.sample.push((name.clone(), named));
+            }
+            self.targets.push(Target { event, upstream });
+        }
+        taken
     }
 
     /// Whether the filters take the event itself; an expression that fails takes nothing and is named.

@@ -252,5 +252,25 @@ fn the_record_of_a_replay_has_its_rate_and_how_it_was_made() {
     assert_eq!(words, "X --rate 300/s --new-key --transform original");
     for (interval, expected) in [(1, "1000000/s"), (1_000_000, "1/s"), (2_000_000, "30/m"), (1_800_000_000, "2/h")] {
         assert_eq!(rate(interval), expected);
+}
+
+#[test]
+fn what_is_damaged_can_be_given_up_and_deleted_but_not_sent() {
+    let (fake, ids) = three();
+    fake.damage(ids[2].pos.seq);
+    let by_id = |verb| Act { ids: vec![ids[2].to_string()], ..asked(verb) };
+    assert!(matches!(act(&fake, &by_id(Verb::Replay), &me()), Err(ActError::Query(_))));
+    let filters = Filters { upstream: Some("billing".into()), state: Some("held".into()), ..Filters::default() };
+    let by_filter = Act { filters, ..asked(Verb::Expire) };
+    let more = Filters { source: Some("app".into()), ..by_filter.filters.clone() };
+    assert_eq!(act(&fake, &Act { filters: more, ..asked(Verb::Expire) }, &me()).unwrap().count, 0, "whose is it?");
+    for act_on in [by_id(Verb::Expire), by_filter, by_id(Verb::Delete)] {
+        let acted = act(&fake, &act_on, &me()).unwrap();
+        assert_eq!((acted.count, acted.events), (1, 1));
+        match &fake.commands().last().unwrap().action {
+            Action::Expire { targets, .. } => assert_eq!(named(targets), [(ids[2].pos.seq, "billing")]),
+            Action::Delete { events } => assert_eq!(events[..], [ids[2].pos.seq]),
+            other => panic!("{other:?}"),
+        }
     }
 }

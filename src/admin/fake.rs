@@ -278,6 +278,12 @@ impl Reads for Fake {
             deliveries: planned
                 .upstreams
                 .iter()
+                .chain(
+                    records
+                        .keys()
+                        .filter(|key| planned.upstreams.is_empty() && key.0 == planned.event)
+                        .map(|key| &key.1),
+                )
                 .map(|name| {
                     let key = (planned.event, name.clone());
                     records.get(&key).cloned().unwrap_or_else(|| delivery(name, Status::Delivered))

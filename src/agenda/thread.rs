@@ -77,6 +77,9 @@ struct Offered {
     answer: oneshot::Receiver<Acked>,
 }
 
+/// What died, of which entry and when (wall time).
+type Deaths = VecDeque<(Key, Seq, Timestamp)>;
+
 /// Everything the thread works with.
 pub(super) struct Run {
     shared: Arc<Shared>,
@@ -135,8 +138,8 @@ fn catch_up(
     state: &mut State,
     died_from: Seq,
     died_since: Timestamp,
-) -> Result<Option<VecDeque<(Key, Seq, Timestamp)>>, StateError> {
-    let (from, mut died) = (state.next, VecDeque::new());
+) -> Result<Option<Deaths>, StateError> {
+    let (from, mut died) = (state.next, Deaths::new());
     loop {
         let mut tell = |entry: &Entry, note| {
             if let Note::Died(key, seq) = note

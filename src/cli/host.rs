@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn what_blocks_a_thread_does_not_keep_the_process_from_ending() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let (release, blocked) = std::sync::mpsc::sync_channel::<()>(1);
         let ended = to_the_end(runtime, Duration::from_millis(10), async move {
             drop(tokio::task::spawn_blocking(move || blocked.recv()));
             7

@@ -56,6 +56,8 @@ fn deliveries_are_held_and_released_by_id_and_by_filter_without_holding_what_com
     let told = relay.cli(&["hold", "--upstream", "app", "--where", ".n == 2", "--json"]).done().json();
     assert_eq!((told["count"].as_u64(), told["upstream"].is_null()), (Some(1), true));
     relay.wait_for_state(&two, "held");
+    assert!(relay.cli(&["status"]).done().out.contains("2 deliveries"), "what is held one by one is told, too");
+    assert!(relay.upstream("app")["held_since"].is_null(), "the upstream itself is not held");
     upstream.answer(Answer::Status(200));
     let three = relay.accept("/x", r#"{"n":3}"#);
     relay.wait_for_state(&three, "delivered");
@@ -77,6 +79,11 @@ fn a_replay_by_id_sends_the_same_event_with_the_same_keys() {
     let got = upstream.wait_for_requests(2);
     assert_eq!(got[0].header("stagepost-replay"), None);
     assert!(got[1].header("stagepost-replay").is_some());
+    wait_until("both attempts are shown", || {
+        let delivery = &relay.show(&id)["deliveries"][0];
+        let numbers = delivery["attempts"].as_array().unwrap().iter().map(|attempt| attempt["number"].as_u64());
+        numbers.collect::<Vec<_>>() == [Some(1), Some(2)]
+    });
     for name in ["stagepost-event-id", "idempotency-key", "stagepost-received-at"] {
         assert_eq!(got[0].header(name), got[1].header(name), "{name}");
     }

@@ -88,7 +88,11 @@ fn row(upstream: &Upstream, now: Timestamp) -> Markup {
 fn notes(upstream: &Upstream, now: Timestamp) -> Markup {
     html! {
         @if upstream.held_since.is_some() {
-            div { (state("held")) " " @match upstream.held_until { Some(end) => (until(end, now)), None => "until it is released" } @if let Some(reason) = &upstream.held_reason { ": " (reason) } }
+            div {
+                (state("held")) " "
+                @match upstream.held_until { Some(end) => (until(end, now)), None => "until it is released" }
+                @if let Some(reason) = &upstream.held_reason { ": " (reason) }
+            }
         }
         @if let Some(end) = upstream.throttled_until.filter(|end| *end > now) {
             div { "throttled until " (age(end, now)) @if let Some(by) = &upstream.throttled_by { " (" (by) ")" } }

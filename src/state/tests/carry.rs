@@ -153,8 +153,8 @@ fn start() -> Action {
 fn what_an_operator_ends_while_it_is_said_again_has_ended() {
     let hold = || Action::HoldUpstream { upstream: "a".into(), until_ms: None, reason: None };
     let drain = || Action::DrainTarget { upstream: "a".into(), target: "http://x".into(), reason: None };
-    type Counts = fn(&State) -> usize;
-    let cases: [(Action, fn(Seq) -> Action, Counts); 3] = [
+    type Case = (Action, fn(Seq) -> Action, fn(&State) -> usize);
+    let cases: [Case; 3] = [
         (hold(), |_| Action::ReleaseUpstream { upstream: "a".into() }, |state| held(state).into()),
         (drain(), |_| Action::UndrainTarget { upstream: "a".into(), target: "http://x".into() }, drained),
         (start(), |job| Action::EndJob { job, end: JobEnd::Cancelled, why: None }, running),
