@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use crate::{
     admin::{Import, ImportError, import, is_in_log, wire},
     clock::Clock,
-    config::{Config, StoreSettings},
+    config::StoreSettings,
     log::{
         Log as _, QueueLimits,
         sled::{Settings, SledLog},
@@ -77,9 +77,9 @@ impl OfflineImport {
     ///
     /// # Errors
     /// The log's own, so that a held lock can be told apart.
-    pub fn open(data: &Path, config: &Config) -> anyhow::Result<Self> {
+    pub fn open(data: &Path, store: &StoreSettings) -> anyhow::Result<Self> {
         let clock = Clock::system();
-        let settings = Settings { directory: data.to_owned(), ..log_settings(&config.store) };
+        let settings = Settings { directory: data.to_owned(), ..log_settings(store) };
         Ok(Self { log: SledLog::open(settings, Arc::new(Metrics::default()), clock.clone())?, clock })
     }
 

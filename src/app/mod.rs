@@ -6,6 +6,7 @@
 mod alerts;
 mod backup;
 mod decide;
+mod hashes;
 mod janitor;
 mod jobs;
 mod links;
