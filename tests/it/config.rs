@@ -182,7 +182,7 @@ fn the_log_of_a_stopped_instance_is_filtered_by_the_routes_of_its_configuration(
     let ids = |output: crate::harness::Output| -> Vec<String> {
         output.done().lines().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(ids(cli(elsewhere.path(), &args)), [one.clone()]);
+    assert_eq!(ids(cli(elsewhere.path(), &args)), std::slice::from_ref(&one));
     assert_eq!(ids(relay.cli(&args[..4])), [one]);
     let told = cli(elsewhere.path(), &["log", "--route", "some", "--data", relay.data().to_str().unwrap()]);
     assert_eq!(told.code, 64);
