@@ -157,7 +157,7 @@ fn no_config() -> Failure {
 }
 
 /// A file that is not allowed to be read is another matter than one that is wrong.
-fn refused(path: &Path, problems: &Problems) -> Failure {
+pub(super) fn refused(path: &Path, problems: &Problems) -> Failure {
     let denied = std::fs::File::open(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
     Failure::new(if denied { Exit::Permission } else { Exit::Config }, lines(problems))
 }
