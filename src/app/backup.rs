@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use crate::{
     admin::{Import, ImportError, import, is_in_log, wire},
     clock::Clock,
-    config::{Config, StoreSettings},
+    config::StoreSettings,
     event::EventId,
     log::{
         Log as _, QueueLimits,
@@ -84,9 +84,9 @@ impl OfflineImport {
     ///
     /// # Errors
     /// The log's own, so that a held lock can be told apart.
-    pub fn open(data: &Path, config: &Config) -> anyhow::Result<Self> {
+    pub fn open(data: &Path, store: &StoreSettings) -> anyhow::Result<Self> {
         let clock = Clock::system();
-        let settings = Settings { directory: data.to_owned(), ..log_settings(&config.store) };
+        let settings = Settings { directory: data.to_owned(), ..log_settings(store) };
         let log = SledLog::open(settings, Arc::new(Metrics::default()), clock.clone())?;
         let state = Offline::open(&data.join("state"), &log)?.state;
         Ok(Self { log, state, clock })
@@ -145,14 +145,14 @@ mod tests {
         .unwrap();
         let home = tempfile::tempdir().unwrap();
         let config = config::quick("127.0.0.1:0", "http://127.0.0.1:1", home.path()).unwrap().config;
-        let stopped = OfflineImport::open(home.path(), &config).unwrap();
+        let stopped = OfflineImport::open(home.path(), &config.store).unwrap();
         for _ in 0..3 {
             append(&stopped.log, Kind::Accepted, accepted.clone());
         }
         let carried = Carried { id, history: vec![("default".into(), 0)], accepted };
         append(&stopped.log, Kind::Carried, encode_carried(&carried));
         drop(stopped);
-        let stopped = OfflineImport::open(home.path(), &config).unwrap();
+        let stopped = OfflineImport::open(home.path(), &config.store).unwrap();
         let told = stopped.import(true, &line).unwrap();
         assert_eq!((told.imported, told.known), (0, 1));
     }

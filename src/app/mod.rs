@@ -6,6 +6,7 @@
 mod alerts;
 mod backup;
 mod decide;
+mod hashes;
 mod janitor;
 pub mod jobs;
 mod links;

@@ -157,7 +157,7 @@ impl Reads for Instance {
 
     fn config_hash(&self, generation: u64) -> Option<String> {
         let current = self.running.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.hashes.iter().find(|(known, _)| *known == generation).map(|(_, hash)| hash.clone())
+        current.hashes.of(generation).map(str::to_owned)
     }
 
     fn routed(&self, event: &Event, body: &[u8]) -> Result<Vec<Box<str>>, String> {

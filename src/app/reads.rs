@@ -7,16 +7,17 @@ use std::{
 
 use bytes::Bytes;
 
+use super::hashes::Hashes;
 use crate::{
     admin::{DeliveryView, EventView, HiddenNames, PlannedFor, Predicate, QueueCount, Reads, RouteFilter},
     agenda::plan,
     clock::{Clock, Timestamp},
-    config::Config,
+    config::Outline,
     event::{DeliveryState, Event, Seq},
     expr::{Evaluator, Expr, Mask, decode_body},
     log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
-    routing::{Privacy, Route, Table},
+    routing::{Privacy, Route},
     state::{self, Offline, State},
 };
 
@@ -111,7 +112,7 @@ pub struct OfflineReads {
     offline: Offline,
     clock: Clock,
     evaluator: Evaluator,
-    config: Option<(Config, Table)>,
+    config: Option<Outline>,
 }
 
 impl OfflineReads {
@@ -119,7 +120,7 @@ impl OfflineReads {
     ///
     /// # Errors
     /// Why it can't be opened; the log's own error is passed on, so that a held lock can be told apart.
-    pub fn open(data: &Path, config: Option<(Config, Table)>) -> anyhow::Result<Self> {
+    pub fn open(data: &Path, config: Option<Outline>) -> anyhow::Result<Self> {
         let clock = Clock::system();
         let log = Arc::new(OfflineLog::open(data, clock.clone())?);
         let offline = Offline::open(&data.join("state"), &*log)?;
@@ -139,7 +140,7 @@ impl Reads for OfflineReads {
 
     fn views(&self, events: &[PlannedFor]) -> Result<Vec<EventView>, String> {
         let live = |name: &str| {
-            let is_configured = |(_, table): &(Config, Table)| table.upstreams.contains_key(name);
+            let is_configured = |config: &Outline| config.upstreams.contains(name);
             self.config.as_ref().is_none_or(is_configured) || self.offline.state.is_registered(name)
         };
         let one = |planned: &PlannedFor| match self.offline.state.view(planned.event, &live) {
@@ -178,8 +179,7 @@ impl Reads for OfflineReads {
     }
 
     fn route(&self, name: &str) -> Option<RouteFilter> {
-        let (_, table) = self.config.as_ref()?;
-        let route = table.routes.iter().find(|route| &*route.name == name)?;
+        let route = self.config.as_ref()?.routes.iter().find(|route| &*route.name == name)?;
         Some(route_filter(route, self.evaluator.clone()))
     }
 
@@ -188,16 +188,16 @@ impl Reads for OfflineReads {
     }
 
     fn hidden_names(&self) -> HiddenNames {
-        self.config.as_ref().map(|(config, _)| hidden_names(&config.privacy)).unwrap_or_default()
+        self.config.as_ref().map(|config| hidden_names(&config.privacy)).unwrap_or_default()
     }
 
     fn masked(&self, event: &Event, body: Bytes) -> Result<Bytes, String> {
-        let hide = self.config.as_ref().map_or(&[][..], |(config, _)| &config.privacy.hide);
+        let hide = self.config.as_ref().map_or(&[][..], |config| &config.privacy.hide);
         masked(hide, event, body)
     }
 
     fn masked_beginning(&self, body: Bytes) -> Option<Bytes> {
-        let hide = self.config.as_ref().map_or(&[][..], |(config, _)| &config.privacy.hide);
+        let hide = self.config.as_ref().map_or(&[][..], |config| &config.privacy.hide);
         Mask::apply_to_json(hide, body)
     }
 
@@ -209,8 +209,8 @@ impl Reads for OfflineReads {
         Ok(self.offline.state.audited(before, limit))
     }
 
-    fn config_hash(&self, _generation: u64) -> Option<String> {
-        None
+    fn config_hash(&self, generation: u64) -> Option<String> {
+        Hashes::open(&self.data).of(generation).map(str::to_owned)
     }
 
     fn routed(&self, _event: &Event, _body: &[u8]) -> Result<Vec<Box<str>>, String> {

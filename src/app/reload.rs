@@ -9,6 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
+    hashes::Hashes,
     probation::{Probation, Tallies, Verdict, tallies},
     subscribers::Subscribers,
     watch::{Changed, Watched},
@@ -110,8 +111,8 @@ pub(super) struct Current {
     pub(super) watched: Watched,
     pub(super) loaded_at: Timestamp,
     pub(super) generation: u64,
-    /// Hashes of the configurations since the start, the first of them at generation `first_generation`.
-    pub(super) hashes: Vec<(u64, String)>,
+    /// The hashes of this one and of those before.
+    pub(super) hashes: Hashes,
     /// It has yet to prove itself.
     pub(super) probation: Option<OnProbation>,
     /// What stands on disk has failed its probation: it is not read again because some certificate or secret changed.
@@ -156,13 +157,13 @@ impl Running {
                     problems = problems.join("; "),
                     "the reload is refused; the old configuration stays active"
                 );
-                current.watched = Watched::new(&current.watched.files());
+                current.watched = current.watched.again();
                 return Err(ReloadRefused { problems });
             }
         };
-        let Loaded { config, table, warnings, files } = loaded;
+        let Loaded { config, table, warnings, files, patterns } = loaded;
         let report = config::diff(&current.config, &config);
-        let mut messages: Vec<String> = warnings.iter().map(|warning| format!("warning: {warning}")).collect();
+        let mut messages: Vec<String> = Vec::new();
         messages.extend(report.needs_restart.iter().map(|what| format!("needs a restart to take effect: {what}")));
         messages.extend(report.removed_paths.iter().map(|path| self.removed(path)));
         let held = |name| format!("upstream {name} is gone: its deliveries are held until it returns");
@@ -173,7 +174,7 @@ impl Running {
         let before = self.subscribers.base();
         let (replaced, more) = self.install(&mut current, config, table);
         messages.extend(more);
-        current.watched = Watched::new(&files);
+        current.watched = Watched::new(&files, &patterns);
         current.went_back = false;
         // One that is itself on probation is nothing to go back to.
         let earlier = current.probation.take().map(|earlier| (earlier.config, earlier.table));
@@ -184,6 +185,10 @@ impl Running {
         });
         let probation_until = probation.map(|time| self.clock.now().after(time));
         tracing::info!(hash, notes = messages.join("; "), "the configuration was reloaded");
+        for warning in &warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        messages.splice(0..0, warnings.iter().map(|warning| format!("warning: {warning}")));
         Ok(Reloaded { hash, changed: !report.is_empty(), messages, probation_until })
     }
 
@@ -192,7 +197,7 @@ impl Running {
         config.take_over(&current.config);
         current.generation += 1;
         table.generation = current.generation;
-        current.hashes.push((table.generation, table.hash.clone()));
+        current.hashes.note(table.generation, &table.hash);
         self.activated(&table);
         // Before the table: a new source finds how its keys are got.
         self.keys.configure(config.keys.clone());

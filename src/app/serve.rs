@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     alerts::{self, Alerts},
     backup::log_settings,
+    hashes::Hashes,
     janitor,
     jobs::{self, Waits},
     links::{ThroughEngine, ToAgenda, ToEngine},
@@ -117,7 +118,7 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing listens then.
     pub fn start(loaded: Loaded, origin: Origin, options: RunOptions) -> Result<Self, StartError> {
-        let Loaded { config, mut table, warnings: _, files } = loaded;
+        let Loaded { config, mut table, warnings: _, files, patterns } = loaded;
         let (clock, jitter, metrics) = (Clock::system(), Jitter::system(), Arc::new(Metrics::default()));
         // First of all: a SIGHUP that comes while the log is recovered means a reload afterwards, not the end.
         let hang_up = signal(SignalKind::hangup())?;
@@ -204,11 +205,13 @@ impl App {
         let admin_socket = admin::bind(&config.admin.socket, config.admin.socket_group.as_deref())?;
         let (admin_address, admin_tls) = (config.admin.address, config.admin.tls.clone());
         let tokens = ArcSwap::from_pointee(reload::tokens(&config.admin));
+        let mut hashes = Hashes::open(&config.store.path);
+        hashes.note(generation, &hash);
         let current = Current {
-            watched: Watched::new(&files),
+            watched: Watched::new(&files, &patterns),
             loaded_at: clock.now(),
             generation,
-            hashes: vec![(generation, hash)],
+            hashes,
             config,
             probation: None,
             went_back: false,

@@ -58,6 +58,7 @@ pub(super) fn backup(args: &BackupArgs, host: &dyn Host, terminal: &mut Terminal
     if !done {
         return Err(Failure::new(Exit::Io, "segments expire faster than they can be copied: try again"));
     }
+    work.hashes()?;
     let told = work.told;
     if args.json {
         let json = serde_json::to_string(&told).map_err(|error| Failure::new(Exit::Io, error.to_string()))?;
@@ -240,6 +241,12 @@ impl Work {
         }
         sync_directory_of(&log.join(".")).map_err(|error| named(&log, &error))?;
         Ok(true)
+    }
+
+    /// What tells the configuration of an event. An instance that an older version served has none.
+    fn hashes(&self) -> Result<(), Failure> {
+        let (own, theirs) = (self.data.join("configurations"), self.to.join("configurations"));
+        if own.exists() { self.place(&own, &theirs, true) } else { Ok(()) }
     }
 
     /// True if it was linked.

@@ -5,7 +5,13 @@ use std::{io::Write, ops::ControlFlow};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Exit, Failure, Host, Terminal, args::ExportArgs, client::Client, instance::Instance, print::escaped};
+use super::{
+    Exit, Failure, Host, Terminal,
+    args::ExportArgs,
+    client::Client,
+    instance::{Instance, wrong_filter},
+    print::escaped,
+};
 use crate::admin::{
     Compiled, Reads, export as exported,
     wire::{Export, ExportReply},
@@ -43,7 +49,7 @@ pub(super) fn export(args: &ExportArgs, host: &dyn Host, terminal: &mut Terminal
 }
 
 fn offline(reads: &dyn Reads, asked: Export, terminal: &mut Terminal<'_>) -> Result<Exit, Failure> {
-    let wanted = Compiled::new(asked.filters, reads).map_err(|error| Failure::usage(error.to_string()))?;
+    let wanted = Compiled::new(asked.filters, reads).map_err(|error| wrong_filter(&error))?;
     let (mut exit, mut failed) = (Exit::Done, None);
     let read = exported(reads, &wanted, asked.hide_credentials, &mut |reply| {
         let written = match reply {

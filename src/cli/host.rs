@@ -16,7 +16,7 @@ use crate::{
     admin::{Reads, wire::Imported},
     app::{App, Ended, OfflineImport, OfflineReads, Origin, RunOptions, StartError},
     clock::Clock,
-    config::{self, Access, DiagnosticsSettings, Loaded, Problems},
+    config::{self, Access, DiagnosticsSettings, Problems},
     log::{
         disk::LockError,
         sled::{
@@ -43,7 +43,10 @@ impl Host for Engine {
             }
             _ => Origin::File(find(args.config.as_deref())?.ok_or_else(no_config)?),
         };
-        let loaded = origin.load().map_err(|problems| refused(&problems))?;
+        let loaded = origin.load().map_err(|problems| match &origin {
+            Origin::File(path) => refused(path, &problems),
+            Origin::CommandLine { .. } => Failure::usage(lines(&problems)),
+        })?;
         start_diagnostics(&loaded.config.diagnostics)?;
         for warning in &loaded.warnings {
             tracing::warn!(%warning, "configuration");
@@ -69,32 +72,25 @@ impl Host for Engine {
 
     fn check(&self, config: Option<&Path>) -> Result<Checked, Failure> {
         let path = find(config)?.ok_or_else(no_config)?;
-        let loaded = config::load(&path).map_err(|problems| refused(&problems))?;
+        let loaded = config::load(&path).map_err(|problems| refused(&path, &problems))?;
         let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         Ok(Checked { path, warnings, effective: config::effective(&loaded.config).to_owned() })
     }
 
     fn locate(&self, config: Option<&Path>) -> Result<Option<Located>, Failure> {
         let Some(path) = find(config)? else { return Ok(None) };
-        let loaded = config::load(&path).map_err(|problems| refused(&problems))?;
-        Ok(Some(Located { socket: Some(loaded.config.admin.socket.clone()), data: loaded.config.store.path }))
+        let found = config::locate(&path).map_err(|problems| refused(&path, &problems))?;
+        Ok(Some(Located { socket: found.socket, data: found.data }))
     }
 
-    fn offline(&self, data: &Path) -> Result<Box<dyn Reads>, Failure> {
-        let config = config_of(data).map(|loaded| (loaded.config, loaded.table));
-        let opened = OfflineReads::open(data, config);
+    fn offline(&self, data: &Path, config: Option<&Path>) -> Result<Box<dyn Reads>, Failure> {
+        let outline = config_of(data, config).map(|path| config::outline(&path));
+        let opened = OfflineReads::open(data, outline);
         opened.map(|reads| Box::new(reads) as Box<dyn Reads>).map_err(|error| not_opened(&error))
     }
 
-    fn importer(&self, data: &Path) -> Result<Box<dyn Importer>, Failure> {
-        let config = match config_of(data) {
-            Some(loaded) => loaded.config,
-            // Whatever is not said is as by default.
-            None => {
-                config::quick("127.0.0.1:0", "http://127.0.0.1:1", data).map_err(|problems| refused(&problems))?.config
-            }
-        };
-        match OfflineImport::open(data, &config) {
+    fn importer(&self, data: &Path, config: Option<&Path>) -> Result<Box<dyn Importer>, Failure> {
+        match OfflineImport::open(data, &config::store_of(config_of(data, config).as_deref())) {
             Ok(log) => Ok(Box::new(Offline(log))),
             Err(error) => Err(not_opened(&error)),
         }
@@ -147,12 +143,15 @@ fn find(explicit: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     }
 }
 
-/// The configuration that is found by itself, if its data are these: it says which headers to hide.
-fn config_of(data: &Path) -> Option<Loaded> {
+/// The configuration file of a data directory: the one that was named, or the one that is found by itself if its data
+/// are these.
+fn config_of(data: &Path, named: Option<&Path>) -> Option<PathBuf> {
+    if let Some(path) = named {
+        return Some(path.to_owned());
+    }
     let path = find(None).ok().flatten()?;
-    let loaded = config::load(&path).ok()?;
-    let same = std::fs::canonicalize(&loaded.config.store.path).ok()? == std::fs::canonicalize(data).ok()?;
-    same.then_some(loaded)
+    let theirs = config::locate(&path).ok()?.data?;
+    (std::fs::canonicalize(theirs).ok()? == std::fs::canonicalize(data).ok()?).then_some(path)
 }
 
 fn no_config() -> Failure {
@@ -163,9 +162,14 @@ fn no_config() -> Failure {
     )
 }
 
-fn refused(problems: &Problems) -> Failure {
-    let lines: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-    Failure::new(Exit::Config, lines.join("\n"))
+/// A file that is not allowed to be read is another matter than one that is wrong.
+pub(super) fn refused(path: &Path, problems: &Problems) -> Failure {
+    let denied = std::fs::File::open(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    Failure::new(if denied { Exit::Permission } else { Exit::Config }, lines(problems))
+}
+
+fn lines(problems: &Problems) -> String {
+    problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn not_started(error: StartError) -> Failure {
@@ -187,7 +191,20 @@ fn not_opened(error: &anyhow::Error) -> Failure {
         (Some(error), _) | (_, Some(StartError::Log(error))) => open(error),
         _ => Exit::Io,
     };
-    Failure::new(exit, format!("{error:#}"))
+    Failure::new(exit, told(error))
+}
+
+/// An error with its causes; a cause that stands in its effect's own words is not repeated.
+fn told(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match said.as_str() {
+            "" => said = cause,
+            before if before.ends_with(&cause) => {}
+            before => said = format!("{before}: {cause}"),
+        }
+    }
+    said
 }
 
 /// Runs a future to its end; what still blocks a thread of the runtime then has `linger`.
@@ -238,5 +255,14 @@ mod tests {
         });
         assert_eq!(ended, 7);
         drop(release);
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_twice() {
+        let cause = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let open = OpenError::Lock(LockError::Io { path: "/d/LOCK".into(), source: cause() });
+        assert_eq!(told(&open.into()), "/d/LOCK: permission denied");
+        let other = anyhow::Error::new(cause()).context("opening the state");
+        assert_eq!(told(&other), "opening the state: permission denied");
     }
 }

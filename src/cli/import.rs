@@ -45,8 +45,7 @@ pub(super) fn import(args: &ImportArgs, host: &dyn Host, terminal: &mut Terminal
             Some(importer) => importer.import(args.deliver, &piece)?,
             None => match client.post_bytes(path, piece.clone()) {
                 Err(why) if why.exit == Exit::NotRunning && sent == 0 => {
-                    let data = instance.data.as_ref().filter(|data| data.is_dir()).ok_or(why)?;
-                    stopped.insert(host.importer(data)?).import(args.deliver, &piece)?
+                    stopped.insert(instance.importer(host, why)?).import(args.deliver, &piece)?
                 }
                 answered => answered.map_err(|why| after(&told, why))?,
             },

@@ -158,18 +158,13 @@ fn wait(args: &InitArgs, recipe: &Recipe, host: &dyn Host, terminal: &mut Termin
 
 /// The socket of the instance that this configuration makes. It may lack secrets here that the instance will have.
 fn socket(config: &Path, host: &dyn Host, terminal: &mut Terminal<'_>) -> Result<PathBuf, Failure> {
-    let place = Where { config: Some(config.to_owned()), ..Where::default() };
-    match Instance::find(&place, host) {
-        Ok(instance) => Ok(instance.socket),
-        Err(why) if why.exit == Exit::Config => {
-            for line in why.message.lines() {
-                writeln!(terminal.err, "still missing here: {}", escaped(line))?;
-            }
-            let data = std::env::var_os("DATA").map_or_else(|| PathBuf::from("stagepost-data"), PathBuf::from);
-            Ok(config.parent().unwrap_or(Path::new("")).join(data).join("admin.sock"))
+    if let Err(why) = host.check(Some(config)) {
+        for line in why.message.lines() {
+            writeln!(terminal.err, "still missing here: {}", escaped(line))?;
         }
-        Err(why) => Err(why),
     }
+    let place = Where { config: Some(config.to_owned()), ..Where::default() };
+    Ok(Instance::find(&place, host)?.socket)
 }
 
 /// One look at the instance; whether an event was delivered.

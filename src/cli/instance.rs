@@ -10,7 +10,7 @@ use super::{
     args::{RunArgs, Where},
     ask::{Capture, Explained, SampleAsk, Sampled},
 };
-use crate::admin::{Reads, wire::Imported};
+use crate::admin::{FilterError, Reads, wire::Imported};
 
 /// The socket's name inside a data directory, if the configuration does not say otherwise.
 const SOCKET_NAME: &str = "admin.sock";
@@ -36,14 +36,15 @@ pub trait Host {
     /// found in the places where one is looked for.
     ///
     /// # Errors
-    /// The configuration can't be read or is wrong.
+    /// The configuration does not tell where the socket is. Nothing else that may be wrong with it matters here.
     fn locate(&self, config: Option<&Path>) -> Result<Option<Located>, Failure>;
 
-    /// Opens the directory of a stopped instance for reading.
+    /// Opens the directory of a stopped instance for reading. Its configuration, if none is named the one that is found,
+    /// says what is hidden and which routes there are.
     ///
     /// # Errors
     /// [`Exit::Busy`] if a process has it, [`Exit::Io`] if it can't be read.
-    fn offline(&self, data: &Path) -> Result<Box<dyn Reads>, Failure>;
+    fn offline(&self, data: &Path, config: Option<&Path>) -> Result<Box<dyn Reads>, Failure>;
 
     /// Checks the stored log, and repairs what can be repaired if `repair` is set.
     ///
@@ -55,7 +56,7 @@ pub trait Host {
     ///
     /// # Errors
     /// As for [`Host::offline`].
-    fn importer(&self, _data: &Path) -> Result<Box<dyn Importer>, Failure> {
+    fn importer(&self, _data: &Path, _config: Option<&Path>) -> Result<Box<dyn Importer>, Failure> {
         Err(without_engine())
     }
 
@@ -99,10 +100,10 @@ pub struct Checked {
 /// Where an instance has its things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
-    /// The operators' socket; None if it was not set: `admin.sock` in the data directory then.
-    pub socket: Option<PathBuf>,
-    /// The data directory.
-    pub data: PathBuf,
+    /// The operators' socket.
+    pub socket: PathBuf,
+    /// The data directory; None if the configuration does not tell.
+    pub data: Option<PathBuf>,
 }
 
 /// What a check of the stored log found.
@@ -147,7 +148,7 @@ impl Host for SocketOnly {
     fn locate(&self, config: Option<&Path>) -> Result<Option<Located>, Failure> {
         config.map_or(Ok(None), |_| Err(without_engine()))
     }
-    fn offline(&self, _: &Path) -> Result<Box<dyn Reads>, Failure> {
+    fn offline(&self, _: &Path, _: Option<&Path>) -> Result<Box<dyn Reads>, Failure> {
         Err(Failure::new(Exit::NotRunning, "no instance is running there"))
     }
     fn verify(&self, _: &Path, _: bool) -> Result<VerifyReport, Failure> {
@@ -159,12 +160,22 @@ fn without_engine() -> Failure {
     Failure::usage("this program only talks to running instances: use --socket or --data")
 }
 
+/// A filter that means nothing in the directory of a stopped instance.
+pub(super) fn wrong_filter(error: &FilterError) -> Failure {
+    match error {
+        FilterError::Route(_) => Failure::usage(format!("{error}; --config FILE names the one it is looked up in")),
+        _ => Failure::usage(error.to_string()),
+    }
+}
+
 /// An instance, running or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instance {
     pub(super) socket: PathBuf,
     /// None if only the socket is known.
     pub(super) data: Option<PathBuf>,
+    /// If it was named.
+    config: Option<PathBuf>,
 }
 
 impl Instance {
@@ -172,21 +183,28 @@ impl Instance {
     pub(super) fn find(place: &Where, host: &dyn Host) -> Result<Self, Failure> {
         if let Some(data) = &place.data {
             let socket = place.socket.clone().unwrap_or_else(|| data.join(SOCKET_NAME));
-            return Ok(Self { socket, data: Some(data.clone()) });
+            return Ok(Self { socket, data: Some(data.clone()), config: None });
         }
         if let Some(socket) = &place.socket {
-            return Ok(Self { socket: socket.clone(), data: None });
+            return Ok(Self { socket: socket.clone(), data: None, config: None });
         }
-        let located = host.locate(place.config.as_deref())?;
-        let located = located.unwrap_or_else(|| Located { socket: None, data: DEFAULT_DATA.into() });
-        let socket = located.socket.unwrap_or_else(|| located.data.join(SOCKET_NAME));
-        Ok(Self { socket, data: Some(located.data) })
+        let usual = || Located { socket: Path::new(DEFAULT_DATA).join(SOCKET_NAME), data: Some(DEFAULT_DATA.into()) };
+        let Located { socket, data } = host.locate(place.config.as_deref())?.unwrap_or_else(usual);
+        Ok(Self { socket, data, config: place.config.clone() })
+    }
+
+    /// Opens the directory to import into it, since no instance answers.
+    pub(super) fn importer(&self, host: &dyn Host, why: Failure) -> Result<Box<dyn Importer>, Failure> {
+        match &self.data {
+            Some(data) if data.is_dir() => host.importer(data, self.config.as_deref()),
+            _ => Err(why),
+        }
     }
 
     /// Opens the directory, since no instance answers.
     pub(super) fn offline(&self, host: &dyn Host, why: Failure) -> Result<Box<dyn Reads>, Failure> {
         match &self.data {
-            Some(data) if why.exit == Exit::NotRunning && data.is_dir() => host.offline(data),
+            Some(data) if why.exit == Exit::NotRunning && data.is_dir() => host.offline(data, self.config.as_deref()),
             _ => Err(why),
         }
     }

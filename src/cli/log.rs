@@ -6,7 +6,7 @@ use super::{
     Exit, Failure, Host, Terminal,
     args::LogArgs,
     client::Client,
-    instance::Instance,
+    instance::{Instance, wrong_filter},
     print::{escaped, state},
     units,
 };
@@ -32,7 +32,7 @@ pub(super) fn log(args: &LogArgs, host: &dyn Host, terminal: &mut Terminal<'_>) 
 }
 
 fn offline(reads: &dyn Reads, query: Query, printer: &mut Printer<'_, '_>) -> Result<(), Failure> {
-    let wanted = Compiled::new(query.filters, reads).map_err(|error| Failure::usage(error.to_string()))?;
+    let wanted = Compiled::new(query.filters, reads).map_err(|error| wrong_filter(&error))?;
     let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
     let mut failed = None;
     let read = listed(reads, &wanted, Seq::MAX, limit, &mut |reply| match printer.reply(reply) {

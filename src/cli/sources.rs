@@ -29,10 +29,7 @@ fn source<'l>(loaded: &'l Loaded, name: &str) -> Result<&'l Arc<Source>, Failure
 }
 
 pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
-    config::load(path).map_err(|problems| {
-        let lines: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
-        Failure::new(Exit::Config, lines.join("\n"))
-    })
+    config::load(path).map_err(|problems| super::host::refused(path, &problems))
 }
 
 /// Why a captured request is refused.

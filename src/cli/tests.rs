@@ -29,9 +29,9 @@ impl Host for TestHost {
         }
     }
     fn locate(&self, _: Option<&Path>) -> Result<Option<Located>, Failure> {
-        Ok(Some(Located { socket: None, data: self.0.clone() }))
+        Ok(Some(Located { socket: self.0.join("admin.sock"), data: Some(self.0.clone()) }))
     }
-    fn offline(&self, _: &Path) -> Result<Box<dyn Reads>, Failure> {
+    fn offline(&self, _: &Path, _: Option<&Path>) -> Result<Box<dyn Reads>, Failure> {
         let fake = Fake::default();
         fake.accept("stopped", b"stored");
         Ok(Box::new(fake))

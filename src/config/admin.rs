@@ -1,6 +1,9 @@
 //! Owns the keys of `[admin]`: the operators' socket, their address, and the tokens that are valid there.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     listen,
@@ -21,6 +24,11 @@ pub(super) struct Names<'a> {
     pub(super) upstreams: HashSet<String>,
 }
 
+/// The operators' socket, unless the configuration says otherwise.
+pub(super) fn usual_socket(data: &Path) -> PathBuf {
+    data.join("admin.sock")
+}
+
 /// `[admin]`. The socket stands in the data directory unless the configuration says otherwise.
 pub(super) fn read(
     section: Section<'_>,
@@ -29,7 +37,7 @@ pub(super) fn read(
     names: &Names<'_>,
 ) -> AdminSettings {
     let socket = section.path("socket").unwrap_or_else(|| {
-        let socket = store.path.join("admin.sock");
+        let socket = usual_socket(&store.path);
         section.print("socket", &quoted(&socket.to_string_lossy()));
         socket
     });

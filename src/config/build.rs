@@ -111,6 +111,11 @@ impl Parts {
         Ok(table)
     }
 
+    /// Where each route stands, and its key.
+    pub(super) fn route_places(&self) -> HashMap<Arc<str>, (Place, String)> {
+        self.all_routes().map(|(route, place, key)| (route.name.clone(), (place.clone(), key))).collect()
+    }
+
     fn all_routes(&self) -> impl Iterator<Item = (&Route, &Place, String)> {
         let short = self.sources.iter().filter_map(|read| {
             let key = format!("source.{}.to", read.source.name);
@@ -284,14 +289,17 @@ pub(super) fn accept(cx: &Context<'_>, table: Result<Table, CompileError>, whole
     table.map_err(refused).ok()
 }
 
-/// Warns about routes that surely conflict.
-pub(super) fn warn_of_conflicts(cx: &Context<'_>, table: &Table, whole: &Place) {
+/// Warns about routes that surely conflict. `places` are those of the routes, with their keys.
+pub(super) fn warn_of_conflicts(cx: &Context<'_>, table: &Table, places: &HashMap<Arc<str>, (Place, String)>) {
     for conflict in table.statically_conflicting() {
+        let (Some((first, _)), Some((place, key))) = (places.get(&conflict.first), places.get(&conflict.second)) else {
+            continue;
+        };
         let message = format!(
-            "routes {} and {} change the same events differently for upstream {}: such deliveries die; join the routes \
-             or add conditions",
+            "routes {} and {} change the same events differently for upstream {}: such deliveries die; join the routes or \
+             add conditions (the first stands at {first})",
             conflict.first, conflict.second, conflict.upstream
         );
-        cx.warn(whole, "route", message);
+        cx.warn(place, key, message);
     }
 }

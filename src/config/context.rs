@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    files::Pattern,
     interpolate::Env,
     problem::{Place, Problem},
 };
@@ -18,6 +19,7 @@ pub(super) struct Context<'a> {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     files: RefCell<BTreeSet<PathBuf>>,
+    patterns: RefCell<BTreeSet<Pattern>>,
     printed: RefCell<BTreeMap<Vec<usize>, String>>,
     values: RefCell<BTreeMap<String, String>>,
 }
@@ -27,6 +29,7 @@ pub(super) struct Collected {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) files: Vec<PathBuf>,
+    pub(super) patterns: Vec<Pattern>,
     /// The effective configuration as TOML.
     pub(super) printed: String,
     /// The same by dotted key.
@@ -40,6 +43,7 @@ impl<'a> Context<'a> {
             problems: RefCell::default(),
             warnings: RefCell::default(),
             files: RefCell::default(),
+            patterns: RefCell::default(),
             printed: RefCell::default(),
             values: RefCell::default(),
         }
@@ -64,6 +68,11 @@ impl<'a> Context<'a> {
         self.files.borrow_mut().insert(file.to_owned());
     }
 
+    /// Notes a pattern whose files may become more.
+    pub(super) fn watch_pattern(&self, pattern: Pattern) {
+        self.patterns.borrow_mut().insert(pattern);
+    }
+
     /// Takes a section's text; `order` is its place in the tree of sections, so that a nested section is printed right
     /// after the one it belongs to.
     pub(super) fn print_section(&self, order: Vec<usize>, text: String) {
@@ -79,6 +88,11 @@ impl<'a> Context<'a> {
         !self.problems.borrow().is_empty()
     }
 
+    /// Whether something is wrong with the line of this place, or with its file as a whole.
+    pub(super) fn has_problem_at(&self, place: &Place) -> bool {
+        self.problems.borrow().iter().any(|problem| problem.place == *place)
+    }
+
     pub(super) fn collected(self) -> Collected {
         let sorted = |list: RefCell<Vec<Problem>>| {
             let mut list = list.into_inner();
@@ -90,6 +104,7 @@ impl<'a> Context<'a> {
             problems: sorted(self.problems),
             warnings: sorted(self.warnings),
             files: self.files.into_inner().into_iter().collect(),
+            patterns: self.patterns.into_inner().into_iter().collect(),
             printed: self.printed.into_inner().into_values().collect::<Vec<_>>().join("\n"),
             values: self.values.into_inner(),
         }

@@ -57,13 +57,13 @@ pub(super) fn add(
     merged: &mut Table,
     waiting: &mut VecDeque<(PathBuf, Place)>,
 ) {
-    let mut table = match tree::parse(text, file) {
-        Ok(table) => table,
-        Err(problems) => {
-            problems.into_iter().for_each(|problem| cx.problem(&problem.place, &problem.key, problem.message));
-            return;
-        }
-    };
+    let (mut table, problems) = tree::parse(text, file);
+    if !problems.is_empty() {
+        problems.into_iter().for_each(|problem| cx.problem(&problem.place, &problem.key, problem.message));
+        // What else is wrong with it may be wrong for this reason only.
+        merged.merge(table, "", 0, &mut Vec::new());
+        return;
+    }
     if let Some(at) = table.0.iter().position(|entry| entry.name == "include") {
         let entry = table.0.remove(at);
         let patterns = match &entry.node.value {
@@ -72,7 +72,7 @@ pub(super) fn add(
         };
         for node in patterns {
             let found = match &node.value {
-                Value::Text(pattern) => interpolate(pattern, cx.env()).and_then(|pattern| matching(file, &pattern)),
+                Value::Text(pattern) => interpolate(pattern, cx.env()).and_then(|pattern| matching(cx, file, &pattern)),
                 other => Err(format!("takes a list of strings, not {}", other.kind())),
             };
             match found {
@@ -86,8 +86,44 @@ pub(super) fn add(
     problems.into_iter().for_each(|problem| cx.problem(&problem.place, &problem.key, problem.message));
 }
 
-/// The files of a pattern, by name. A `*` stands for any characters of a file's name; hidden files are left out.
-fn matching(file: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+/// Files of a directory whose names fit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pattern {
+    directory: PathBuf,
+    /// A `*` stands for any characters; hidden files are left out.
+    name: String,
+}
+
+impl Pattern {
+    /// The files there are now, by name. Blocks on the file system.
+    ///
+    /// # Errors
+    /// Why the directory can't be listed, in words.
+    pub fn files(&self) -> Result<Vec<PathBuf>, String> {
+        let Self { directory, name } = self;
+        let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let failed = |error: io::Error| format!("{} can't be listed: {error}", listed.display());
+        let entries = match fs::read_dir(listed) {
+            Ok(entries) => entries,
+            // A directory for additions that nobody has made yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let found = entry.file_name().to_string_lossy().into_owned();
+            if !found.starts_with('.') && fits(name, &found) && !entry.path().is_dir() {
+                files.push(directory.join(found));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// The files that an entry of `include` stands for.
+fn matching(cx: &Context<'_>, file: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let whole = file.parent().unwrap_or(Path::new("")).join(pattern);
     let name = whole.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let directory = whole.parent().unwrap_or(Path::new("")).to_owned();
@@ -97,23 +133,10 @@ fn matching(file: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     if !name.contains('*') {
         return Ok(vec![whole]);
     }
-    let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { &directory };
-    let entries = match fs::read_dir(listed) {
-        Ok(entries) => entries,
-        // A directory for additions that nobody has made yet.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("{} can't be listed: {error}", listed.display())),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| format!("{} can't be listed: {error}", listed.display()))?;
-        let found = entry.file_name().to_string_lossy().into_owned();
-        if !found.starts_with('.') && fits(&name, &found) && !entry.path().is_dir() {
-            files.push(directory.join(found));
-        }
-    }
-    files.sort();
-    Ok(files)
+    let pattern = Pattern { directory, name };
+    let files = pattern.files();
+    cx.watch_pattern(pattern);
+    files
 }
 
 /// Whether a name fits a pattern of literal text and `*`.

@@ -24,6 +24,7 @@ mod keys;
 mod limits;
 mod listen;
 mod order;
+mod outline;
 mod outside;
 mod pace;
 mod patience;
@@ -56,8 +57,10 @@ use std::{
     sync::Arc,
 };
 
+pub use files::Pattern;
 pub use find::{NotFound, find};
 pub use front::front_client;
+pub use outline::{Outline, Whereabouts, locate, outline, store_of};
 pub use problem::{Place, Problem, Problems};
 pub use reload::{ReloadReport, diff};
 pub use settings::{
@@ -134,7 +137,7 @@ fn finish(cx: Context<'_>, table: &Table, path: &Path) -> Result<Loaded, Problem
     config.values = collected.values;
     table.hash.clone_from(&config.hash);
     let files: Vec<PathBuf> = collected.files;
-    Ok(Loaded { config, table, warnings: collected.warnings, files })
+    Ok(Loaded { config, table, warnings: collected.warnings, files, patterns: collected.patterns })
 }
 
 /// What a token may be limited to: what is written, whether it can be read or not.
@@ -184,8 +187,9 @@ fn read(cx: &Context<'_>, table: &Table, path: &Path) -> Option<(Config, routing
     if cx.has_problems() {
         return None;
     }
+    let places = parts.route_places();
     let table = build::accept(cx, parts.into_table(), &whole)?;
-    build::warn_of_conflicts(cx, &table, &whole);
+    build::warn_of_conflicts(cx, &table, &places);
     let config = Config {
         listen,
         store,

@@ -7,7 +7,7 @@ use http::HeaderName;
 use super::{
     chain::NOTICES_MAX,
     door::networks,
-    reader::Section,
+    reader::{Section, quoted},
     settings::{Access, DiagnosticsSettings, Format, ShutdownSettings, StoreSettings, WhenFull},
 };
 use crate::{
@@ -109,11 +109,17 @@ fn quarantine_policy(section: Section<'_>, unmatched: Unmatched) -> QuarantinePo
     policy
 }
 
+/// The data directory, unless the configuration says otherwise.
+pub(super) fn usual_data() -> PathBuf {
+    PathBuf::from("/var/lib/stagepost")
+}
+
 /// `[store]`.
 pub(super) fn store(section: Section<'_>) -> StoreSettings {
     let path = section.path("path").unwrap_or_else(|| {
-        section.print("path", "\"/var/lib/stagepost\"");
-        PathBuf::from("/var/lib/stagepost")
+        let path = usual_data();
+        section.print("path", &quoted(&path.to_string_lossy()));
+        path
     });
     let max_size = section.size("max_size", "20GiB");
     let segment_default = if max_size / 8 < 64 << 20 { (max_size / 8).max(SEGMENT_BYTES_MIN) } else { 64 << 20 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{problem::Problem, subscribers::SubscribersSettings, tls::Certificates};
+use super::{files::Pattern, problem::Problem, subscribers::SubscribersSettings, tls::Certificates};
 use crate::{
     alert, keys,
     routing::{Listener, Privacy, Table, Upstream},
@@ -19,6 +19,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// Every file that was read: configuration, includes, certificates, keys, `file:` secrets.
     pub files: Vec<PathBuf>,
+    /// The patterns of `include`: what else is a file of the configuration once it is there.
+    pub patterns: Vec<Pattern>,
 }
 
 /// The settings of every layer but routing.

@@ -20,6 +20,7 @@ use crate::{
     expr::Expr,
     preset::Preset,
     routing::{DedupeRule, KeySelector, OnDuplicate, OnViolation, PathPattern, Reply, Route, SchemaRule, Source},
+    verify::Verifier,
 };
 
 /// The longest name of a source, route or upstream, in bytes: names are metric labels.
@@ -39,7 +40,8 @@ pub(super) struct ReadSource {
     pub(super) route: Option<Route>,
 }
 
-/// Reads every source; those with problems are left out.
+/// Reads every source. One with problems is kept as far as it goes, so that all that is wrong with the names in its `to`
+/// is said at once.
 pub(super) fn read(root: &Section<'_>, server: &Server) -> Vec<ReadSource> {
     let sections = root.named_sections("source");
     sections.into_iter().filter_map(|(name, section)| one(name, section, server)).collect()
@@ -97,10 +99,12 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
     let tenants = limits::tenants(&section, pattern.as_ref());
     let loops = limits::loops(&section);
     section.finish();
+    // Without a path or a verifier there is a problem already, and nothing is made of this but what is wrong with it.
+    let (pattern, verifier) = (pattern.or_else(|| PathPattern::parse("/").ok())?, read.verifier);
     let source = Source {
         host,
         methods,
-        verifier: read.verifier?,
+        verifier: verifier.unwrap_or_else(Verifier::none),
         dedupe,
         event_type,
         types,
@@ -121,7 +125,7 @@ fn one(name: &str, section: Section<'_>, server: &Server) -> Option<ReadSource> 
         rate,
         tenants,
         loops,
-        ..Source::new(name, pattern?)
+        ..Source::new(name, pattern)
     };
     let route = to.map(|to| route::unconditional(&source.name, to));
     Some(ReadSource { source, place, to_place, route })

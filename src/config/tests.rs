@@ -9,6 +9,7 @@ mod errors;
 mod failure;
 mod guard;
 mod order;
+mod outline;
 mod outside;
 mod presets;
 mod sign;
@@ -90,6 +91,7 @@ shutdown_timeout = "30s"
 
 [[listen]]
 address = "0.0.0.0:8443"
+tls = { certificate = "fullchain.pem", key = "fullchain.key" }
 proxy_protocol = false
 
 [store]
@@ -102,6 +104,7 @@ when_full = "reclaim"
 [admin]
 socket = "/run/stagepost/admin.sock"
 address = "127.0.0.1:9480"
+token.ops = { role = "operate", secret = "file:ops.token" }
 
 [diagnostics]
 level = "info"
@@ -110,6 +113,7 @@ access = "refused"
 
 [source.stripe]
 path = "/hooks/stripe"
+verify = { scheme = "stripe", secrets = ["file:stripe-secret"] }
 dedupe = { key = ".id", window = "7d" }
 to = ["billing"]
 
@@ -130,10 +134,13 @@ secrets = ["literal:one", "file:previous-secret"]
 [upstream.billing]
 url = "http://127.0.0.1:3000"
 headers = { Authorization = "Bearer file:token" }
+tls = { ca = "corp-ca.pem" }
 timeout = "10s"
 retry = { schedule = ["1s", "5s", "30s"], jitter = 0.5, give_up_after = "5d" }
 breaker = { failures = 5, cool_down = "60s" }
 concurrency = 64
+rate = "200/s"
+sign = { secrets = ["file:signing-secret"] }
 
 [[route]]
 name = "paid-invoices"
@@ -149,7 +156,12 @@ fn the_contracts_own_example_loads() {
     let directory = Directory::with(CONTRACT);
     directory.write("previous-secret", "two\n");
     directory.write("token", "t0ken\n");
-    let Loaded { config, table, warnings, files } = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
+    directory.write("stripe-secret", "whsec_of_stripe\n");
+    directory.write("ops.token", "0123456789abcdef\n");
+    directory.write("signing-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    tls::write_certificate(&directory, "fullchain", &["hooks.example"]);
+    let Loaded { config, table, warnings, files, .. } =
+        directory.load().unwrap_or_else(|problems| panic!("{problems}"));
 
     let Lookup::Found(stripe) = table.find("any.host", "/hooks/stripe") else { panic!("no source") };
     let dedupe = stripe.source.dedupe.as_ref().unwrap();
@@ -170,11 +182,20 @@ fn the_contracts_own_example_loads() {
     assert_eq!(names, ["stripe", "paid-invoices"]);
     assert_eq!(config.admin.address.map(|address| address.port()), Some(9480));
     assert_eq!(table.hash, config.hash);
-    let watched = ["previous-secret", "stagepost.toml", "token"].map(|name| directory.path(name));
-    assert_eq!(files, watched);
+    let watched = [
+        "fullchain.key",
+        "fullchain.pem",
+        "ops.token",
+        "previous-secret",
+        "signing-secret",
+        "stagepost.toml",
+        "stripe-secret",
+        "token",
+    ];
+    assert_eq!(files, watched.map(|name| directory.path(name)));
     let said = directory.messages(&warnings).join("\n");
     assert!(said.contains("source.app.verify.secrets: a literal secret"), "{said}");
-    assert!(said.contains("source.stripe.verify: no check at all: whoever reaches 0.0.0.0:8443"), "{said}");
+    assert!(said.contains("upstream.billing.tls: has no effect without an https:// url"), "{said}");
     assert!(said.contains("source.app: no route takes its events"), "{said}");
     assert!(!effective(&config).contains("t0ken") && !effective(&config).contains("literal:one"));
 }
@@ -307,9 +328,13 @@ fn the_printed_configuration_loads_again_and_prints_the_same() {
         [[route]]
         name = 'nothing'
         to = []
+        [admin]
+        address = '127.0.0.1:9480'
+        token.ops = {{ role = 'operate', secret = 'file:ops' }}
         "
     ));
     directory.write("token", "t0ken\n");
+    directory.write("ops", "0123456789abcdef\n");
     let first = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
     let printed = effective(&first.config).to_owned();
     directory.write("stagepost.toml", &printed);
@@ -336,13 +361,18 @@ fn includes_are_merged_and_their_relative_paths_start_at_themselves() {
     directory.write("conf.d/note.txt", "nonsense = 1");
     // Includes the first one again: a file is read once.
     directory.write("last.toml", "include = 'stagepost.toml'\n[server]\nmax_connections = 7");
-    let Loaded { config, table, files, .. } = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
+    let Loaded { config, table, files, patterns, .. } =
+        directory.load().unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(table.limits.max_connections, 7);
     assert_eq!(table.sources[0].max_body, 1 << 20);
     assert_eq!(table.upstreams["u"].target, Target::Unix(directory.path("conf.d/u.sock")));
     assert!(matches!(&config.listen[1].listener, Listener::Unix(path) if *path == directory.path("conf.d/in.sock")));
     let names = ["conf.d/a.toml", "conf.d/b.toml", "conf.d/secret", "last.toml", "stagepost.toml"];
     assert_eq!(files, names.map(|name| directory.path(name)));
+    let [pattern] = &patterns[..] else { panic!("{patterns:?}") };
+    assert_eq!(pattern.files().unwrap(), ["conf.d/a.toml", "conf.d/b.toml"].map(|name| directory.path(name)));
+    directory.write("conf.d/c.toml", "");
+    assert_eq!(pattern.files().unwrap().last(), Some(&directory.path("conf.d/c.toml")));
 }
 
 #[test]
@@ -400,7 +430,7 @@ fn the_environment_stands_in_addresses_urls_paths_hosts_sizes_and_durations_only
 
 #[test]
 fn without_a_file_everything_goes_to_one_upstream_unchecked() {
-    let Loaded { config, table, warnings, files } =
+    let Loaded { config, table, warnings, files, .. } =
         quick("0.0.0.0:8080", "http://127.0.0.1:3000", Path::new("d")).unwrap();
     assert_eq!(config.admin.socket, Path::new("d/admin.sock"));
     let Lookup::Found(matched) = table.find("any", "/a/b") else { panic!("no source") };

@@ -86,21 +86,19 @@ impl Table {
     }
 }
 
-/// Parses a file's text. All syntax errors are reported, not only the first.
-pub(super) fn parse(text: &str, file: &Arc<Path>) -> Result<Table, Vec<Problem>> {
+/// Parses a file's text. All syntax errors are reported, not only the first; beside them stands what could be read.
+pub(super) fn parse(text: &str, file: &Arc<Path>) -> (Table, Vec<Problem>) {
     let lines = Lines::of(text, file);
     let (table, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        return Ok(lines.table(table.get_ref()));
-    }
-    Err(errors
+    let problems = errors
         .iter()
         .map(|error| Problem {
             place: lines.place(error.span().map_or(0, |span| span.start)),
             key: String::new(),
             message: format!("not valid TOML: {}", error.message().replace('\n', "; ")),
         })
-        .collect())
+        .collect();
+    (lines.table(table.get_ref()), problems)
 }
 
 /// Turns byte offsets into lines.

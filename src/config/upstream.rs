@@ -97,7 +97,11 @@ pub(super) fn http(
     let target = read.as_ref().and_then(targets::Read::first).cloned();
     let is_https = matches!(target, Some(Target::Https(_)));
     if section.has("tls") && target.is_some() && !is_https {
-        section.problem("tls", "has no effect without an https:// url; change the url or remove it");
+        section.warn("tls", "has no effect without an https:// url; change the url or remove it");
+        // Its keys are known all the same.
+        let unused = section.section("tls");
+        let _known = ["ca", "certificate", "key", "server_name"].map(|key| unused.has(key));
+        unused.finish();
     }
     let tls = is_https.then(|| client_tls(section.section("tls"), machine));
     let headers = headers(section);

@@ -215,6 +215,10 @@ pub(super) fn secrets(section: &Section<'_>, key: &'static str) -> Option<Vec<Se
         shown.push(reference.shown());
         secrets.extend(section.accept(key, reference.resolve(base).map_err(|error| chain(&error))));
     }
-    section.print_words(key, shown);
+    match (section.is_list(key), shown.as_slice()) {
+        // In the form in which it was written: where one secret is taken, a list is not.
+        (false, [one]) => section.print(key, &quoted(one)),
+        _ => section.print_words(key, shown),
+    }
     (secrets.len() == words.len()).then_some(secrets)
 }

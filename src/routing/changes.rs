@@ -18,7 +18,7 @@ pub enum Changes<'a> {
     Choose(Vec<&'a Route>),
 }
 
-/// Two routes that will surely conflict: both always match, and they send the same upstream different things.
+/// Two routes that will surely conflict: both match whenever one does, and they send the same upstream different things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
     /// The one that comes first in the configuration.
@@ -61,6 +61,11 @@ impl Route {
             && self.transform.as_ref().map(Expr::text) == other.transform.as_ref().map(Expr::text)
     }
 
+    /// Whether both have the same condition, as written.
+    fn matches_like(&self, other: &Self) -> bool {
+        self.when.as_ref().map(|when| when.text().trim()) == other.when.as_ref().map(|when| when.text().trim())
+    }
+
     fn overlaps(&self, other: &Self, table: &Table) -> bool {
         table.source_names().any(|source| self.takes(&source) && other.takes(&source))
     }
@@ -78,15 +83,14 @@ impl Table {
         Changes::Choose(std::iter::once(first).chain(leading).collect())
     }
 
-    /// The pairs of routes that surely conflict: both without `when`, with a source in common, leading to one
-    /// upstream with different changes. For warnings of `check`.
+    /// The pairs of routes that surely conflict: both without `when` or with the same, with a source in common, leading to
+    /// one upstream with different changes. For warnings of `check`.
     #[must_use]
     pub fn statically_conflicting(&self) -> Vec<Conflict> {
-        let always: Vec<_> = self.routes.iter().filter(|route| route.when.is_none()).collect();
         let mut found = Vec::new();
-        for (index, first) in always.iter().enumerate() {
-            for second in always.iter().skip(index.saturating_add(1)) {
-                if first.changes_like(second) || !first.overlaps(second, self) {
+        for (index, first) in self.routes.iter().enumerate() {
+            for second in self.routes.iter().skip(index.saturating_add(1)) {
+                if !first.matches_like(second) || first.changes_like(second) || !first.overlaps(second, self) {
                     continue;
                 }
                 let shared = first.to.iter().filter(|upstream| second.leads_to(upstream));

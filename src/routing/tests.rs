@@ -189,7 +189,7 @@ fn routes_that_change_the_same_are_one_and_others_are_left_to_choose() {
 }
 
 #[test]
-fn only_unconditional_routes_with_a_source_in_common_surely_conflict() {
+fn routes_with_the_same_condition_and_a_source_in_common_surely_conflict() {
     let conflicts = |routes| {
         let table = table(&[("s", None, "/s"), ("t", None, "/t")], routes);
         let found = table.statically_conflicting();
@@ -199,7 +199,11 @@ fn only_unconditional_routes_with_a_source_in_common_surely_conflict() {
     let when = Some(Expr::compile(".x").unwrap());
     assert_eq!(conflicts(vec![plain(None), transformed("b", ".x")]), ["plain b u"]);
     assert_eq!(conflicts(vec![plain(Some(&["s"])), transformed("b", ".x")]), ["plain b u"]);
-    assert_eq!(conflicts(vec![plain(None), Route { when, ..transformed("b", ".x") }]), Vec::<String>::new());
+    let b = Route { when: when.clone(), ..transformed("b", ".x") };
+    assert_eq!(conflicts(vec![plain(None), b.clone()]), Vec::<String>::new());
+    assert_eq!(conflicts(vec![Route { when, ..plain(None) }, b.clone()]), ["plain b u"]);
+    let other = Some(Expr::compile(".y").unwrap());
+    assert_eq!(conflicts(vec![Route { when: other, ..plain(None) }, b]), Vec::<String>::new());
     assert_eq!(conflicts(vec![plain(None), plain(None)]), Vec::<String>::new());
     let apart = Route { sources: Some(vec!["t".into()]), ..transformed("b", ".x") };
     assert_eq!(conflicts(vec![plain(Some(&["s"])), apart]), Vec::<String>::new());

@@ -100,6 +100,107 @@ fn a_bad_reload_is_78_names_the_place_and_changes_nothing() {
 }
 
 #[test]
+fn commands_find_the_instance_of_a_configuration_whose_secrets_they_may_not_read() {
+    let mut relay = Relay::stopped(
+        "[source.app]\npath = \"/a\"\nto = []\n\
+         verify = { scheme = \"bearer\", secrets = [\"env:IT_ONLY_THE_RELAY_HAS_IT\"] }\n",
+    );
+    relay.environment("IT_ONLY_THE_RELAY_HAS_IT", "a-secret");
+    relay.run();
+    let request = Request::post("/a", "x").header("Authorization", "Bearer a-secret");
+    let id = relay.send(&request).event_id();
+    for args in [&["status"][..], &["log"], &["show", &id], &["explain", &id], &["reload"]] {
+        relay.cli_by_config(args).done();
+    }
+    assert_eq!(relay.cli_by_config(&["check"]).code, 78);
+    assert_eq!(relay.stop(), 0);
+    relay.cli_by_config(&["show", &id]).done();
+}
+
+#[test]
+fn a_reload_by_a_configuration_that_is_wrong_reaches_the_instance_which_says_so() {
+    let relay = Relay::start("[source.app]\npath = \"/a\"\nto = []\n");
+    for wrong in ["[server]\nmax_bodi = \"1MiB\"\n", "[server]\nmax_body = \n"] {
+        relay.configure("[source.app]\npath = \"/a\"\nto = []\n");
+        relay.cli_by_config(&["reload"]).done();
+        assert_eq!(relay.metric("stagepost_last_reload_success") as u64, 1);
+        relay.configure(wrong);
+        let told = relay.cli_by_config(&["reload"]);
+        assert_eq!(told.code, 78, "{told:?}");
+        assert!(told.err.contains("stagepost.toml:"), "{}", told.err);
+        assert_eq!(relay.metric("stagepost_last_reload_success") as u64, 0);
+    }
+    let audited = relay.cli(&["audit", "--json"]).done().lines();
+    let reloads = audited.iter().filter(|line| line.to_string().contains("reload"));
+    assert_eq!(reloads.count(), 4, "{audited:?}");
+}
+
+#[test]
+fn each_warning_of_a_reload_has_a_line_of_its_own() {
+    let relay = Relay::start("[source.app]\npath = \"/a\"\nto = []\n");
+    relay.configure(
+        "[source.app]\npath = \"/a\"\nto = []\n[upstream.one]\nurl = \"http://127.0.0.1:9\"\n\
+         [upstream.two]\nurl = \"http://127.0.0.1:9\"\n",
+    );
+    let told = relay.cli(&["reload"]).done();
+    assert!(told.err.contains("warning: ") && told.err.contains("upstream.one: no route leads to it"), "{}", told.err);
+    relay.wait_for_diagnostics("upstream.two: no route leads to it");
+    let diagnostics = relay.diagnostics();
+    let with_both = |line: &&str| line.contains("upstream.one: ") && line.contains("upstream.two: ");
+    assert_eq!(diagnostics.lines().find(with_both), None);
+    assert!(diagnostics.contains("upstream.one: no route leads to it"), "{diagnostics}");
+}
+
+#[test]
+fn an_event_still_has_its_configuration_after_a_restart_and_offline() {
+    let mut relay = Relay::start("[source.app]\npath = \"/a\"\nto = []\n");
+    let id = relay.accept("/a", "1");
+    let config = relay.show(&id)["config"].clone();
+    assert!(config.is_string(), "{config}");
+    relay.configure("[source.app]\npath = \"/*\"\nto = []\n");
+    relay.cli(&["reload"]).done();
+    let later = relay.accept("/b", "2");
+    let other = relay.show(&later)["config"].clone();
+    assert!(other.is_string() && other != config, "{other}");
+    relay.restart();
+    assert_eq!((&relay.show(&id)["config"], &relay.show(&later)["config"]), (&config, &other));
+    assert!(relay.cli(&["explain", &id]).done().out.contains(&config.as_str().unwrap()[..8]));
+    assert_eq!(relay.stop(), 0);
+    assert_eq!(relay.show(&id)["config"], config);
+}
+
+#[test]
+fn the_log_of_a_stopped_instance_is_filtered_by_the_routes_of_its_configuration() {
+    let mut relay =
+        Relay::start("[source.app]\npath = \"/a\"\n[[route]]\nname = \"some\"\nwhen = \".n == 1\"\nto = []\n");
+    let one = relay.accept("/a", "{\"n\":1}");
+    relay.accept("/a", "{\"n\":2}");
+    assert_eq!(relay.stop(), 0);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = relay.directory().join("stagepost.toml");
+    let args = ["log", "--json", "--route", "some", "--config", config.to_str().unwrap()];
+    let ids = |output: crate::harness::Output| -> Vec<String> {
+        output.done().lines().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(cli(elsewhere.path(), &args)), std::slice::from_ref(&one));
+    assert_eq!(ids(relay.cli(&args[..4])), [one]);
+    let told = cli(elsewhere.path(), &["log", "--route", "some", "--data", relay.data().to_str().unwrap()]);
+    assert_eq!(told.code, 64);
+    assert!(told.err.contains("--config"), "{}", told.err);
+}
+
+#[test]
+fn run_without_a_configuration_refuses_addresses_that_are_none_as_usage() {
+    let directory = tempfile::tempdir().unwrap();
+    for (listen, to, said) in [("foo", "http://127.0.0.1:9", "\"foo\" is no address"), ("127.0.0.1:0", "foo", "url: ")]
+    {
+        let told = cli(directory.path(), &["run", "--listen", listen, "--to", to]);
+        assert_eq!(told.code, 64, "{told:?}");
+        assert!(told.err.contains(said), "{}", told.err);
+    }
+}
+
+#[test]
 fn sighup_reloads() {
     let (old, new) = (Upstream::start(), Upstream::start());
     let relay = Relay::start(&all_to(&old));

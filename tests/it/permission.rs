@@ -42,8 +42,13 @@ impl Stranger {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Runs a command; its exit code and what it said.
+    /// Runs a command for a data directory; its exit code and what it said.
     fn runs(&self, data: &Path, args: &[&str]) -> (i32, String) {
+        self.runs_just(&[args, &["--data", data.to_str().unwrap()]].concat())
+    }
+
+    /// Runs a command that is told all by its arguments.
+    fn runs_just(&self, args: &[&str]) -> (i32, String) {
         let mut command = match &self.program {
             Some((_, program)) => {
                 let mut command = Command::new(program);
@@ -52,7 +57,7 @@ impl Stranger {
             }
             None => Command::new(BINARY),
         };
-        command.env_remove("STAGEPOST_CONFIG").current_dir("/").args(args).arg("--data").arg(data);
+        command.env_remove("STAGEPOST_CONFIG").current_dir("/").args(args);
         let output = command.output().unwrap();
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
     }
@@ -93,4 +98,21 @@ fn data_that_one_may_not_read_are_77_too() {
     }
     open_to_all(relay.data());
     relay.cli(&["show", &id]).done();
+}
+
+#[test]
+fn a_configuration_that_one_may_not_read_is_77_and_a_wrong_one_78() {
+    let relay = Relay::stopped("nonsense = 1\n");
+    let stranger = Stranger::new();
+    open_to_all(relay.directory());
+    let config = relay.directory().join("stagepost.toml");
+    let path = config.to_str().unwrap();
+    open_to_all(&config);
+    assert_eq!(stranger.runs_just(&["check", "--config", path]).0, 78);
+    stranger.shut_out(&config);
+    for verb in ["check", "run", "status", "reload", "log"] {
+        let (code, said) = stranger.runs_just(&[verb, "--config", path]);
+        assert_eq!(code, 77, "{verb}: {said}");
+        assert!(said.contains("stagepost.toml"), "{verb}: {said}");
+    }
 }

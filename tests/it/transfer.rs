@@ -150,7 +150,10 @@ fn a_backup_of_a_running_instance_is_verified_and_restored_by_a_copy() {
     assert_eq!((copies["linked"].as_u64(), &copies["copied"]), (Some(0), &copies["segments"]));
     let lost = relay.accept("/x", r#"{"n":"lost"}"#);
 
+    let config_of_dead = relay.show(&dead)["config"].clone();
     for place in [&backup, &copied] {
+        let shown = crate::harness::cli(relay.directory(), &["show", &dead, "--json", "--data", place]).done().json();
+        assert_eq!(shown["config"], config_of_dead);
         let checked = cli(relay.directory(), &["verify", "--data", place]).done().out;
         assert!(checked.contains("no damage"), "{checked}");
     }

@@ -32,6 +32,7 @@ fn all_problems_are_reported_at_once_with_file_line_and_key() {
             "stagepost.toml:6: store.max_sze: unknown key; did you mean \"max_size\"?",
             "stagepost.toml:7: source.a.path: is missing; write an exact path such as \"/hooks/app\" or a subtree \
              \"/hooks/*\"",
+            "stagepost.toml:8: source.a.to: names the unknown upstream \"u\"; known here: nothing",
         ],
     );
 }
@@ -284,11 +285,6 @@ fn values_in_another_form_are_refused_with_an_example() {
         ),
         (
             "[upstream.x]",
-            "tls = { ca = 'x' }",
-            "upstream.x.tls: has no effect without an https:// url; change the url or remove it",
-        ),
-        (
-            "[upstream.x]",
             "headers = { Host = 'x' }",
             "upstream.x.headers: Host is set by the key host of the upstream; use that",
         ),
@@ -431,8 +427,6 @@ fn doubtful_things_are_warned_about() {
     assert_eq!(
         directory.messages(&loaded.warnings),
         [
-            "stagepost.toml: route: routes a and r change the same events differently for upstream u: such deliveries die; \
-             join the routes or add conditions",
             "stagepost.toml:4: admin.address: is not a loopback address: whoever reaches it reads the metrics",
             "stagepost.toml:5: source.a.verify: no check at all: whoever reaches 0.0.0.0:1 can post here",
             "stagepost.toml:8: source.b: no route takes its events: they are stored and go nowhere; add to = [\"…\"]",
@@ -440,8 +434,38 @@ fn doubtful_things_are_warned_about() {
             "stagepost.toml:12: upstream.u.headers: Authorization: a credential stands in the configuration; use env: or \
              file:",
             "stagepost.toml:13: upstream.v: no route leads to it",
+            "stagepost.toml:15: route.r: routes a and r change the same events differently for upstream u: such deliveries die; \
+             join the routes or add conditions (the first stands at stagepost.toml:7)",
             "stagepost.toml:23: route[2].when: never matches: the route is dead",
         ]
     );
     assert!(!effective(&loaded.config).contains("Bearer abc"));
+}
+
+#[test]
+fn tls_of_an_upstream_that_is_not_asked_over_tls_is_doubted_and_not_read() {
+    let directory = Directory::with(&format!("{MINIMAL}\ntls = {{ ca = 'none.pem', server_name = 'x' }}\n"));
+    let loaded = directory.load().unwrap_or_else(|problems| panic!("{problems}"));
+    let said = directory.messages(&loaded.warnings);
+    let expected =
+        "stagepost.toml:10: upstream.billing.tls: has no effect without an https:// url; change the url or remove it";
+    assert!(said.iter().any(|message| message == expected), "{said:#?}");
+    assert!(loaded.table.upstreams["billing"].tls.is_none());
+    check(
+        &format!("{MINIMAL}\ntls = {{ c = 'x' }}\n"),
+        &["stagepost.toml:10: upstream.billing.tls.c: unknown key; did you mean \"ca\"?"],
+    );
+}
+
+#[test]
+fn names_in_to_are_checked_also_where_the_check_of_a_source_has_a_problem() {
+    check(
+        "[[listen]]\naddress = '127.0.0.1:1'\n[upstream.billing]\nurl = 'http://x'\n[source.a]\npath = '/a'\n\
+         to = ['biling']\nverify = { scheme = 'stripe', secrets = ['hunter2'] }\n",
+        &[
+            "stagepost.toml:7: source.a.to: names the unknown upstream \"biling\"; did you mean \"billing\"?",
+            "stagepost.toml:8: source.a.verify.secrets: this is not a reference to a secret: write env:NAME, file:/path, \
+             credential:NAME or literal:VALUE",
+        ],
+    );
 }
