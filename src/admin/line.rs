@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     event::{Body, Change, Event, Extras, Seq, Status},
-    log::{Log, ReadError, entry},
+    log::{Log, ReadError, entry, read_part},
 };
 
 /// Gives the newest events that are meant, newest first, as they are shown to an operator; at most `limit`.
@@ -125,7 +125,7 @@ pub(super) fn body_sha256(log: &dyn Log, event: &Event) -> Result<[u8; 32], Read
         Body::Inline(bytes) => digest.update(bytes),
         Body::Parts { seqs, .. } => {
             for seq in seqs {
-                digest.update(&log.read(*seq)?.payload);
+                digest.update(&read_part(log, *seq)?.payload);
             }
         }
     }

@@ -194,6 +194,7 @@ pub fn quarantined_show(reads: &dyn Reads, id: EventId, reveal: bool) -> Result<
         scheme: event.scheme.as_str().to_owned(),
         planned: false,
         hidden,
+        body_lost: None,
     })
 }
 

@@ -21,12 +21,18 @@ use crate::{
 /// See [`ReadError`].
 pub fn show(reads: &dyn Reads, found: &Found, reveal: bool) -> Result<wire::Show, ReadError> {
     let (log, event) = (reads.log(), &found.event);
-    let sha256 = hex::encode(body_sha256(&*log, event)?);
+    let (sha256, body_lost) = match body_sha256(&*log, event) {
+        Ok(digest) => (hex::encode(digest), None),
+        // The rest of the event is all that is left of it.
+        Err(lost @ ReadError::Damaged { .. }) => (String::new(), Some(lost.to_string())),
+        Err(error) => return Err(error),
+    };
     let hidden = Hidden::new(reads, reveal);
     let shown = |delivery| shown(&*log, found, delivery, &sha256, &hidden);
     let deliveries = found.view.deliveries.iter().map(shown).collect::<Result<_, _>>()?;
     let answered = answered(&*log, event)?.to_owned();
-    Ok(account(reads, found, head(found, sha256.clone(), deliveries), &hidden, Some(answered)))
+    let account = account(reads, found, head(found, sha256.clone(), deliveries), &hidden, Some(answered));
+    Ok(wire::Show { body_lost, ..account })
 }
 
 /// The account of an event whose deliveries are at hand.
@@ -63,6 +69,7 @@ pub(super) fn account(
         scheme: event.scheme.as_str().to_owned(),
         planned: found.plan.is_some(),
         hidden: names,
+        body_lost: None,
     }
 }
 

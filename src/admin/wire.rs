@@ -154,6 +154,9 @@ pub struct Show {
     pub planned: bool,
     /// Headers, and with a question mark parameters of the query, whose values are not shown.
     pub hidden: Vec<String>,
+    /// Why the body can't be read; it then has no `sha256`. Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_lost: Option<String>,
 }
 
 /// Whose answer was given once more.

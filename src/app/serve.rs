@@ -29,13 +29,13 @@ use crate::{
     admin::{self, SocketError},
     agenda::{self, Agenda},
     clock::Clock,
-    config::{Config, Loaded, StoreSettings},
+    config::{Config, ListenSettings, Loaded, StoreSettings},
     delivery::{self, Engine},
     expr::Evaluator,
     ingress::{Caller, Gate, Ingress, Setup},
     jitter::Jitter,
     keys::{Keys, Resolver},
-    listen::{self, BindError, Broken, ConnectionInfo, Server, Shards, Socket},
+    listen::{self, BindError, Broken, ConnectionInfo, Endpoint, Server, Shards, Socket},
     log::{
         AckLane, Log,
         sled::{OpenError, SledLog},
@@ -182,7 +182,7 @@ impl App {
         let _first = to_engine.0.set(engine.clone());
         subscribers.attach(engine.clone());
 
-        let sockets = Socket::bind_all(config.listen.iter().map(|listen| address_of(&listen.listener)))?;
+        let sockets = Socket::bind_all(config.listen.iter().map(endpoint))?;
         let addresses: Vec<SocketAddr> = sockets.iter().filter_map(Socket::local_address).collect();
         let quarantine = Arc::new(Quarantine::open(&config.store.path.join("quarantine"), metrics.clone())?);
         let keys = Keys::new(Arc::new(Resolver), clock.clone(), metrics.clone(), config.keys.clone());
@@ -444,6 +444,7 @@ fn open_doors(
             Broken::Malformed => ("malformed", 400),
             Broken::HeadTooLarge => ("header_too_large", 431),
             Broken::HeadTooSlow => ("header_too_slow", 408),
+            Broken::NotProxied => ("not_proxied", 400),
             Broken::TooManyConnections => ("too_many_connections", 503),
         };
         ingress.record_broken(&caller, word, status);
@@ -471,14 +472,13 @@ fn gate(ingress: &Arc<Ingress>, runtime: &tokio::runtime::Handle) -> Arc<Gate> {
     Gate::new(ingress.clone(), lane)
 }
 
-fn address_of(listener: &Listener) -> (listen::Address, Option<Arc<rustls::ServerConfig>>) {
-    match listener {
-        Listener::Tcp { address, tls } => (listen::Address::Tcp(*address), tls.as_ref().map(|tls| tls.config.clone())),
+fn endpoint(listen: &ListenSettings) -> Endpoint {
+    let (address, tls) = match &listen.listener {
+        Listener::Tcp { address, tls } => (listen::Address::Tcp(*address), tls.as_ref()),
         Listener::Unix(path) => (listen::Address::Unix(path.clone()), None),
-        Listener::Systemd { name, tls } => {
-            (listen::Address::Systemd(name.clone()), tls.as_ref().map(|tls| tls.config.clone()))
-        }
-    }
+        Listener::Systemd { name, tls } => (listen::Address::Systemd(name.clone()), tls.as_ref()),
+    };
+    Endpoint { address, tls: tls.map(|tls| tls.config.clone()), proxy_protocol: listen.proxy_protocol }
 }
 
 /// The host's name, for `status`.

@@ -102,9 +102,9 @@ pub(super) fn received(
     Ok((shown.event.source.clone(), shown.event.received_at, bytes))
 }
 
-/// Of an event whose attempts can't all be read, the rest was shown.
+/// Of an event whose attempts or whose body can't all be read, the rest was shown.
 fn whole_or_partly(show: &Show) -> Exit {
-    let is_whole = show.event.deliveries.iter().all(|delivery| delivery.damaged.is_none());
+    let is_whole = show.body_lost.is_none() && show.event.deliveries.iter().all(|delivery| delivery.damaged.is_none());
     if is_whole { Exit::Done } else { Exit::Partly }
 }
 
@@ -228,7 +228,10 @@ fn page(show: &Show, colours: bool) -> String {
         let first = cached.event.as_deref().map_or_else(|| "an equal request".to_owned(), escaped);
         line("Answered", &format!("from the cache, with the answer to {first}"));
     }
-    line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256));
+    match &show.body_lost {
+        Some(why) => line("Body", &format!("{} bytes, lost: {}", event.size, escaped(why))),
+        None => line("Body", &format!("{} bytes, sha256 {}", event.size, event.sha256)),
+    }
     line("State", &state(&event.state, 0, colours));
     if let Some(parent) = &event.parent {
         match event.item {

@@ -43,9 +43,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
     if !section.has("address") {
         section.problem("address", "is missing; write \"0.0.0.0:8080\", \"unix:/path\" or \"systemd:NAME\"");
     }
-    if section.has("proxy_protocol") && section.flag("proxy_protocol", false) {
-        section.problem("proxy_protocol", "is not supported by this version; remove it or set it to false");
-    }
+    let proxy_protocol = section.has("proxy_protocol") && section.flag("proxy_protocol", false);
     let tls = read_tls(&section);
     let settings = address.map(|address| {
         let name = address.to_string();
@@ -67,7 +65,7 @@ fn one(section: Section<'_>, places: &mut HashMap<String, Place>) -> Option<List
                 Listener::Unix(path)
             }
         };
-        ListenSettings { address: name, listener, certificates, client_ca, fixed }
+        ListenSettings { address: name, listener, certificates, client_ca, proxy_protocol, fixed }
     });
     section.finish();
     settings

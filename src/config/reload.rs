@@ -65,6 +65,7 @@ fn diff_listeners(old: &Config, new: &Config, report: &mut ReloadReport) {
     for listen in &new.listen {
         let why = match old.listen.iter().find(|other| other.address == listen.address) {
             None => "is new",
+            Some(other) if other.proxy_protocol != listen.proxy_protocol => "has another proxy_protocol",
             Some(other) if other.fixed != listen.fixed => "has other TLS settings",
             Some(_) => continue,
         };

@@ -62,6 +62,8 @@ pub struct ListenSettings {
     pub certificates: Option<Arc<Certificates>>,
     /// Whether clients are asked for a certificate.
     pub client_ca: bool,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// What of its TLS can't change while it listens.
     pub(super) fixed: String,
 }

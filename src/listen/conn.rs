@@ -28,9 +28,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Broken, ConnectionInfo, Limits,
+    Broken, ConnectionInfo, proxied,
     server::Shared,
-    socket::Fresh,
+    socket::{Fresh, Speaks},
     stream::{Ahead, Metered, Raw, Stream, WhoCloses},
     tunnel::Tunnel,
     watch::{Activity, InFlight, Phase, Verdict, Watch},
@@ -61,7 +61,7 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\
 /// Serves one connection to its end. `factory` makes its service once it is open.
 pub(super) async fn serve<S, B>(
     fresh: Fresh,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    speaks: Speaks,
     mut info: ConnectionInfo,
     shared: &Shared,
     factory: impl FnOnce(&ConnectionInfo) -> S,
@@ -71,7 +71,7 @@ pub(super) async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let Some(mut stream) = open(fresh, tls, &shared.limits).await else { return };
+    let Some(mut stream) = open(fresh, speaks, &mut info, shared).await else { return };
     let mut ahead = Ahead::default();
     let protocol = match &stream {
         Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => Protocol::Http2,
@@ -120,12 +120,23 @@ enum Protocol {
 }
 
 /// Registers the stream with this thread's runtime and shakes hands. None: the connection is over.
-async fn open(fresh: Fresh, tls: Option<Arc<rustls::ServerConfig>>, limits: &Limits) -> Option<Stream> {
-    let raw = match fresh {
+async fn open(fresh: Fresh, speaks: Speaks, info: &mut ConnectionInfo, shared: &Shared) -> Option<Stream> {
+    let limits = &shared.limits;
+    let mut raw = match fresh {
         Fresh::Tcp(stream, _) => Raw::Tcp(TcpStream::from_std(stream).ok()?),
         Fresh::Unix(stream) => Raw::Unix(UnixStream::from_std(stream).ok()?),
     };
-    let Some(config) = tls else { return Some(Stream::Plain(raw)) };
+    if speaks.proxy_protocol {
+        match timeout(limits.handshake_timeout, proxied::read(&mut raw)).await {
+            Ok(Ok(Some(told))) => info.peer = told.or(info.peer),
+            Ok(Ok(None)) => return None,
+            Ok(Err(_)) | Err(_) => {
+                shared.broken(info, Broken::NotProxied);
+                return None;
+            }
+        }
+    }
+    let Some(config) = speaks.tls else { return Some(Stream::Plain(raw)) };
     match timeout(limits.handshake_timeout, TlsAcceptor::from(config).accept(raw)).await {
         Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
         Ok(Err(error)) => {

@@ -10,6 +10,7 @@
 mod conn;
 mod frames;
 mod problem;
+mod proxied;
 mod server;
 mod shards;
 mod socket;
@@ -24,7 +25,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use server::{Drained, Server};
 pub use shards::Shards;
-pub use socket::{BindError, Socket};
+pub use socket::{BindError, Endpoint, Socket};
 pub use tunnel::{Duplex, Taker, Tunnel};
 
 /// Where to listen.
@@ -57,7 +58,7 @@ pub struct Limits {
 /// What is known of a connection when it is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// The peer's address; None on a Unix socket.
+    /// The peer's address, or the one that a balancer told by the PROXY protocol; None on a Unix socket.
     pub peer: Option<SocketAddr>,
     /// Whether the connection is encrypted.
     pub tls: bool,
@@ -74,6 +75,8 @@ pub enum Broken {
     HeadTooLarge,
     /// The header block came too slowly: answered 408.
     HeadTooSlow,
+    /// A listener that wants the PROXY protocol met something else: closed without an answer.
+    NotProxied,
     /// One connection too many: answered 503 or closed.
     TooManyConnections,
 }

@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, sync::Notify};
 
 use super::{
     Broken, ConnectionInfo, Limits, OnBroken, Shards, Socket, conn,
-    socket::{Fresh, Registered},
+    socket::{Fresh, Registered, Speaks},
 };
 use crate::telemetry::{Metrics, RequestResult};
 
@@ -97,7 +97,7 @@ impl Server {
                 let _in_runtime = handle.enter();
                 socket.listener.register()?
             };
-            handle.spawn(accept(registered, socket.tls, handles, shared.clone(), factory.clone()));
+            handle.spawn(accept(registered, socket.speaks, handles, shared.clone(), factory.clone()));
         }
         Ok(Self { shared })
     }
@@ -163,7 +163,7 @@ impl Shared {
     /// Counts and reports a request that never became one.
     pub(super) fn broken(&self, info: &ConnectionInfo, broken: Broken) {
         let result = match broken {
-            Broken::Malformed => RequestResult::Malformed,
+            Broken::Malformed | Broken::NotProxied => RequestResult::Malformed,
             Broken::HeadTooLarge => RequestResult::TooLarge,
             Broken::HeadTooSlow => RequestResult::TimedOut,
             Broken::TooManyConnections => {
@@ -200,7 +200,7 @@ impl Drop for Place {
 
 async fn accept<F, S, B>(
     listener: Registered,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    speaks: Speaks,
     handles: Vec<Handle>,
     shared: Arc<Shared>,
     factory: Arc<F>,
@@ -228,18 +228,18 @@ async fn accept<F, S, B>(
                 continue;
             }
         };
-        let info = ConnectionInfo { peer: fresh.peer(), tls: tls.is_some(), certificate: None };
+        let info = ConnectionInfo { peer: fresh.peer(), tls: speaks.tls.is_some(), certificate: None };
         let Some(place) = shared.admit() else {
             shared.broken(&info, Broken::TooManyConnections);
             // Spread over 5 to 30 s, so that those who were turned away do not return together.
-            fresh.turn_away(tls.is_none(), 5 + shared.turned_away.fetch_add(11, Ordering::Relaxed) % 26);
+            fresh.turn_away(speaks.tls.is_none(), 5 + shared.turned_away.fetch_add(11, Ordering::Relaxed) % 26);
             continue;
         };
         let index = shared.next.fetch_add(1, Ordering::Relaxed) % handles.len().max(1);
         let Some(handle) = handles.get(index) else { continue };
-        let (tls, shared, factory) = (tls.clone(), shared.clone(), factory.clone());
+        let (speaks, shared, factory) = (speaks.clone(), shared.clone(), factory.clone());
         handle.spawn(async move {
-            conn::serve(fresh, tls, info, &shared, |info| factory(index, info)).await;
+            conn::serve(fresh, speaks, info, &shared, |info| factory(index, info)).await;
             drop(place);
         });
     }

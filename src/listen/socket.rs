@@ -22,10 +22,27 @@ use super::Address;
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// A socket that listens, with the TLS it speaks.
+/// Where to listen, and what is spoken there.
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// None: plain.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whether each connection begins with a header of the PROXY protocol, before any TLS. Whoever connects is believed.
+    pub proxy_protocol: bool,
+}
+
+/// A socket that listens, with what is spoken there.
 pub struct Socket {
     pub(super) listener: Listener,
+    pub(super) speaks: Speaks,
+}
+
+/// What is spoken on a connection before HTTP.
+#[derive(Clone)]
+pub(super) struct Speaks {
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(super) proxy_protocol: bool,
 }
 
 pub(super) enum Listener {
@@ -70,13 +87,12 @@ impl Socket {
     ///
     /// # Errors
     /// The first [`BindError`]; what was bound before is closed again.
-    pub fn bind_all(
-        addresses: impl IntoIterator<Item = (Address, Option<Arc<rustls::ServerConfig>>)>,
-    ) -> Result<Vec<Self>, BindError> {
+    pub fn bind_all(endpoints: impl IntoIterator<Item = Endpoint>) -> Result<Vec<Self>, BindError> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut passed = ListenFd::from_env();
         let mut bound = Vec::new();
-        for (address, tls) in addresses {
+        for Endpoint { address, tls, proxy_protocol } in endpoints {
+            let speaks = Speaks { tls, proxy_protocol };
             let listeners = match &address {
                 Address::Tcp(tcp) => vec![bind_tcp(*tcp).map_err(|source| io_error(tcp, source))?],
                 Address::Unix(path) => vec![bind_unix(path)?],
@@ -84,7 +100,7 @@ impl Socket {
             };
             for listener in listeners {
                 listener.set_nonblocking().map_err(|source| io_error(format!("{address:?}"), source))?;
-                bound.push(Self { listener, tls: tls.clone() });
+                bound.push(Self { listener, speaks: speaks.clone() });
             }
         }
         Ok(bound)

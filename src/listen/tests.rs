@@ -44,8 +44,12 @@ fn serve(limits: Limits) -> Echo {
 }
 
 fn serve_on(limits: Limits, address: Address, tls: Option<Arc<rustls::ServerConfig>>) -> Echo {
+    serve_at(limits, Endpoint { address, tls, proxy_protocol: false })
+}
+
+fn serve_at(limits: Limits, endpoint: Endpoint) -> Echo {
     let shards = Shards::start(2).unwrap();
-    let sockets = Socket::bind_all([(address, tls)]).unwrap();
+    let sockets = Socket::bind_all([endpoint]).unwrap();
     let address = sockets[0].local_address().unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
     let (metrics, gate, broken) = (Arc::new(Metrics::default()), Arc::new(Notify::new()), Arc::default());
     let (tell, begun) = mpsc::sync_channel(100);

@@ -290,6 +290,17 @@ pub fn read_body(log: &dyn Log, event: &Event) -> Result<Bytes, ReadError> {
     read_whole(log, &event.body)
 }
 
+/// Reads one part of a stored body. One that is not there is damage: parts go with their event.
+///
+/// # Errors
+/// See [`ReadError`].
+pub fn read_part(log: &dyn Log, seq: Seq) -> Result<Entry, ReadError> {
+    log.read(seq).map_err(|error| match error {
+        ReadError::Missing(seq) => ReadError::Damaged { file: "the log".to_owned(), first: seq, last: seq },
+        other => other,
+    })
+}
+
 /// Reads the whole of a stored body.
 ///
 /// # Errors
@@ -300,7 +311,7 @@ pub fn read_whole(log: &dyn Log, body: &crate::event::Body) -> Result<Bytes, Rea
         crate::event::Body::Parts { seqs, length } => {
             let mut whole = Vec::with_capacity(usize::try_from(*length).unwrap_or(0));
             for seq in seqs {
-                whole.extend_from_slice(&log.read(*seq)?.payload);
+                whole.extend_from_slice(&read_part(log, *seq)?.payload);
             }
             Ok(whole.into())
         }

@@ -310,3 +310,49 @@ fn a_trusted_proxy_is_believed_and_nobody_else() {
         assert_eq!(relay.show(answer.header("stagepost-event-id").unwrap())["client"], client);
     }
 }
+
+#[test]
+fn a_balancer_says_by_the_proxy_protocol_who_connects() {
+    let upstream = Upstream::start();
+    let relay = Relay::start(&format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\nproxy_protocol = true\n[source.s]\npath = \"/in\"\nto = [\"app\"]\n\
+         allow = [\"203.0.113.0/24\", \"127.0.0.1\"]\n[upstream.app]\nurl = \"{}\"\n",
+        upstream.url()
+    ));
+    let second = |source: [u8; 4]| {
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &source, &[10, 0, 0, 1, 0x1f, 0x90, 0, 80]].concat()
+    };
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    let cases = [
+        (b"PROXY TCP4 203.0.113.9 10.0.0.1 8080 80\r\n".to_vec(), 202, "203.0.113.9"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), 202, "127.0.0.1"),
+        (second([203, 0, 113, 8]), 202, "203.0.113.8"),
+        (local, 202, "127.0.0.1"),
+        (second([198, 51, 100, 7]), 403, "198.51.100.7"),
+    ];
+    for (number, (header, status, client)) in cases.into_iter().enumerate() {
+        let mut connection = Connection::open(relay.address());
+        connection.write(&header).unwrap();
+        let request = Request::post("/in", format!("body {number}")).header("X-Forwarded-For", "192.0.2.1");
+        for _twice in 0..2 {
+            assert_eq!(connection.send(&request).status, status, "{client}");
+        }
+        if status == 202 {
+            let body = format!("body {number}");
+            wait_until("both are delivered", || {
+                let received = upstream.received();
+                let mut own = received.iter().filter(|got| got.text() == body);
+                own.clone().count() == 2 && own.all(|got| got.header("x-forwarded-for") == Some(client))
+            });
+        }
+    }
+    for header in [&b""[..], b"PROXY TCP4 203.0.113.9\r\n", b"PROXY UDP4 203.0.113.9 10.0.0.1 8080 80\r\n"] {
+        let mut connection = Connection::open(relay.address());
+        let _closed = connection.write([header, &Request::post("/in", "x").wire()].concat());
+        assert!(connection.read().is_err(), "nothing is answered");
+    }
+    let refused = relay.cli(&["refused", "--json"]).done().lines();
+    let reasons: Vec<&str> = refused.iter().filter_map(|line| line["reason"].as_str()).collect();
+    assert_eq!(reasons.iter().filter(|reason| **reason == "not_proxied").count(), 3, "{reasons:?}");
+    assert!(refused.iter().any(|line| line["client"] == "198.51.100.7"), "{refused:?}");
+}

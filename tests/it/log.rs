@@ -103,6 +103,40 @@ fn a_flipped_bit_in_a_sealed_segment_is_told_by_id_and_the_rest_is_served() {
 }
 
 #[test]
+fn what_is_left_of_an_event_whose_body_is_lost_is_shown_before_and_after_a_repair() {
+    let mut relay = Relay::start("[store]\nsegment_size = \"1MiB\"\n[source.a]\npath = \"/a\"\nto = []\n");
+    let bodies = distinct_bytes(3 * 700_000);
+    let sent: Vec<String> = bodies.chunks(700_000).map(|body| relay.accept("/a", body)).collect();
+    let sealed = || {
+        let files = fs::read_dir(relay.data().join("log")).unwrap().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "seg")).min()
+    };
+    wait_until("a segment is sealed", || sealed().is_some());
+    let file = sealed().unwrap();
+    relay.stop();
+    let mut bytes = fs::read(&file).unwrap();
+    let piece = &bodies[100_000..100_032];
+    let at = bytes.windows(piece.len()).position(|window| window == piece).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let named = |told: crate::harness::Output| {
+        assert_eq!(told.code, 65, "{told:?}");
+        assert!(told.json()["damage"][0]["ids"].as_array().unwrap().contains(&sent[0].as_str().into()), "{told:?}");
+    };
+    named(relay.cli(&["verify", "--json"]));
+    for repaired in [false, true] {
+        let shown = relay.cli(&["show", &sent[0], "--json"]);
+        assert_eq!(shown.code, 1, "{shown:?}");
+        let show = shown.json();
+        assert!(show["body_lost"].is_string() && show["path"] == "/a", "{repaired}: {show}");
+        assert_eq!(relay.cli(&["show", &sent[0], "--body"]).code, 65);
+        relay.cli(&["show", &sent[1]]).done();
+        named(relay.cli(&["verify", "--repair", "--json"]));
+    }
+}
+
+#[test]
 fn a_flipped_bit_in_the_only_copy_of_an_undelivered_event_hurts_no_other_delivery() {
     let upstream = Upstream::start();
     upstream.answer(Answer::Status(503));

@@ -144,10 +144,6 @@ fn keys_of_features_this_version_does_not_have_are_refused() {
         "verify = { scheme = 'strip' }",
         "source.x.verify.scheme: scheme \"strip\" is not known; did you mean \"stripe\"?",
     );
-    check(
-        "[[listen]]\naddress='127.0.0.1:1'\nproxy_protocol = true",
-        &["stagepost.toml:3: listen[1].proxy_protocol: is not supported by this version; remove it or set it to false"],
-    );
 }
 
 #[test]
