@@ -4,7 +4,7 @@
 
 use super::{
     access::Caller,
-    act::ActError,
+    act::{ActError, short},
     ports::Ports,
     wire::{Drain, Draining, UpstreamTarget},
 };
@@ -19,6 +19,7 @@ pub fn drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> Result<Draini
     if caller.scope.limits_sources() {
         return Err(ActError::NotAllowed("a target is for all sources: this token is limited to some".to_owned()));
     }
+    short(asked.reason.as_deref()).map_err(ActError::Usage)?;
     let name = &asked.upstream;
     let Some(upstream) = ports.status().upstreams.into_iter().find(|found| found.name == *name) else {
         return usage(format!("no upstream is named {name:?}"));
@@ -95,6 +96,8 @@ mod tests {
         let expected =
             Action::DrainTarget { upstream: "crm".into(), target: url.into(), reason: Some("kernel".into()) };
         assert_eq!(fake.commands()[1].action, expected);
+        let long = Drain { reason: Some("x".repeat(70_000)), ..asked("a:1") };
+        assert!(error(&long).starts_with("reason has 70000 bytes"));
         assert!(error(&asked("a")).contains("http://b:1, http://c:1"), "{}", error(&asked("a")));
     }
 
