@@ -4,7 +4,7 @@
 
 use super::{
     access::Caller,
-    act::ActError,
+    act::{ActError, short},
     ports::Ports,
     wire::{Drain, Draining, UpstreamTarget},
 };
@@ -36,6 +36,7 @@ pub(super) fn would_drain(ports: &dyn Ports, asked: &Drain, caller: &Caller) -> 
     if caller.scope.limits_sources() {
         return Err(ActError::NotAllowed("a target is for all sources: this token is limited to some".to_owned()));
     }
+    short(asked.reason.as_deref()).map_err(ActError::Usage)?;
     let name = &asked.upstream;
     let Some(upstream) = ports.status().upstreams.into_iter().find(|found| found.name == *name) else {
         return usage(format!("no upstream is named {name:?}"));
@@ -103,6 +104,8 @@ mod tests {
         let expected =
             Action::DrainTarget { upstream: "crm".into(), target: url.into(), reason: Some("kernel".into()) };
         assert_eq!(fake.commands()[1].action, expected);
+        let long = Drain { reason: Some("x".repeat(70_000)), ..asked("a:1") };
+        assert!(error(&long).starts_with("reason has 70000 bytes"));
         assert!(error(&asked("a")).contains("http://b:1, http://c:1"), "{}", error(&asked("a")));
     }
 

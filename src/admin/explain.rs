@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::wire::{Attempt, Show, ShownDelivery, Status, Upstream};
+use super::wire::{Attempt, Route, Show, ShownDelivery, Status, Upstream};
 use crate::{clock::Timestamp, event::topic_of_source};
 
-/// Explains an event, given the figures of the running instance.
+/// Explains an event, given the figures of the running instance and the routes that lead it to its upstreams today.
 #[must_use]
-pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
+pub fn explain(show: &Show, status: &Status, led: &BTreeMap<Box<str>, Vec<Route>>, now: Timestamp) -> Vec<String> {
     let mut told = vec![received(show)];
     told.extend(verified(show));
     told.extend(resent(show));
@@ -21,6 +21,8 @@ pub fn explain(show: &Show, status: &Status, now: Timestamp) -> Vec<String> {
     told.extend(topics(show));
     for found in &show.event.deliveries {
         told.push(delivery(show, found, now));
+        let routes = led.get(&*found.upstream).into_iter().flatten();
+        told.extend(routes.map(|route| routed(show, status, route, &found.upstream)));
         // An upgraded connection's one attempt says how it ended.
         let is_telling = |last: &&Attempt| found.state != "delivered" || last.status == Some(101);
         told.extend(found.reason.as_deref().and_then(rule).map(str::to_owned));
@@ -116,6 +118,14 @@ fn without_delivery(show: &Show) -> String {
         ),
         _ => "Routing has not decided yet where it goes.".to_owned(),
     }
+}
+
+/// The route that decided; certain if the configuration is what it was.
+fn routed(show: &Show, status: &Status, route: &Route, upstream: &str) -> String {
+    let is_same = show.config.as_deref() == Some(&*status.config.hash);
+    let (name, verb) = (&route.name, if is_same { "led it" } else { "would lead it today" });
+    let transform = if route.transform.is_some() { "; its `transform` makes the body" } else { "" };
+    format!("Route {name} {verb} to {upstream}{transform}.")
 }
 
 /// The topics it was published under, by the names of the subscribers that get it.
@@ -312,15 +322,33 @@ mod tests {
     use super::{
         super::{
             fake::{Fake, delivery},
-            find, show,
+            find,
+            led::led,
+            show,
         },
-        Status, Timestamp, Upstream, explain,
+        BTreeMap, Status, Timestamp, Upstream, explain,
     };
     use crate::admin::wire::Cached;
     use crate::{
         admin::ports::DeliveryView,
         event::{Reason, Status as Delivered},
     };
+
+    #[test]
+    fn the_route_that_led_an_event_to_its_upstream_is_named() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing", "crm"])]);
+        let found = find(&fake, id).unwrap();
+        let (shown, mut led) = (show(&fake, &found, false).unwrap(), led(&fake, &found));
+        let mut status = Status::default();
+        let told = explain(&shown, &status, &led, fake.clock()).join("\n");
+        assert!(told.contains("Route paid would lead it today to billing.") && !told.contains("to crm."), "{told}");
+        status.config.hash = "c0ffee".into();
+        led.get_mut("billing").unwrap()[0].transform = Some(".".into());
+        let told = explain(&shown, &status, &led, fake.clock()).join("\n");
+        assert!(told.contains("Route paid led it to billing; its `transform` makes the body."), "{told}");
+    }
 
     #[test]
     fn a_dead_delivery_is_explained_by_its_last_attempt() {
@@ -330,7 +358,12 @@ mod tests {
         let last = fake.attempt(id, "billing", 3, Some(503), None);
         let status = Delivered::Dead(Reason::with("given_up", "5 days are over"));
         fake.set(id, DeliveryView { last: Some(last), attempts: 3, ..delivery("billing", status) });
-        let told = explain(&show(&fake, &find(&fake, id).unwrap(), false).unwrap(), &Status::default(), fake.clock());
+        let told = explain(
+            &show(&fake, &find(&fake, id).unwrap(), false).unwrap(),
+            &Status::default(),
+            &BTreeMap::new(),
+            fake.clock(),
+        );
         let text = told.join("\n");
         for part in
             ["source stripe", "given up for billing, after 3 attempts: given_up: 5 days", "answered 503", "replay"]
@@ -368,7 +401,7 @@ mod tests {
             ..Upstream::default()
         };
         let status = Status { upstreams: vec![upstream], ..Status::default() };
-        let text = explain(&shown, &status, fake.clock()).join("\n");
+        let text = explain(&shown, &status, &BTreeMap::new(), fake.clock()).join("\n");
         for part in ["the next attempt is due at", "held until it is released", "breaker of billing is open"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
@@ -388,7 +421,7 @@ mod tests {
                 ..Upstream::default()
             };
             let status = Status { upstreams: vec![upstream], ..Status::default() };
-            let text = explain(&shown, &status, fake.clock()).join("\n");
+            let text = explain(&shown, &status, &BTreeMap::new(), fake.clock()).join("\n");
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }
@@ -401,7 +434,7 @@ mod tests {
         let text = |status: Delivered| {
             fake.set(id, delivery("billing", status));
             let shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
-            explain(&shown, &Status::default(), fake.clock()).join("\n")
+            explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n")
         };
         let because = |code: &str| Reason::with(code, "the detail");
         for (status, part) in [
@@ -432,7 +465,7 @@ mod tests {
         let id = fake.accept("stripe", b"{}");
         let text = |fake: &Fake| {
             let shown = show(fake, &find(fake, id).unwrap(), false).unwrap();
-            explain(&shown, &Status::default(), fake.clock()).join("\n")
+            explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n")
         };
         assert!(text(&fake).contains("has not decided yet"));
         fake.plan(&[(id, &[])]);
@@ -447,7 +480,7 @@ mod tests {
         fake.set(id, delivery("billing", Delivered::Ignored));
         let mut shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
         shown.cached = Some(Cached { event: Some("E1".into()), upstream: Some("billing".into()) });
-        let text = explain(&shown, &Status::default(), fake.clock()).join("\n");
+        let text = explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n");
         assert!(text.contains("event E1 got before") && text.contains("billing was not asked again"), "{text}");
     }
 }

@@ -18,6 +18,7 @@ mod find;
 mod forward;
 mod import;
 pub mod jobs;
+mod led;
 mod line;
 mod list;
 mod logins;

@@ -16,6 +16,7 @@ use crate::{
         explain::explain,
         filter::{Compiled, recorded},
         find::{Found, find},
+        led::led,
         line::{listed, reply},
         list::{Item, follow_once, page},
         ports::Ports,
@@ -115,8 +116,10 @@ fn body(call: &Call) -> Result<Answer, Refusal> {
 }
 
 fn explained(call: &Call) -> Result<Answer, Refusal> {
-    let show = show(&*call.ports, &found(call)?, false)?;
-    Ok(json(&explain(&show, &call.ports.status(), call.ports.now())))
+    let found = found(call)?;
+    let show = show(&*call.ports, &found, false)?;
+    let led = led(&*call.ports, &found);
+    Ok(json(&explain(&show, &call.ports.status(), &led, call.ports.now())))
 }
 
 /// Streams a listing, one JSON object a line.

@@ -16,6 +16,7 @@ use crate::{
         api::Refusal,
         explain::explain,
         find::{Found, find},
+        led::led,
         privacy::{self, BodyError},
         show::show,
         wire::{Attempt, Show, ShownDelivery, Text},
@@ -66,7 +67,7 @@ fn one(ask: &Ask, reveal: bool) -> Result<Reply, Refusal> {
     let found = found(ask, reveal)?;
     let show = show(&*ask.ports, &found, reveal)?;
     let now = ask.ports.now();
-    let told = explain(&show, &ask.ports.status(), now);
+    let told = explain(&show, &ask.ports.status(), &led(&*ask.ports, &found), now);
     let kind = found.event.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let received = match privacy::body(&*ask.ports, &found.event, reveal) {
         Ok(received) => Ok(ask.ports.decoded(&found.event, received)),
