@@ -379,7 +379,7 @@ mod tests {
         let mut shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
         let mut told = |duplicates, body_differs| {
             (shown.duplicates, shown.body_differs) = (duplicates, body_differs);
-            explain(&shown, &Status::default(), fake.clock()).join("\n")
+            explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n")
         };
         assert!(told(1, 1).contains("sent once more and recognised as a duplicate, with another body"));
         assert!(told(3, 2).contains("3 more times and recognised as a duplicate, 2 of them with another body"));
