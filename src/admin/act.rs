@@ -525,7 +525,7 @@ impl<'a> Selection<'a> {
     fn take_lost_id(&mut self, text: &str, error: &ReadError) -> Result<bool, ActError> {
         let Ok(id) = text.parse::<EventId>() else { return Ok(false) };
         let asked = PlannedFor { event: id.pos.seq, upstreams: Vec::new() };
-        let view = self.ports.views(&[asked]).map_err(QueryError::State)?.pop().unwrap_or_default();
+        let view = self.reads.views(&[asked]).map_err(QueryError::State)?.pop().unwrap_or_default();
         Ok(self.take_lost(text.to_owned(), id.pos.seq, &view, error))
     }
 
@@ -536,7 +536,7 @@ impl<'a> Selection<'a> {
         let needs_more = !Filters { upstream: None, state: None, ..filters.clone() }.is_empty();
         let may_pass = matches!(error, ReadError::Io { .. });
         // Whose it is can't be told.
-        let is_limited = self.ports.scope().limits_sources();
+        let is_limited = self.reads.scope().limits_sources();
         if needs_more || may_pass || is_limited || view.deleted || !matches!(verb, Verb::Delete | Verb::Expire) {
             return false;
         }

@@ -252,6 +252,7 @@ fn the_record_of_a_replay_has_its_rate_and_how_it_was_made() {
     assert_eq!(words, "X --rate 300/s --new-key --transform original");
     for (interval, expected) in [(1, "1000000/s"), (1_000_000, "1/s"), (2_000_000, "30/m"), (1_800_000_000, "2/h")] {
         assert_eq!(rate(interval), expected);
+    }
 }
 
 #[test]
