@@ -336,7 +336,7 @@ impl Reads for Fake {
         let expression = expression.to_owned();
         Ok(Box::new(move |_, body| match expression.as_str() {
             "error" => Err("cannot index".into()),
-            "slow" => Err(crate::expr::EvalError::TooSlow(250).to_string()),
+            "slow" => Err(format!("{}250 ms", super::ports::TOO_SLOW)),
             text => Ok(body == text.as_bytes()),
         }))
     }

@@ -13,12 +13,11 @@ use std::{
 use super::{
     filter::{Compiled, recorded},
     find::{Found, Plan, carried_copy, carried_plan, planned_after, plans},
-    ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, VIEWS_MAX},
+    ports::{DeliveryView, EventView, PlannedFor, QueryError, Reads, TOO_SLOW, VIEWS_MAX},
     quiet::breathe,
 };
 use crate::{
     event::{DeliveryState, Event, EventId, Seq},
-    expr::is_too_slow,
     log::{
         Kind, Log, ReadError,
         entry::{self, Entry},
@@ -416,7 +415,7 @@ impl<'a> Walk<'a> {
             Ok(false) => ControlFlow::Continue(()),
             Ok(true) => emit(Item::Event(Box::new(found))),
             Err(note) => {
-                self.slow += u32::from(is_too_slow(&note));
+                self.slow += u32::from(note.starts_with(TOO_SLOW));
                 emit(Item::Note(format!("{}: {note}", found.event.id)))
             }
         }

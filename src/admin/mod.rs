@@ -53,8 +53,8 @@ pub use line::listed;
 pub use list::{Item, follow_once, newest};
 pub use logins::LoginLimit;
 pub use ports::{
-    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, QueueCount, Reads, RouteFilter, Trial,
-    VIEWS_MAX,
+    Compared, DeliveryView, EventView, PlannedFor, Ports, Predicate, QueryError, QueueCount, Reads, RouteFilter,
+    TOO_SLOW, Trial, VIEWS_MAX,
 };
 pub use privacy::{BodyError, Hidden, HiddenNames, body};
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub enum QueryError {
     TooSlow(u32),
 }
 
+/// What the error of a [`Predicate`] begins with that ran for too long.
+pub const TOO_SLOW: &str = "too slow: ";
+
 /// Whether an expression or a route takes an event with this body (as received).
 pub type Predicate = Box<dyn Fn(&Event, &[u8]) -> Result<bool, String> + Send + Sync>;
 

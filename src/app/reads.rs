@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 use super::hashes::Hashes;
 use crate::{
-    admin::{DeliveryView, EventView, HiddenNames, PlannedFor, Predicate, QueueCount, Reads, RouteFilter},
+    admin::{DeliveryView, EventView, HiddenNames, PlannedFor, Predicate, QueueCount, Reads, RouteFilter, TOO_SLOW},
     agenda::plan,
     clock::{Clock, Timestamp},
     config::Outline,
     event::{DeliveryState, Event, Seq},
-    expr::{Evaluator, Expr, Mask, decode_body},
+    expr::{EvalError, Evaluator, Expr, Mask, decode_body},
     log::{Log, entry::Target, read_event, sled::offline::OfflineLog},
     quarantine::Quarantine,
     routing::{Privacy, Route},
@@ -54,7 +54,10 @@ fn matches(expr: &Expr, evaluator: &Evaluator, event: &Event, body: &[u8]) -> Re
                 .block_on(evaluator.eval(expr, &input)),
         },
     };
-    output.map(|output| output.truthy()).map_err(|error| error.to_string())
+    output.map(|output| output.truthy()).map_err(|error| match error {
+        EvalError::TooSlow(_) => format!("{TOO_SLOW}{error}"),
+        error => error.to_string(),
+    })
 }
 
 /// The body without its `Content-Encoding`, where that is possible.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a backup consists of. An instance that was started on one leaves more.
-const PARTS: [&str; 5] = ["IDENTITY", "LOCK", "log", "state", "dedupe"];
+const PARTS: [&str; 6] = ["IDENTITY", "LOCK", "log", "state", "dedupe", "configurations"];
 
 /// How often the list is asked for again because a segment expired.
 const TRIES: u32 = 20;

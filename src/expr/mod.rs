@@ -81,14 +81,6 @@ pub struct CompileError {
     pub message: String,
 }
 
-/// What the message of [`EvalError::TooSlow`] begins with.
-const TOO_SLOW: &str = "the expression ran longer than";
-
-/// Whether a message is about an expression that ran for too long.
-pub fn is_too_slow(message: &str) -> bool {
-    message.starts_with(TOO_SLOW)
-}
-
 /// Why an evaluation gave no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvalError {
@@ -96,7 +88,7 @@ pub enum EvalError {
     #[error("{0}")]
     Failed(String),
     /// It ran longer than it may.
-    #[error("{TOO_SLOW} {0} ms")]
+    #[error("the expression ran longer than {0} ms")]
     TooSlow(u64),
     /// It used more memory or wrote more output than it may.
     #[error("the expression used more than {0} bytes")]

@@ -153,6 +153,8 @@ fn what_is_not_http_is_answered_400_and_reported() {
     assert!(read_answer(&mut stream).ends_with("GET /fine HTTP/1.1 "));
     stream.write_all(b"GET /\0 HTTP/1.1\r\n\r\n").unwrap();
     assert_problem(&read_answer(&mut stream), 400, "Bad Request");
+    // It is reported before the connection ends.
+    stream.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(*echo.broken.lock().unwrap(), [Broken::Malformed; 6]);
     assert_eq!(echo.unmatched(RequestResult::Malformed), 6);
 }
