@@ -36,7 +36,7 @@ use crate::{
         entry::{self, Action, Attempted, Command},
     },
     routing::{Priority, Table},
-    state::{Cause, Key, NEVER, Note, Record, State, StateError, Subscribed, UpstreamId},
+    state::{Cause, Key, NEVER, Note, Record, State, StateError, Subscribed, Upstream, UpstreamId},
 };
 
 /// Filters that may be under way in the pool at once; more wait in the log.
@@ -488,7 +488,11 @@ impl Core {
             Note::Subscriber(id) => {
                 self.grow();
                 self.subscribers_changed = true;
-                if let Some(lane) = self.lanes.get_mut(id as usize) {
+                // Another secret changes nothing about a run of failures that was one too many.
+                let is_decided = |upstream: &Upstream| upstream.closed.is_some() || upstream.streak.is_none();
+                if self.state.upstream(id).is_some_and(is_decided)
+                    && let Some(lane) = self.lanes.get_mut(id as usize)
+                {
                     lane.disabling = false;
                 }
             }

@@ -41,6 +41,8 @@ pub struct Known {
     pub waits: bool,
     /// An operator gave it up, maybe while an attempt was under way.
     pub expired: bool,
+    /// The last release that named it found it held.
+    pub released: bool,
 }
 
 pub type Key = (Seq, String);
@@ -82,6 +84,7 @@ const BLANK: Known = Known {
     replays: 0,
     new_keys: 0,
     out_of_order: false,
+    released: false,
     let_go: false,
     waits: true,
     expired: false,
@@ -240,7 +243,8 @@ impl Checker {
                 }
             }),
             Action::Release { targets } => self.each(targets.iter().map(key), |known| {
-                if known.is == Is::Held {
+                known.released = known.is == Is::Held;
+                if known.released {
                     known.is = Is::Pending;
                 }
             }),

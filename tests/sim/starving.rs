@@ -117,7 +117,14 @@ impl Starving {
             Kind::Command => {
                 let Some(command) = entry::decode_json::<entry::Command>(&entry.payload) else { return };
                 let (targets, spread) = match command.action {
-                    Action::Release { targets } => (targets, 0),
+                    // What is not held keeps its time.
+                    Action::Release { mut targets } => {
+                        let known = |target: &Target| {
+                            Some(checker.deliveries.get(&(target.event, target.upstream.to_string()))?.released)
+                        };
+                        targets.retain(|target| known(target) == Some(true));
+                        (targets, 0)
+                    }
                     Action::Requeue { mut targets } => {
                         let is = |target: &Target| {
                             Some(checker.deliveries.get(&(target.event, target.upstream.to_string()))?.is)

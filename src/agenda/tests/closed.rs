@@ -222,3 +222,27 @@ fn what_was_at_hand_for_a_removed_subscriber_is_sent_if_it_comes_back_before_the
     let sent: Vec<Seq> = effects.dispatch.iter().map(|job| job.event.id.pos.seq).collect();
     assert_eq!(sent, [event, later], "it keeps its place");
 }
+
+#[test]
+fn another_secret_while_a_subscriber_is_being_disabled_does_not_disable_it_twice() {
+    let mut rig = Rig::new(subscribed());
+    let put = |written| Action::PutSubscriber { written, registration: registration_of("a"), streak: None };
+    rig.log.command(put(Written::Added));
+    for _ in 0..2 {
+        rig.log.accept("t");
+    }
+    rig.settle();
+    for _ in 0..3 {
+        fail(&mut rig, 60);
+    }
+    rig.later(6 * DAY);
+    let jobs = rig.take();
+    rig.log.attempt(jobs[0].1, &jobs[0].0, jobs[0].2, Change::Retry(rig.now));
+    rig.log.command(put(Written::SecretRotated));
+    rig.answer(&jobs[1..], &Change::Retry(rig.now));
+    assert!(disabled(&rig).is_some());
+    let commands = rig.log.all().into_iter().filter(|entry| entry.kind == Kind::Command);
+    let commands = commands.filter_map(|entry| entry::decode_json::<entry::Command>(&entry.payload));
+    let told = commands.filter(|command| matches!(command.action, Action::DisableSubscriber { .. }));
+    assert_eq!(told.count(), 1);
+}
