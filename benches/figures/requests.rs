@@ -3,7 +3,7 @@
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-pub const SECRET: &str = "figures-secret";
+pub const SECRET: &str = "figures-secret-of-32-bytes-in-all";
 /// Enough that a body comes back only after more bytes than any compressor here looks back.
 const POOL: usize = 16_384;
 
