@@ -200,6 +200,12 @@ async fn respond(ports: Arc<dyn Ports>, who: Who, request: Request<Incoming>) ->
         return page::answer(found, ports, guest.clone(), request).await;
     }
     let lookup = api::find(request.method(), request.uri().path());
+    if let (Who::Guest(_), Lookup::Nothing) = (&who, &lookup)
+        && !request.uri().path().starts_with("/v1/")
+        && is_for_people(request.headers())
+    {
+        return page::missing();
+    }
     let is_open = match &lookup {
         Lookup::Route(route, _) => route.role == Role::Nobody,
         Lookup::Methods(_, role) => *role == Role::Nobody,
@@ -228,6 +234,12 @@ async fn respond(ports: Arc<dyn Ports>, who: Who, request: Request<Incoming>) ->
     };
     ports.metered().admin_refused(reason).inc();
     refusal.answer()
+}
+
+/// Whether a browser asks.
+fn is_for_people(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
 }
 
 /// The caller whose token is shown; somebody without a token is nobody.

@@ -33,7 +33,7 @@ mod visible;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
@@ -166,6 +166,11 @@ pub(super) fn find(method: &Method, path: &str) -> Option<Lookup> {
     pages().filter(|page| page.way == way).find_map(taken)
 }
 
+/// The answer to a request for a page that there is not.
+pub(super) fn missing() -> Answer {
+    frame::refused(&Refusal::new(StatusCode::NOT_FOUND, "there is no such page"))
+}
+
 /// Answers a request for a page.
 pub(super) async fn answer(found: Lookup, ports: Arc<dyn Ports>, guest: Guest, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
@@ -201,7 +206,7 @@ struct Asked {
 fn respond(found: &Lookup, ports: Arc<dyn Ports>, guest: &Guest, headers: &HeaderMap, asked: Asked) -> Answer {
     let page = found.page;
     // A form of another site is nobody's. Browsers say where it comes from; what says nothing is no browser.
-    if page.way == Way::Post && site_of(headers).is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+    if page.way == Way::Post && is_foreign(headers) {
         return frame::refused(&Refusal::forbidden("the form comes from another site"));
     }
     let session = session(guest, headers, &ports, page);
@@ -283,6 +288,18 @@ fn is_refresh(headers: &HeaderMap) -> bool {
 /// What the browser says about where a request comes from.
 fn site_of(headers: &HeaderMap) -> Option<&str> {
     headers.get("sec-fetch-site")?.to_str().ok()
+}
+
+/// Whether a form comes from another site, by what browsers say of it. Older ones name only its origin: `null` if they
+/// were asked to keep quiet, as our pages do.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    if let Some(site) = site_of(headers) {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let Some(origin) = text(header::ORIGIN).filter(|origin| *origin != "null") else { return false };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    !authority.zip(text(header::HOST)).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
 }
 
 /// Bytes of a text.

@@ -180,10 +180,18 @@ async fn a_form_without_the_mark_of_its_session_or_of_another_site_does_nothing(
         let more = format!("Cookie: {cookie}\r\nSec-Fetch-Site: {site}\r\n");
         assert_eq!(desk.ask("POST", "/act", &more, Some(&form(&mark))).await.status, 403);
     }
+    for origin in ["http://evil.example", "evil", "http://127.0.0.1:1"] {
+        let more = format!("Cookie: {cookie}\r\nOrigin: {origin}\r\n");
+        assert_eq!(desk.ask("POST", "/act", &more, Some(&form(&mark))).await.status, 403, "{origin}");
+    }
     assert_eq!(desk.changes(), 0);
     let shown = desk.post("/act", &cookie, &form(&mark)).await;
     assert_eq!((shown.status, shown.header("location")), (303, Some("/letters")));
     assert_eq!(desk.changes(), 1);
+    for origin in ["http://X", "null"] {
+        let more = format!("Cookie: {cookie}\r\nOrigin: {origin}\r\n");
+        assert_eq!(desk.ask("POST", "/act", &more, Some(&form(&mark))).await.status, 303, "{origin}");
+    }
     let command = desk.fake.commands().pop().unwrap();
     assert_eq!((&*command.actor, command.origin.as_deref()), ("token ops", Some("127.0.0.1")));
     let refresh = format!("Cookie: {cookie}\r\nStagepost-Refresh: 1\r\n");
@@ -331,6 +339,16 @@ async fn logins_are_counted_their_cookie_is_strict_and_logging_out_ends_the_sess
     assert_eq!(desk.post("/login", "", "token=secret+of+ops").await.status, 429);
     let bearer = desk.ask("GET", "/v1/status", "Authorization: Bearer secret of ops\r\n", None).await;
     assert_eq!(bearer.status, 429, "the API counts the same failures");
+}
+
+#[tokio::test]
+async fn a_browser_that_asks_for_a_page_that_is_not_there_is_told_so_in_html() {
+    let desk = Desk::new().await;
+    let shown = desk.ask("GET", "/event", "Accept: text/html,*/*;q=0.8\r\n", None).await;
+    assert_eq!((shown.status, shown.header("content-type")), (404, Some("text/html; charset=utf-8")));
+    assert!(shown.body.contains("there is no such page"), "{}", shown.body);
+    assert_eq!(desk.ask("GET", "/event", "", None).await.status, 401);
+    assert_eq!(desk.ask("GET", "/v1/event", "Accept: text/html\r\n", None).await.status, 401);
 }
 
 #[tokio::test]
