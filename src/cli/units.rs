@@ -21,6 +21,12 @@ pub(super) fn duration_ms(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
+/// The time of a probation: from a second to a day.
+pub(super) fn probation_ms(text: &str) -> Result<u64, String> {
+    let ms = duration_ms(text)?;
+    if (1_000..=86_400_000).contains(&ms) { Ok(ms) } else { Err("use a time from 1s to 1d".to_owned()) }
+}
+
 /// `100/s`, `30/m`, `10/h` as microseconds between two.
 pub(super) fn interval_us(text: &str) -> Result<u64, String> {
     let wrong =
@@ -96,6 +102,8 @@ mod tests {
         for text in ["10", "m", "", "1.5s", "-1s", "10 m", "99999999999999999999s", "1w"] {
             assert!(duration_ms(text).is_err(), "{text}");
         }
+        assert_eq!((probation_ms("1s"), probation_ms("1d")), (Ok(1_000), Ok(86_400_000)));
+        assert!(probation_ms("999ms").is_err() && probation_ms("2d").is_err());
         assert_eq!(interval_us("100/s"), Ok(10_000));
         assert_eq!(interval_us("30/m"), Ok(2_000_000));
         for text in ["100", "0/s", "x/s", "1/d", "/s"] {

@@ -131,6 +131,6 @@ pub(in crate::cli) struct ReloadArgs {
     #[command(flatten)]
     pub(in crate::cli) place: Where,
     /// Go back by itself if refusals or failures jump in this time: 1s to 1d
-    #[arg(long, value_name = "DURATION", value_parser = units::duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = units::probation_ms)]
     pub(in crate::cli) probation: Option<u64>,
 }

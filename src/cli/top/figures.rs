@@ -18,7 +18,7 @@ pub(super) struct Counters {
     pub(super) delivered: BTreeMap<String, u64>,
     /// Attempts that did not, by upstream.
     pub(super) failed: BTreeMap<String, u64>,
-    /// Receipt to delivery, by upstream.
+    /// How long attempts take, by upstream.
     pub(super) latency: BTreeMap<String, Buckets>,
     /// Receipt to answer, all sources together.
     pub(super) ack: Buckets,
@@ -44,7 +44,7 @@ impl Counters {
                     let counts = if delivered { &mut found.delivered } else { &mut found.failed };
                     *counts.entry(upstream).or_default() += count;
                 }
-                "stagepost_delivery_seconds_bucket" => {
+                "stagepost_attempt_seconds_bucket" => {
                     let (Some(upstream), Some(bound)) = (label("upstream"), bound(label("le"))) else { continue };
                     found.latency.entry(upstream).or_default().push((bound, count));
                 }
@@ -137,7 +137,7 @@ mod tests {
         upstream.attempts[0].add(5);
         upstream.attempts[1].add(2);
         for millis in [10, 20, 30, 400] {
-            upstream.delivery.observe(std::time::Duration::from_millis(millis));
+            upstream.attempt.observe(std::time::Duration::from_millis(millis));
         }
         let found = Counters::read(&metrics.render());
         assert_eq!((found.accepted, found.refused), (3, 0));

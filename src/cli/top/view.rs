@@ -81,7 +81,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View<'_>) {
         Layout::vertical([Constraint::Length(5), Constraint::Min(1), Constraint::Length(1)]).areas(frame.area());
     frame.render_widget(Paragraph::new(heading(view)), head);
     frame.render_widget(table(view), rows);
-    let help = "q quit   sort: n name  r rate  p pending  d dead  o oldest  l latency   s turn round";
+    let mut help = "q quit   sort: n name  r rate  p pending  d dead  o oldest  l latency   s turn round".to_owned();
+    let below = view.now.status.upstreams.len().saturating_sub(usize::from(rows.height.saturating_sub(1)));
+    if below > 0 {
+        help = format!("{below} more below   {help}");
+    }
     let foot_line = match view.trouble {
         Some(why) => Line::styled(escaped(why), Style::new().fg(Color::Red)),
         None => Line::styled(help, Style::new().add_modifier(Modifier::DIM)),
@@ -128,8 +132,10 @@ fn table<'a>(view: &View<'a>) -> Table<'a> {
     all.sort_by(|one, two| if view.reversed { order(view.sort, two, one) } else { order(view.sort, one, two) });
     let head =
         ["UPSTREAM", "BREAKER", "OUT/S", "FAIL/S", "PENDING", "HELD", "DEAD", "BUSY", "P50", "P99", "OLDEST", "HOLD"];
-    let widths = [18, 9, 8, 7, 9, 7, 7, 7, 7, 7, 8, 16];
-    Table::new(all.iter().map(|figures| row(figures, view.time)), widths.map(Constraint::Min))
+    // Names get all the room that is left.
+    let widths = [9, 8, 7, 9, 7, 7, 7, 7, 7, 8, 16].map(Constraint::Length);
+    let widths = std::iter::once(Constraint::Min(12)).chain(widths);
+    Table::new(all.iter().map(|figures| row(figures, view.time)), widths)
         .header(Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))
         .column_spacing(1)
 }
@@ -277,6 +283,22 @@ mod tests {
         let crm = text.lines().find(|line| line.contains("crm")).unwrap();
         let words: Vec<&str> = crm.trim_matches('"').split_whitespace().collect();
         assert_eq!(words, ["crm", "closed", "50.0", "0.0", "900", "0", "0", "0/64", "50ms", "99ms", "-"]);
+    }
+
+    #[test]
+    fn a_long_name_takes_the_room_there_is_and_what_does_not_fit_is_counted() {
+        let (before, mut now) = (look(10, 100), look(20, 600));
+        let long = format!("orders/{}", "x".repeat(30));
+        now.status.upstreams[0].name.clone_from(&long);
+        let more = now.status.upstreams[0].clone();
+        now.status.upstreams.extend((0..7).map(|number| Upstream { name: format!("more{number}"), ..more.clone() }));
+        let time = Timestamp::from_millis(1_767_323_045_678);
+        let view = View { before: &before, now: &now, time, sort: Sort::Name, reversed: true, trouble: None };
+        let mut terminal = Terminal::new(TestBackend::new(160, 10)).unwrap();
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let text = terminal.backend().to_string();
+        assert!(text.contains(&long), "{text}");
+        assert!(text.contains("6 more below   q quit"), "{text}");
     }
 
     #[test]
