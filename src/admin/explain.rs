@@ -159,6 +159,15 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
             Some(due) if due > now => format!("It waits for {upstream}, {tries}; the next attempt is due at {due}."),
             _ => format!("It waits for {upstream}, {tries}; the next attempt is due now."),
         },
+        // Nothing is sent to a subscriber that is not there: a replay would die of the same.
+        "dead" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("upstream_removed")) => {
+            format!("It was given up for {upstream}, {tries}{why}. Once it is registered again, a replay sends it.")
+        }
+        "dead" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("subscriber_disabled")) => {
+            format!(
+                "It was given up for {upstream}, {tries}{why}. After `stagepost subscriber resume`, a replay sends it."
+            )
+        }
         "dead" => format!(
             "It was given up for {upstream}, {tries}{why}. `stagepost replay {id} --upstream {upstream}` makes it due again."
         ),
@@ -333,6 +342,22 @@ mod tests {
         admin::ports::DeliveryView,
         event::{Reason, Status as Delivered},
     };
+
+    #[test]
+    fn what_died_of_a_subscriber_that_is_gone_is_not_said_to_be_due_after_a_replay() {
+        for (code, expected) in [("upstream_removed", "registered again"), ("subscriber_disabled", "subscriber resume")]
+        {
+            let fake = Fake::default();
+            let id = fake.accept("topic:orders", b"{}");
+            fake.plan(&[(id, &["orders/crm"])]);
+            let last = fake.die(id, "orders/crm", Reason::new(code));
+            let status = Delivered::Dead(Reason::new(code));
+            fake.set(id, DeliveryView { last: Some(last), ..delivery("orders/crm", status) });
+            let shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+            let text = explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n");
+            assert!(text.contains(expected) && !text.contains("makes it due again"), "{text}");
+        }
+    }
 
     #[test]
     fn the_route_that_led_an_event_to_its_upstream_is_named() {
