@@ -61,9 +61,11 @@ impl Route {
             && self.transform.as_ref().map(Expr::text) == other.transform.as_ref().map(Expr::text)
     }
 
-    /// Whether both have the same condition, as written.
+    /// Whether one of them takes nothing that the other leaves: one has no condition, or both have the same, as written.
     fn matches_like(&self, other: &Self) -> bool {
-        self.when.as_ref().map(|when| when.text().trim()) == other.when.as_ref().map(|when| when.text().trim())
+        self.when.is_none()
+            || other.when.is_none()
+            || self.when.as_ref().map(|when| when.text().trim()) == other.when.as_ref().map(|when| when.text().trim())
     }
 
     fn overlaps(&self, other: &Self, table: &Table) -> bool {
@@ -83,7 +85,7 @@ impl Table {
         Changes::Choose(std::iter::once(first).chain(leading).collect())
     }
 
-    /// The pairs of routes that surely conflict: both without `when` or with the same, with a source in common, leading to
+    /// The pairs of routes that surely conflict: one without `when` or both with the same, with a source in common, leading to
     /// one upstream with different changes. For warnings of `check`.
     #[must_use]
     pub fn statically_conflicting(&self) -> Vec<Conflict> {

@@ -200,7 +200,7 @@ fn routes_with_the_same_condition_and_a_source_in_common_surely_conflict() {
     assert_eq!(conflicts(vec![plain(None), transformed("b", ".x")]), ["plain b u"]);
     assert_eq!(conflicts(vec![plain(Some(&["s"])), transformed("b", ".x")]), ["plain b u"]);
     let b = Route { when: when.clone(), ..transformed("b", ".x") };
-    assert_eq!(conflicts(vec![plain(None), b.clone()]), Vec::<String>::new());
+    assert_eq!(conflicts(vec![plain(None), b.clone()]), ["plain b u"], "whatever b takes dies");
     assert_eq!(conflicts(vec![Route { when, ..plain(None) }, b.clone()]), ["plain b u"]);
     let other = Some(Expr::compile(".y").unwrap());
     assert_eq!(conflicts(vec![Route { when: other, ..plain(None) }, b]), Vec::<String>::new());
