@@ -20,7 +20,8 @@ pub fn explain(show: &Show, status: &Status, led: &BTreeMap<Box<str>, Vec<Route>
     }
     told.extend(topics(show));
     for found in &show.event.deliveries {
-        told.push(delivery(show, found, now));
+        let upstream = status.upstreams.iter().find(|upstream| upstream.name == found.upstream);
+        told.push(delivery(show, found, upstream, now));
         let routes = led.get(&*found.upstream).into_iter().flatten();
         told.extend(routes.map(|route| routed(show, status, route, &found.upstream)));
         // An upgraded connection's one attempt says how it ended.
@@ -31,7 +32,6 @@ pub fn explain(show: &Show, status: &Status, led: &BTreeMap<Box<str>, Vec<Route>
         }
         told.extend(found.attempts.last().and_then(signed));
         told.extend(found.published.as_ref().map(|id| format!("The answer of {} became event {id}.", found.upstream)));
-        let upstream = status.upstreams.iter().find(|upstream| upstream.name == found.upstream);
         told.extend(upstream.and_then(|upstream| shadows(upstream, found)));
         if matches!(found.state.as_str(), "pending" | "held") {
             told.extend(
@@ -141,7 +141,7 @@ fn topics(show: &Show) -> Vec<String> {
     told.collect()
 }
 
-fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
+fn delivery(show: &Show, found: &ShownDelivery, state: Option<&Upstream>, now: Timestamp) -> String {
     let (upstream, id) = (&found.upstream, &show.event.id);
     let tries = match found.attempts_total {
         0 => "no attempt was made yet".to_owned(),
@@ -157,6 +157,10 @@ fn delivery(show: &Show, found: &ShownDelivery, now: Timestamp) -> String {
         "pending" if found.in_flight => format!("It is being sent to {upstream} at this moment, {tries}."),
         "pending" => match found.due_at {
             Some(due) if due > now => format!("It waits for {upstream}, {tries}; the next attempt is due at {due}."),
+            // What stands in the way has its own sentence.
+            _ if state.is_some_and(|state| state.breaker == "open" || state.held_since.is_some()) => {
+                format!("It waits for {upstream}, {tries}.")
+            }
             _ => format!("It waits for {upstream}, {tries}; the next attempt is due now."),
         },
         // Nothing is sent to a subscriber that is not there: a replay would die of the same.
@@ -431,6 +435,9 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("rate"), "{text}");
+        let later = due.after(std::time::Duration::from_secs(1));
+        let text = explain(&shown, &status, &BTreeMap::new(), later).join("\n");
+        assert!(text.contains("It waits for billing, ") && !text.contains("due now"), "{text}");
         for (by, part) in [
             ("rate", "held back by the rate of billing until"),
             ("rate_headers", "what billing says about its rate"),
