@@ -215,11 +215,20 @@ impl Order {
         self.line_of(event).is_some_and(|line| line.first == event)
     }
 
-    /// Whether it may be handed out now, as far as the order is concerned.
-    pub(super) fn may_go(&self, event: Seq) -> bool {
-        self.free.contains(event)
-            || (self.line_of(event).is_some_and(|line| line.first == event && line.out.is_empty())
-                && self.members.get(&event).is_some_and(|member| !member.undecided))
+    /// Whether it may be handed out now, as far as the order is concerned. The first of its key that has only those before it
+    /// that are not looked at is remembered: see [`Self::next_cleared`].
+    pub(super) fn may_go(&mut self, event: Seq) -> bool {
+        if self.free.contains(event) {
+            return true;
+        }
+        let is_next = self.line_of(event).is_some_and(|line| line.first == event && line.out.is_empty())
+            && self.members.get(&event).is_some_and(|member| !member.undecided);
+        // One that was under way when the order began has its key looked at before all older ones.
+        let waits = is_next && self.is_behind_unknown(event);
+        if waits {
+            self.barred.insert(event);
+        }
+        is_next && !waits
     }
 
     /// It is under way.
@@ -344,6 +353,19 @@ mod tests {
         assert!(!order.may_go(10) && order.next(1).is_none());
         order.back(20);
         assert!(order.may_go(10) && !order.may_go(20));
+    }
+
+    #[test]
+    fn what_was_under_way_before_its_key_was_known_waits_after_that_for_all_older_ones_that_are_not_looked_at() {
+        let mut order = Order::new(Arc::new(Orders::default()), [10, 30].into_iter().collect(), 100);
+        order.under_way(std::iter::once(30));
+        order.join(30, (1, 0), false, None);
+        order.back(30);
+        assert!(!order.may_go(30), "10 may be of its key");
+        assert_eq!(order.next_cleared(), None);
+        order.join(10, (2, 0), false, None);
+        assert_eq!(order.next_cleared(), Some(30), "it is not forgotten");
+        assert!(order.may_go(30));
     }
 
     #[test]

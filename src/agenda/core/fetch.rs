@@ -77,7 +77,7 @@ impl Core {
         let mut order = Vec::with_capacity(events.len());
         for event in events {
             // Who is not next in an ordered lane is put where it belongs when it is.
-            let waits = lane.order.as_ref().is_some_and(|order| !order.may_go(event));
+            let waits = lane.order.as_mut().is_some_and(|order| !order.may_go(event));
             if waits || lane.leases.contains_key(&event) {
                 continue;
             }
