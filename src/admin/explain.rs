@@ -178,6 +178,10 @@ fn delivery(show: &Show, found: &ShownDelivery, state: Option<&Upstream>, now: T
         "held" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("upstream_removed")) => {
             format!("It is held: {upstream} is not in the configuration. It goes on when the upstream returns.")
         }
+        // What lets it go is said with the rule: a release of this one alone would not.
+        "held" if found.reason.as_deref().is_some_and(|reason| reason.starts_with("upstream_held")) => {
+            format!("It is held for {upstream}, {tries}{why}.")
+        }
         "held" => format!(
             "It is held for {upstream}, {tries}{why}. `stagepost release {id} --upstream {upstream}` lets it go."
         ),
@@ -346,6 +350,18 @@ mod tests {
         admin::ports::DeliveryView,
         event::{Reason, Status as Delivered},
     };
+
+    #[test]
+    fn one_event_of_an_upstream_that_is_held_is_not_said_to_go_when_it_is_released_alone() {
+        let fake = Fake::default();
+        let id = fake.accept("stripe", b"{}");
+        fake.plan(&[(id, &["billing"])]);
+        fake.set(id, delivery("billing", Delivered::Held(Reason::new("upstream_held"))));
+        let shown = show(&fake, &find(&fake, id).unwrap(), false).unwrap();
+        let text = explain(&shown, &Status::default(), &BTreeMap::new(), fake.clock()).join("\n");
+        assert!(text.contains("`stagepost release --upstream` lets all of it go"), "{text}");
+        assert!(!text.contains(&format!("release {id}")), "{text}");
+    }
 
     #[test]
     fn what_died_of_a_subscriber_that_is_gone_is_not_said_to_be_due_after_a_replay() {
